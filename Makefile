@@ -1,0 +1,38 @@
+# Every target sets up what it needs: a virtual environment with the locked packages, made once.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/ready
+ONCE   ?=
+
+.PHONY: demo test lint lock wheel clean
+
+demo: $(READY)  ## two seeds and two users, for real, on this machine; ONCE=1 ends by itself
+	@$(BIN)/mesh demo $(if $(ONCE),--once)
+
+test: $(READY)  ## the whole suite
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY)  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+wheel: $(READY)  ## dist/*.whl
+	$(BIN)/python -m build --wheel --no-isolation
+
+lock: $(READY)  ## take up newer versions within the bounds of setup.py
+	$(BIN)/pip install --quiet pip-tools
+	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --upgrade --extra dev --allow-unsafe --generate-hashes \
+	    --strip-extras --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file requirements.lock setup.py
+
+$(READY): requirements.lock setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "meshproto needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; try: make PYTHON=python3.12")'
+	@echo "setting up $(VENV) (once; a minute)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

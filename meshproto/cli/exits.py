@@ -1,0 +1,96 @@
+"""How `mesh` ends: a code for scripts and a sentence for people."""
+
+from enum import IntEnum
+
+from meshproto.cli.node import Problem, Unreachable
+from meshproto.cli.render import one_line
+
+
+class Exit(IntEnum):
+    """Exit codes:
+    0  delivered, queued, or done
+    1  an error of our own
+    2  wrong usage, also when only the node can tell (400)
+    3  the node is not reachable
+    4  User Not Found
+    5  refused (401, 403, 409)
+    6  too large, or slow down (413, 429)
+    7  no seed is reachable (503)
+    """
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    UNREACHABLE = 3
+    NOT_FOUND = 4
+    REFUSED = 5
+    TOO_MUCH = 6
+    NO_SEED = 7
+
+
+USER_NOT_FOUND = "User Not Found"
+
+_EXITS = {
+    400: Exit.USAGE,
+    401: Exit.REFUSED,
+    403: Exit.REFUSED,
+    409: Exit.REFUSED,
+    413: Exit.TOO_MUCH,
+    429: Exit.TOO_MUCH,
+    503: Exit.NO_SEED,
+}
+
+_ADVICE = {
+    400: "change what you asked for and try again",
+    401: "give the node's token with --token-file FILE",
+    403: "reach the node under its own address with --node URL, and give its token with --token-file FILE",
+    409: "see what it clashes with and send it under another --id",
+    413: "send it in smaller parts, or send the address of where it can be fetched",
+    429: "wait a little and try again",
+    503: "start a seed or wait until one is back; `mesh seeds` shows those the node knows",
+}
+_KEY_ADVICE = "ask its owner for the fingerprint, and trust the new key only if `mesh lookup NAME` shows the same"
+_NOT_FOUND_ADVICE = "check the spelling, or ask its owner to register it with a seed of this mesh"
+_OTHER_ADVICE = "see the node's log, then try again"
+_START_ADVICE = "start it with `twistd -n meshuser --name NAME`, or say where it is with --node URL"
+_UNCERTAIN_ADVICE = (
+    "whether the message was taken is not known; see `mesh queue`, and use --id, which makes sending again harmless"
+)
+_REPORT_ADVICE = "please report it together with what `mesh --version` prints"
+
+
+def exit_code(error: Exception) -> Exit:
+    """The exit code that an error ends in."""
+    if isinstance(error, Unreachable):
+        return Exit.UNREACHABLE
+    if not isinstance(error, Problem):
+        return Exit.FAILED
+    if _is_unknown_user(error):
+        return Exit.NOT_FOUND
+    return _EXITS.get(error.status, Exit.FAILED)
+
+
+def sentence(error: Exception) -> str:
+    """What went wrong and what to do about it, in one line that is safe to show."""
+    if isinstance(error, Unreachable):
+        advice = _UNCERTAIN_ADVICE if error.uncertain else _START_ADVICE
+        return one_line(f"No user node answers at {error.url} ({error.reason}): {advice}.")
+    if not isinstance(error, Problem):
+        return one_line(f"This is a fault of mesh itself ({type(error).__name__}: {error}): {_REPORT_ADVICE}.")
+    what = f"{error.title} ({error.detail.rstrip('.')})" if error.detail else error.title
+    return one_line(f"{what}: {_advice(error)}.")
+
+
+def _is_unknown_user(problem: Problem) -> bool:
+    """Any 404 could also be a route which the node does not have; only this title speaks of a user."""
+    return problem.status == 404 and problem.title == USER_NOT_FOUND
+
+
+def _advice(problem: Problem) -> str:
+    if _is_unknown_user(problem):
+        return _NOT_FOUND_ADVICE
+    if problem.status == 409 and "key" in problem.title.lower():
+        return _KEY_ADVICE
+    if problem.retry_after_s is not None:
+        return f"try again in {problem.retry_after_s} s"
+    return _ADVICE.get(problem.status, _OTHER_ADVICE)

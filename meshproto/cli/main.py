@@ -1,0 +1,257 @@
+"""`mesh`: the commands."""
+
+import io
+import json
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from inspect import cleandoc
+from pathlib import Path
+from typing import Any
+
+import click
+
+from meshproto.cli import render
+from meshproto.cli.exits import Exit, exit_code, sentence
+from meshproto.cli.inbox import follow as follow_inbox
+from meshproto.cli.inbox import read as read_inbox
+from meshproto.cli.node import Answer, Document, Node, Problem, Unreachable
+
+DEFAULT_NODE = "http://127.0.0.1:3000"
+TEXT_BYTES_MAX = 1024 * 1024  # a node delivers at most this much at a time; more is refused before it is sent
+TOKEN_BYTES_MAX = 4096  # a token is some dozens of bytes; a longer file is some other file
+
+EXIT_CODES = "\n  ".join(cleandoc(Exit.__doc__ or "").splitlines())
+
+HELP = f"""Direct messages by name, through your own node.
+
+\b
+Examples:
+  mesh send UserX "Hello UserX"
+  df -h | mesh send UserX
+  mesh inbox --follow
+  mesh --node localhost:3001 status
+  mesh demo
+
+\b
+{EXIT_CODES}"""
+
+
+@dataclass
+class Session:
+    """What the global options say, for the command that follows them."""
+
+    url: str
+    token_file: Path | None
+    as_json: bool = False
+
+    @cached_property
+    def node(self) -> Node:
+        """The node; made when first needed, so that `--help` works with a missing token file."""
+        token = None if self.token_file is None else _token(self.token_file)
+        try:
+            return Node(self.url, token)
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="--node") from error
+
+    def show(self, answer: Answer, shown: Callable[[render.Screen, Document], None]) -> None:
+        """An answer, for people or for programs."""
+        if self.as_json:
+            _echo_json(answer.text)
+        else:
+            shown(render.Screen(), answer.document)
+
+
+class Mesh(click.Group):
+    """The group in which every error ends as a sentence and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; what click knows how to end stays with click."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except UnicodeEncodeError as error:  # names and texts come from the system as bytes and leave as UTF-8
+            raise click.UsageError("Only UTF-8 text can be sent: encode it first, for example as base64.") from error
+        except Exception as error:
+            session = ctx.find_object(Session)
+            if session is not None and session.as_json and isinstance(error, Problem | Unreachable):
+                _echo_json(error.text)
+            click.echo(f"mesh: {sentence(error)}", err=True)
+            ctx.exit(exit_code(error))
+
+
+def _seconds(_ctx: click.Context, _option: click.Parameter, length_s: float | None) -> float | None:
+    """A length of time that JSON can carry: not negative, not infinite, whole where it is whole."""
+    if length_s is None:
+        return None
+    if not math.isfinite(length_s) or length_s < 0:
+        raise click.BadParameter(f"{length_s} is not a length of time.")
+    return int(length_s) if length_s.is_integer() else length_s
+
+
+def _remember_json(ctx: click.Context, _option: click.Parameter, chosen: bool) -> None:
+    ctx.ensure_object(Session).as_json = chosen
+
+
+_json_option = click.option(
+    "--json", is_flag=True, expose_value=False, callback=_remember_json, help="The node's own JSON, for programs."
+)
+
+
+@click.group(cls=Mesh, help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--node", "url", envvar="MESH_NODE", default=DEFAULT_NODE, show_default=True, help="Where your node is.")
+@click.option(
+    "--token-file",
+    envvar="MESH_TOKEN_FILE",
+    type=click.Path(path_type=Path),
+    help="The file with the node's token; a node that listens on loopback only needs none.",
+)
+@click.version_option(package_name="meshproto", prog_name="mesh")
+@click.pass_context
+def mesh(ctx: click.Context, url: str, token_file: Path | None) -> None:
+    """See HELP, which click shows in place of this."""
+    ctx.obj = Session(url, token_file)
+
+
+@mesh.command()
+@click.argument("name")
+@click.argument("text", required=False)
+@click.option("--id", "message_id", help="The message's id: the same id sent again is the same message.")
+@click.option(
+    "--wait",
+    "wait_s",
+    type=float,
+    metavar="SECONDS",
+    callback=_seconds,
+    help="How long to wait for the delivery before it is queued.",
+)
+@click.option("--ttl", "ttl_s", type=float, metavar="SECONDS", callback=_seconds, help="How long to keep trying.")
+@_json_option
+@click.pass_obj
+def send(
+    session: Session, name: str, text: str | None, *, message_id: str | None, wait_s: float | None, ttl_s: float | None
+) -> None:
+    """Send TEXT to NAME; without TEXT, or with -, standard input is the text.
+
+    Put -- in front of a TEXT that begins with a dash: mesh send UserX -- -5
+    """
+    message = _standard_input() if text is None or text == "-" else text
+    answer = session.node.send(name, message, message_id=message_id, ttl_s=ttl_s, wait_s=wait_s)
+    session.show(answer, render.sent)
+
+
+@mesh.command()
+@click.option("--follow", is_flag=True, help="Go on with the messages that come, until Ctrl-C.")
+@click.option("--after", type=click.IntRange(min=0), help="Only what came after this cursor.")
+@click.option("--from", "sender", metavar="NAME", help="Only from this sender.")
+@click.option("--limit", type=click.IntRange(min=1), help="At most so many messages.")
+@_json_option
+@click.pass_obj
+def inbox(session: Session, follow: bool, after: int | None, sender: str | None, limit: int | None) -> None:
+    """Show the messages received, oldest first."""
+    node = session.node
+    if session.as_json and not follow:
+        _echo_json(node.inbox(after=after, sender=sender, limit=limit).text)
+        return
+    show = _echo_message if session.as_json else render.Screen().message
+    try:
+        if follow:
+            messages = follow_inbox(node, after=after, sender=sender, limit=limit, notice=_notice)
+        else:
+            messages = read_inbox(node, after=after, sender=sender, limit=limit)
+        for message in messages:
+            show(message)
+    except KeyboardInterrupt:
+        if not follow:
+            raise
+
+
+@mesh.command()
+@click.argument("name")
+@_json_option
+@click.pass_obj
+def lookup(session: Session, name: str) -> None:
+    """Show where NAME is and which key it has."""
+    session.show(session.node.lookup(name), render.found)
+
+
+@mesh.command()
+@_json_option
+@click.pass_obj
+def seeds(session: Session) -> None:
+    """Show the seeds your node knows."""
+    session.show(session.node.seeds(), render.seeds)
+
+
+@mesh.command()
+@_json_option
+@click.pass_obj
+def status(session: Session) -> None:
+    """Show how your node is."""
+    session.show(session.node.status(), render.status)
+
+
+@mesh.command()
+@_json_option
+@click.pass_obj
+def queue(session: Session) -> None:
+    """Show what waits to be delivered, and why."""
+    session.show(session.node.outbox(), render.queue)
+
+
+@mesh.command()
+@click.option("--once", is_flag=True, help="End after the steps.")
+@click.pass_context
+def demo(ctx: click.Context, once: bool) -> None:
+    """Run two seeds and two users on this machine and let them talk."""
+    from meshproto.cli.demo import demonstrate  # noqa: PLC0415 -- only this command starts processes
+
+    ctx.exit(demonstrate(render.Screen(), once=once))
+
+
+def main() -> None:
+    """The entry point. A character that the terminal's encoding lacks is spelled out rather than being an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    mesh(prog_name="mesh")
+
+
+def _token(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            token = file.read(TOKEN_BYTES_MAX + 1).decode("ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.BadParameter(f"{path} cannot be read as a token: {error}", param_hint="--token-file") from error
+    if not token.isprintable() or not 0 < len(token) <= TOKEN_BYTES_MAX:
+        raise click.BadParameter(f"{path} does not hold one line with a token.", param_hint="--token-file")
+    return token
+
+
+def _standard_input() -> str:
+    """The text a program or a person hands in. Its last newline is the shell's, not part of the message."""
+    stream = sys.stdin.buffer
+    if stream.isatty():
+        click.echo("Type the message; Ctrl-D on a line of its own sends it.", err=True)
+    content = stream.read(TEXT_BYTES_MAX + 1)
+    if len(content) > TEXT_BYTES_MAX:
+        raise Problem(413, "Content Too Large", f"the text is longer than {TEXT_BYTES_MAX} bytes")
+    if not content:
+        raise click.UsageError("There is nothing to send: give a TEXT, or write it to standard input.")
+    return content.decode("utf-8", "surrogateescape").removesuffix("\n")
+
+
+def _echo_json(text: str) -> None:
+    """JSON is UTF-8 whatever the terminal's encoding is."""
+    click.echo(render.spelled_json(text.rstrip("\n")))
+
+
+def _echo_message(message: Document) -> None:
+    click.echo(json.dumps(message, separators=(",", ":")))
+
+
+def _notice(text: str) -> None:
+    click.echo(f"mesh: {text}", err=True)

@@ -1,0 +1,189 @@
+"""A small blocking client of a user node's HTTP.
+
+Only the standard library, so that `mesh` starts at once. One connection a request: the node is almost always on this
+machine, and a connection that is never reused can never be stale after the node restarts.
+"""
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+Document = dict[str, Any]
+
+ANSWER_TIMEOUT_S = 10.0  # beyond what the node was asked to wait: a busy disk, not a dead node
+SEND_WAIT_S = 5.0  # how long the node waits for the recipient when it is not told
+ANSWER_BYTES_MAX = 64 * 1024 * 1024  # a page of the inbox at its largest; more is no answer of a node
+PROBLEM_TYPE = "application/problem+json"
+INTEGER_DIGITS_MAX = 4300  # Python refuses to turn more digits than this into an integer
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a node answered: its own text for programs, the same as a document for people."""
+
+    status: int
+    text: str
+    document: Document
+
+
+class Problem(Exception):
+    """The node answered, and the answer is an error (RFC 9457)."""
+
+    def __init__(
+        self, status: int, title: str, detail: str, *, text: str | None = None, retry_after_s: int | None = None
+    ) -> None:
+        super().__init__(f"{status} {title}: {detail}")
+        self.status = status
+        self.title = title
+        self.detail = detail
+        self.retry_after_s = retry_after_s
+        self.text = text or json.dumps({"type": "about:blank", "title": title, "status": status, "detail": detail})
+
+
+class Unreachable(Exception):
+    """Nothing answers there, or what answers there is not a user node.
+
+    `uncertain`: a message was handed over before the answer failed, so the node may have taken it.
+    """
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(f"{url}: {reason}")
+        self.url = url
+        self.reason = reason
+        self.uncertain = False
+        title, detail = "Node Not Reachable", f"no user node answers at {url} ({reason})"
+        self.text = json.dumps({"type": "about:blank", "title": title, "detail": detail})
+
+
+class Node:
+    """A user node, by the URL of its HTTP: `http://127.0.0.1:3000`, or shorter `localhost:3000`.
+
+    Every method asks once and returns the node's `Answer`, or raises `Problem` or `Unreachable`.
+    """
+
+    def __init__(self, url: str, token: str | None = None, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query:
+            raise ValueError(f"{url!r} is not the address of a node, such as http://127.0.0.1:3000")
+        self.url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+        self._connection_type = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+        self._host, self._port, self._prefix = parts.hostname, parts.port, parts.path.rstrip("/")
+        self._headers = {"Accept": f"application/json, {PROBLEM_TYPE}", "Connection": "close"}
+        if token is not None:
+            self._headers["Authorization"] = f"Bearer {token}"
+        self._timeout_s = timeout_s
+
+    def send(
+        self,
+        to: str,
+        message: object,
+        *,
+        message_id: str | None = None,
+        ttl_s: float | None = None,
+        wait_s: float | None = None,
+    ) -> Answer:
+        """Send any JSON value to a name. The same `message_id` sent again is the same message."""
+        request = {"to": to, "message": message, "id": message_id, "ttl": ttl_s, "wait": wait_s}
+        given = {field: value for field, value in request.items() if field == "message" or value is not None}
+        return self._ask("POST", "/send", given, wait_s=SEND_WAIT_S if wait_s is None else wait_s)
+
+    def inbox(
+        self,
+        *,
+        after: int | None = None,
+        sender: str | None = None,
+        limit: int | None = None,
+        wait_s: float | None = None,
+    ) -> Answer:
+        """A page of the inbox, oldest first; with `wait_s` an empty page is held back so long for a message."""
+        query = {"after": after, "from": sender, "limit": limit, "wait": wait_s}
+        given = urlencode({field: value for field, value in query.items() if value is not None})
+        return self._ask("GET", f"/inbox?{given}" if given else "/inbox", wait_s=wait_s or 0)
+
+    def lookup(self, name: str) -> Answer:
+        """Where a name is, as the seeds tell it now."""
+        return self._ask("GET", f"/lookup/{quote(name, safe='')}")
+
+    def seeds(self) -> Answer:
+        """The seeds this node knows."""
+        return self._ask("GET", "/seeds")
+
+    def status(self) -> Answer:
+        """The node's own summary."""
+        return self._ask("GET", "/status")
+
+    def outbox(self) -> Answer:
+        """What waits, message by message and recipient by recipient."""
+        return self._ask("GET", "/outbox")
+
+    def _ask(self, method: str, path: str, body: Document | None = None, *, wait_s: float = 0) -> Answer:
+        connection = self._connection_type(self._host, self._port, timeout=self._timeout_s + wait_s)
+        headers, content = self._headers, None
+        if body is not None:
+            headers = headers | {"Content-Type": "application/json"}
+            content = json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+        handed_over = False
+        try:
+            # A node that refuses a large body says so before it has read all of it: read what it said.
+            with suppress(BrokenPipeError, ConnectionResetError):
+                connection.request(method, self._prefix + path, content, headers)
+            handed_over = method == "POST"
+            response = connection.getresponse()
+            handed_over = handed_over and not 300 <= response.status < 500  # these refuse, whoever it is that answers
+            return self._judge(response, self._read(response))
+        except Unreachable as error:
+            error.uncertain = handed_over
+            raise
+        except (OSError, HTTPException, UnicodeError) as error:
+            unreachable = Unreachable(self.url, self._reason(error, self._timeout_s + wait_s))
+            unreachable.uncertain = handed_over
+            raise unreachable from error
+        finally:
+            connection.close()
+
+    @staticmethod
+    def _reason(error: Exception, timeout_s: float) -> str:
+        if isinstance(error, TimeoutError):
+            return f"no answer within {timeout_s:g} s"
+        if isinstance(error, OSError):
+            return (error.strerror or str(error)).lower()
+        return f"{type(error).__name__} {error}".strip()
+
+    def _read(self, response: HTTPResponse) -> bytes:
+        content = response.read(ANSWER_BYTES_MAX + 1)
+        if len(content) > ANSWER_BYTES_MAX:
+            raise Unreachable(self.url, f"its answer is longer than {ANSWER_BYTES_MAX} bytes")
+        if response.length:  # http.client does not tell of a body that ended early when it is read with a bound
+            raise Unreachable(self.url, "its answer ended half-way")
+        return content
+
+    def _judge(self, response: HTTPResponse, content: bytes) -> Answer:
+        media_type = response.headers.get_content_type()
+        problem = media_type == PROBLEM_TYPE and response.status >= 400
+        if not problem and not (media_type == "application/json" and 200 <= response.status < 300):
+            raise Unreachable(self.url, f"what answers is not a user node: HTTP {response.status}, {media_type}")
+        try:
+            text = content.decode()
+            document = json.loads(text, parse_int=_integer)
+        except (ValueError, RecursionError) as error:
+            raise Unreachable(self.url, f"its answer is not readable JSON: {error}") from error
+        if not isinstance(document, dict):
+            raise Unreachable(self.url, "its answer is not a JSON object")
+        if not problem:
+            return Answer(response.status, text, document)
+        retry_after = response.headers.get("Retry-After", "")
+        raise Problem(
+            response.status,
+            str(document.get("title") or response.reason),
+            str(document.get("detail") or ""),
+            text=text,
+            retry_after_s=int(retry_after) if retry_after.isdecimal() and len(retry_after) < 10 else None,
+        )
+
+
+def _integer(digits: str) -> int | str:
+    """One absurdly long number in somebody's message must not make the whole inbox unreadable: it stays text."""
+    return int(digits) if len(digits) < INTEGER_DIGITS_MAX else digits

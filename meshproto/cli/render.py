@@ -1,0 +1,196 @@
+"""What is shown: rich on a terminal, plain lines everywhere else.
+
+All text comes from other people or may quote them, so all of it is made harmless first: a message must not be able to
+move the cursor, set the window's title, turn the reading direction, or pass for a line of somebody else's.
+"""
+
+import json
+import re
+import sys
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import click
+
+from meshproto.cli.node import Document
+
+if TYPE_CHECKING:
+    import rich.console
+
+CONTINUATION = "    "  # in front of a message's further lines, so that none of them looks like a message of its own
+NOTHING = "-"
+
+# Controls (C0 but tab and newline, DEL, C1), separators of lines, changes of the reading direction, half characters.
+_UNSAFE = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb\ud800-\udfff]"
+)
+_UNITS_S = (("d", 86_400), ("h", 3_600), ("min", 60))
+
+
+def harmless(text: str) -> str:
+    """The text with everything a terminal would obey, but newline and tab, spelled out: ESC becomes `\\x1b`."""
+    return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def one_line(value: object) -> str:
+    """Anything as harmless text without a line break."""
+    return harmless(str(value)).replace("\n", r"\n").replace("\t", r"\t")
+
+
+def spelled_json(text: str) -> bytes:
+    """The same JSON, harmless as well: what JSON lets stand raw (DEL, C1, direction) is written as its `\\u` escape."""
+    return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}" if match[0] != "\r" else "\r", text).encode()
+
+
+def message_text(message: object) -> str:
+    """A message for people: a string as it is, any other value as compact JSON."""
+    text = message if isinstance(message, str) else json.dumps(message, ensure_ascii=False, separators=(",", ":"))
+    return harmless(text)
+
+
+def moment(at_ms: int | None) -> str:
+    """Local date and time."""
+    if at_ms is None:
+        return NOTHING
+    try:
+        return datetime.fromtimestamp(at_ms / 1000).strftime("%Y-%m-%d %H:%M:%S")
+    except (OverflowError, ValueError, OSError):
+        return str(at_ms)
+
+
+def span(length_s: float) -> str:
+    """A length of time in its largest unit."""
+    for unit, unit_s in _UNITS_S:
+        if length_s >= unit_s:
+            return f"{int(length_s // unit_s)} {unit}"
+    return f"{max(0, int(length_s))} s"
+
+
+def _since(at_ms: int | None, now_ms: float) -> str:
+    return NOTHING if at_ms is None else span((now_ms - at_ms) / 1000)
+
+
+class Screen:
+    """Standard output. `terminal` says whether it is one; None asks it."""
+
+    def __init__(self, terminal: bool | None = None) -> None:
+        self._console: rich.console.Console | None = None
+        if sys.stdout.isatty() if terminal is None else terminal:
+            from rich.console import Console  # noqa: PLC0415 -- a tenth of a second, for terminals only
+
+            self._console = Console(force_terminal=terminal, highlight=False, markup=False, emoji=False)
+
+    def line(self, text: str, style: str = "") -> None:
+        """One line; not cut, so that a command in it can be copied."""
+        if self._console is None:
+            click.echo(text)
+        else:
+            self._console.print(text, style=style, soft_wrap=True)
+
+    def table(self, headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        """Rows in aligned columns; no headings: the first column is what the others are about."""
+        cells = [[one_line(cell) for cell in row] for row in rows]
+        if self._console is None:
+            lines = [*([[heading.upper() for heading in headings]] if headings else []), *cells]
+            widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+            for line in lines:
+                click.echo("  ".join(map(str.ljust, line, widths)).rstrip())
+            return
+        from rich.table import Table  # noqa: PLC0415 -- see __init__
+        from rich.text import Text  # noqa: PLC0415
+
+        table = Table(*headings, box=None, show_header=bool(headings), header_style="bold", pad_edge=False)
+        for row in cells:
+            table.add_row(Text(row[0], style="cyan"), *(Text(cell, overflow="fold") for cell in row[1:]))
+        self._console.print(table)
+
+    def message(self, document: Document) -> None:
+        """One message of the inbox. The time is when it came here: when it was sent is only what the sender says."""
+        at, sender = moment(document["received_at"]), one_line(document["from"]["name"])
+        text = message_text(document["message"])
+        if self._console is None:
+            click.echo(f"{at}  {sender}  {text.replace(chr(10), chr(10) + CONTINUATION)}")
+            return
+        from rich.table import Table  # noqa: PLC0415 -- see __init__
+        from rich.text import Text  # noqa: PLC0415
+
+        # A column of its own, so that not even a wrapped line can begin where the times stand.
+        row = Table.grid(padding=(0, 2, 0, 0))
+        row.add_column(no_wrap=True)
+        row.add_column(no_wrap=True)
+        row.add_column(overflow="fold")
+        row.add_row(Text(at, style="dim"), Text(sender, style="bold cyan"), Text(text))
+        self._console.print(row)
+
+
+def sent(screen: Screen, answer: Document) -> None:
+    """What became of a message."""
+    status, reason = one_line(answer["status"]), answer.get("reason")
+    text = f"{status}  {one_line(answer['to'])}  {one_line(answer['id'])}"
+    screen.line(f"{text}  ({one_line(reason)})" if reason else text, "green" if status == "delivered" else "yellow")
+
+
+def found(screen: Screen, answer: Document) -> None:
+    """Where a name is."""
+    seen = "online" if answer["online"] else f"offline, last seen {moment(answer['seen'])}"
+    rows = [
+        ("name", answer["name"]),
+        ("address", answer["address"]),
+        ("presence", seen),
+        *(("uri", uri) for uri in answer["uris"]),
+        ("home", answer["home"] or NOTHING),
+        ("since", moment(answer["since"])),
+    ]
+    screen.table((), rows)
+
+
+def seeds(screen: Screen, answer: Document) -> None:
+    """The seeds the node knows."""
+    if not answer["seeds"]:
+        screen.line("This node knows no seed: start it with --seed HOST:PORT.", "yellow")
+        return
+    rows = [
+        (seed["name"], seed["address"], "alive" if seed["alive"] else "dead", seed["users"], "home" * seed["home"])
+        for seed in answer["seeds"]
+    ]
+    screen.table(("seed", "address", "state", "users", ""), rows)
+
+
+def status(screen: Screen, answer: Document) -> None:
+    """The node's summary."""
+    home, outbox, inbox = answer["home"], answer["outbox"], answer["inbox"]
+    place = f"{home['name']} at {home['address']} since {moment(home['since'])}" if home else NOTHING
+    waiting = f"{outbox['waiting']} waiting for {outbox['recipients']} recipients"
+    if outbox["oldest_at"] is not None:
+        waiting += f", the oldest since {moment(outbox['oldest_at'])}"
+    rows = [
+        ("name", answer["name"]),
+        ("address", answer["address"]),
+        *(("uri", uri) for uri in answer["uris"]),
+        ("registered", "yes" if answer["registered"] else "no"),
+        ("home", place),
+        ("seeds", answer["seeds"]),
+        ("outbox", waiting),
+        ("inbox", f"{inbox['messages']} messages, the next after {inbox['next']}"),
+        ("running", f"{span(answer['uptime_s'])}, version {answer['version']}"),
+    ]
+    screen.table((), rows)
+    if answer["problem"]:
+        screen.line(one_line(answer["problem"]), "yellow")
+
+
+def queue(screen: Screen, answer: Document, now_ms: float | None = None) -> None:
+    """What waits, per recipient."""
+    if not answer["recipients"]:
+        screen.line("Nothing waits.")
+        return
+    now_ms = time.time() * 1000 if now_ms is None else now_ms
+    rows = []
+    for recipient in answer["recipients"]:
+        next_try_at = recipient["next_try_at"]
+        next_try = NOTHING if next_try_at is None else f"in {span((next_try_at - now_ms) / 1000)}"
+        oldest, error = _since(recipient["oldest_at"], now_ms), recipient["reason"] or NOTHING
+        rows.append((recipient["to"], recipient["waiting"], oldest, recipient["attempts"], next_try, error))
+    screen.table(("to", "waiting", "oldest", "attempts", "next try", "last error"), rows)

@@ -1,0 +1,183 @@
+"""Name -> best entry; claims and conflicts.
+
+Every seed where a user has registered says so in its own key space, so there may be several entries for one name: a
+user who moved, or two users who claimed the name on two sides of a split. The order is the same everywhere, so every
+seed comes to the same answer by itself:
+
+1. Of two keys the one with the earlier `since` owns the name, then the smaller key.
+2. Of the owner's entries the one with the highest `seq` counts, then the one that is online.
+
+A claim that runs out (nobody online, not seen for `claim_ttl`) and a user who unregistered (a record without URIs) own
+nothing any more.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from typing import Final
+
+from msgspec import Struct
+from sortedcontainers import SortedSet
+
+from meshproto.core.identity import Record, verify
+from meshproto.errors import MeshError, NameTaken, PeerError, StaleRecord
+from meshproto.wire import EntryValue, SignedRecord, decode_value, fold
+
+CLAIM_TTL_S: Final = 30 * 86400.0
+"""A name whose owner was not seen for a month is free."""
+
+
+class Entry(Struct, gc=False):
+    """What one home seed says of one user. `since` and `seen` in ms since 1970 UTC. `verified`: the signature was
+    checked here."""
+
+    name: str
+    key: str
+    seq: int
+    gone: bool
+    value: EntryValue
+    home: str
+    verified: bool
+
+    @property
+    def signed(self) -> SignedRecord:
+        return SignedRecord(self.value.record, self.value.sig)
+
+
+def entry_of(record: Record, value: EntryValue, home: str, *, verified: bool) -> Entry:
+    return Entry(record.name, record.key, record.seq, not record.uris, value, home, verified)
+
+
+def read_entry(home: str, key: str, text: bytes) -> Entry:
+    """A value of a seed's key space -> an entry whose signature is not yet checked. Raises
+    :class:`meshproto.errors.PeerError` when it does not read as one, or stands under another name."""
+    value = decode_value(text, EntryValue)
+    record = decode_value(value.record, Record)
+    if fold(record.name) != key:
+        raise PeerError(f"the record of {record.name} stands under {key}")
+    return entry_of(record, value, home, verified=False)
+
+
+class Directory:
+    """The index of all entries that are known here."""
+
+    def __init__(self, claim_ttl_s: float = CLAIM_TTL_S) -> None:
+        self._claim_ttl_ms = int(claim_ttl_s * 1000)
+        self._entries: dict[str, tuple[Entry, ...]] = {}
+        self._order: SortedSet = SortedSet()
+        self.users_by_home: Counter[str] = Counter()
+        self.online = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def put(self, entry: Entry) -> None:
+        """Take the entry in place of the one that the same home had."""
+        key = fold(entry.name)
+        others = self._without(key, entry.home)
+        if not others:
+            self._order.add(key)
+        self._entries[key] = (*others, entry)
+        self._count(entry, +1)
+
+    def remove(self, key: str, home: str) -> None:
+        others = self._without(key, home)
+        if others:
+            self._entries[key] = others
+        elif key in self._entries:
+            del self._entries[key]
+            self._order.discard(key)
+
+    def at_home(self, key: str, home: str) -> Entry | None:
+        return next((entry for entry in self._entries.get(key, ()) if entry.home == home), None)
+
+    def best(self, name: str, now_ms: int) -> Entry | None:
+        """The entry that answers for the name, if anybody owns it."""
+        entries = self._entries.get(fold(name), ())
+        if len(entries) == 1:
+            return entries[0] if self._holds(entries[0], now_ms) else None
+        owner = self._owner(entries, now_ms)
+        mine = [entry for entry in entries if entry.key == owner]
+        newest = max(mine, key=lambda entry: (entry.seq, entry.value.online, entry.home), default=None)
+        return None if newest is None or newest.gone else newest
+
+    def verified(self, name: str, now_ms: int) -> tuple[Entry | None, list[Entry]]:
+        """The best entry whose signature fits, checked when it is first served; and those that had to be dropped."""
+        dropped = []
+        while (entry := self.best(name, now_ms)) is not None and not entry.verified:
+            try:
+                verify(entry.signed)
+                entry.verified = True
+            except MeshError:
+                self.remove(fold(entry.name), entry.home)
+                dropped.append(entry)
+        return entry, dropped
+
+    def claim(self, record: Record, now_ms: int) -> int:
+        """Whether `record` may be registered now: since when its key has owned the name. Raises
+        :class:`NameTaken` or :class:`StaleRecord`."""
+        entries = self._entries.get(fold(record.name), ())
+        owner = self._owner(entries, now_ms)
+        if owner is None:
+            return now_ms
+        if owner != record.key:
+            raise NameTaken(f"{record.name} belongs to another key: choose another name")
+        mine = [entry for entry in entries if entry.key == owner]
+        if record.seq < max(entry.seq for entry in mine):
+            raise StaleRecord(f"a newer record of {record.name} is known")
+        return min(entry.value.since for entry in mine)
+
+    def page(self, prefix: str, after: str, limit: int, now_ms: int) -> tuple[list[str], str | None]:
+        """Names in order that begin with `prefix` and come after `after`; the cursor of the next page, if any."""
+        prefix, after = fold(prefix), fold(after)
+        found: list[str] = []
+        keys: Iterator[str] = (
+            self._order.irange(after, inclusive=(False, True)) if after >= prefix else self._order.irange(prefix)
+        )
+        last = None
+        for key in islice(keys, 4 * limit):
+            if not key.startswith(prefix):
+                return found, None
+            if len(found) == limit:
+                return found, last
+            last = key
+            if (entry := self.best(key, now_ms)) is not None:
+                found.append(entry.name)
+        more = last is not None and next(self._order.irange(last, inclusive=(False, True)), None) is not None
+        return found, last if more else None
+
+    def lapsed(self, home: str, after: str, limit: int, now_ms: int) -> tuple[list[str], str]:
+        """Look at the next `limit` names after `after`: those whose entry at `home` owns nothing any more, and the
+        name to go on after ("" at the end)."""
+        keys = list(islice(self._order.irange(after, inclusive=(False, True)), limit))
+        over = [key for key in keys if (entry := self.at_home(key, home)) and self._ran_out(entry, now_ms)]
+        return over, keys[-1] if len(keys) == limit else ""
+
+    def _without(self, key: str, home: str) -> tuple[Entry, ...]:
+        entries = self._entries.get(key, ())
+        others = tuple(entry for entry in entries if entry.home != home)
+        if len(others) != len(entries):
+            self._count(next(entry for entry in entries if entry.home == home), -1)
+        return others
+
+    def _count(self, entry: Entry, by: int) -> None:
+        self.users_by_home[entry.home] += by
+        self.online += by * entry.value.online
+
+    def _owner(self, entries: tuple[Entry, ...], now_ms: int) -> str | None:
+        """The key that owns the name: rule 1, among the keys whose newest entry still holds."""
+        newest: dict[str, Entry] = {}
+        since: dict[str, int] = {}
+        for entry in entries:
+            known = newest.get(entry.key)
+            if known is None or entry.seq > known.seq:
+                newest[entry.key] = entry
+            since[entry.key] = min(since.get(entry.key, entry.value.since), entry.value.since)
+        holders = [key for key, entry in newest.items() if self._holds(entry, now_ms)]
+        return min(holders, key=lambda key: (since[key], key), default=None)
+
+    def _holds(self, entry: Entry, now_ms: int) -> bool:
+        return not entry.gone and not self._ran_out(entry, now_ms)
+
+    def _ran_out(self, entry: Entry, now_ms: int) -> bool:
+        return not entry.value.online and entry.value.seen + self._claim_ttl_ms < now_ms

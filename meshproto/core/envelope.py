@@ -1,0 +1,172 @@
+"""Sealing a batch of messages for one recipient, and the sealed acknowledgement.
+
+Both are NaCl boxes (X25519, XSalsa20, Poly1305; Bernstein 2009) between two mail keys. The sender's signed record goes
+beside the box, so the recipient knows whose mail key it is: only the holder of that key can have sealed the batch, and
+only the holder of the recipient's can have sealed the acknowledgement. The acknowledgement repeats the batch's random
+token, so that an old one proves nothing about a new batch.
+"""
+
+import re
+from typing import Annotated, Final, TypeVar
+
+import msgspec
+from msgspec import Meta, Raw, Struct
+from nacl.exceptions import CryptoError
+from nacl.public import Box, PrivateKey, PublicKey
+
+from meshproto.core.identity import Entropy, Identity, Record, b64, unb64, verify
+from meshproto.errors import BadParams, Forbidden, Misdirected, PeerError, TooLarge
+from meshproto.wire import B64, ID_CHARS_MAX, SignedRecord, encode_value
+
+BATCH_MESSAGES_MAX: Final = 1000
+"""At 1000 a batch's fixed cost (a request, a commit) is already below a hundredth of a message's own."""
+BATCH_BYTES_MAX: Final = 1024 * 1024
+"""Message texts in one batch: what a recipient holds in memory for one request, several times over while opening it."""
+MESSAGE_BYTES_MAX: Final = 256 * 1024
+"""One message as JSON: four of the largest still travel together."""
+TYPE_CHARS_MAX: Final = 64
+DEPTH_MAX: Final = 100
+"""Brackets within brackets in one message: deeper ones make programs that read them recursively fall over."""
+SEALED_BYTES_MAX: Final = 4 * 1024 * 1024
+"""A sealed batch as it travels: the texts, 1000 ids, types and times, JSON around them, and base64's third."""
+
+_NONCE_BYTES: Final = 24
+_TOKEN_BYTES: Final = 16
+
+
+_STRING: Final = re.compile(rb'"(?:[^"\\\\]|\\\\.)*"', re.DOTALL)
+_BRACKETS: Final = re.compile(rb"[\[{]+|[\]}]+")
+
+
+def check_message(text: bytes) -> None:
+    """Raises :class:`BadParams` or :class:`TooLarge` unless the JSON text may be a message."""
+    if len(text) > MESSAGE_BYTES_MAX:
+        raise TooLarge(f"the message has {len(text)} bytes, at most {MESSAGE_BYTES_MAX} are taken")
+    try:
+        text.decode("utf-8")
+    except UnicodeDecodeError as reason:
+        raise BadParams(f"the message is not UTF-8: {reason}") from None
+    if text.count(b"[") + text.count(b"{") > DEPTH_MAX:
+        depth = 0
+        for run in _BRACKETS.findall(_STRING.sub(b"", text)):
+            depth += len(run) if run[0] in b"[{" else -len(run)
+            if depth > DEPTH_MAX:
+                raise BadParams(f"the message is nested deeper than {DEPTH_MAX} levels")
+
+
+class Letter(Struct, frozen=True, gc=False):
+    """One message inside a batch: any JSON as `message`; `sent_at` in ms since 1970 UTC."""
+
+    id: Annotated[str, Meta(min_length=1, max_length=ID_CHARS_MAX)]
+    message: Raw
+    sent_at: Annotated[int, Meta(ge=0, le=2**53)]
+    type: Annotated[str, Meta(max_length=TYPE_CHARS_MAX)] = ""
+
+
+class Batch(Struct, frozen=True):
+    """What is inside the box: a random token (for the acknowledgement), and the letters in order."""
+
+    token: B64
+    letters: Annotated[list[Letter], Meta(min_length=1, max_length=BATCH_MESSAGES_MAX)]
+
+
+class Receipt(Struct, frozen=True):
+    """What is inside the answer's box: the ids that are on the recipient's disk, and those it will never take, with
+    the reason for each."""
+
+    token: B64
+    ids: list[str]
+    refused: dict[str, str]
+
+
+class Sealed(Struct, frozen=True):
+    """The body of `POST /deliver`: the sender's signed record, the recipient's mail key, the box (nonce first)."""
+
+    sender: SignedRecord
+    to: B64
+    box: str
+
+
+class SealedReceipt(Struct, frozen=True):
+    """The answer to `POST /deliver`."""
+
+    box: str
+
+
+class Opened(Struct, frozen=True):
+    """An opened batch: who wrote it (verified), the letters, and the mail key of ours it was sealed for."""
+
+    sender: Record
+    signed: SignedRecord
+    batch: Batch
+    mail_key: PrivateKey
+
+
+class Pending(Struct, frozen=True):
+    """A sealed batch on its way, and what is needed to read its receipt."""
+
+    body: bytes
+    token: str
+    box: Box
+
+
+def seal(letters: list[Letter], identity: Identity, own: SignedRecord, recipient: Record, entropy: Entropy) -> Pending:
+    """The sealed body for `recipient`. `own` is the sender's current signed record, made with `identity.mail`. Raises
+    :class:`PeerError` when the recipient's mail key is none that can be used."""
+    try:
+        box = Box(identity.mail, PublicKey(recipient.mail_bytes))
+    except CryptoError as reason:
+        raise PeerError(f"the mail key of {recipient.name} cannot be used: {reason}") from None
+    token = b64(entropy(_TOKEN_BYTES))
+    sealed = box.encrypt(encode_value(Batch(token, letters)), entropy(_NONCE_BYTES))
+    return Pending(encode_value(Sealed(own, recipient.mail, b64(sealed))), token, box)
+
+
+def open_batch(body: bytes, identity: Identity) -> Opened:
+    """Raises BadParams (not a batch), TooLarge, BadSignature (the record), Misdirected (sealed for a key that is not
+    ours), Forbidden (not sealed by the sender of the record)."""
+    sealed = _decode(body, Sealed)
+    record = verify(sealed.sender)
+    mail_key = next((key for key in identity.mail_keys if b64(bytes(key.public_key)) == sealed.to), None)
+    if mail_key is None:
+        raise Misdirected("sealed for a mail key that this node does not hold: look the recipient up again")
+    box = unb64(sealed.box)
+    try:
+        plain = Box(mail_key, PublicKey(record.mail_bytes)).decrypt(box)
+    except (CryptoError, ValueError):
+        raise Forbidden(f"the batch was not sealed by {record.name}'s mail key") from None
+    batch = _decode(plain, Batch)
+    if sum(len(letter.message) for letter in batch.letters) > BATCH_BYTES_MAX:
+        raise TooLarge(f"a batch holds at most {BATCH_BYTES_MAX} bytes of messages")
+    if len({letter.id for letter in batch.letters}) != len(batch.letters):
+        raise BadParams("an id stands twice in the batch")
+    return Opened(record, sealed.sender, batch, mail_key)
+
+
+def seal_receipt(opened: Opened, ids: list[str], refused: dict[str, str], entropy: Entropy) -> bytes:
+    """The sealed answer to an opened batch."""
+    box = Box(opened.mail_key, PublicKey(opened.sender.mail_bytes))
+    receipt = encode_value(Receipt(opened.batch.token, ids, refused))
+    return encode_value(SealedReceipt(b64(box.encrypt(receipt, entropy(_NONCE_BYTES)))))
+
+
+def open_receipt(body: bytes, pending: Pending) -> Receipt:
+    """Raises :class:`PeerError` unless it is the recipient's own receipt for this very batch."""
+    try:
+        plain = pending.box.decrypt(unb64(_decode(body, SealedReceipt).box))
+        receipt = _decode(plain, Receipt)
+    except (CryptoError, ValueError, BadParams) as reason:
+        raise PeerError(f"the answer is not the recipient's sealed receipt: {reason}") from None
+    if receipt.token != pending.token:
+        raise PeerError("the receipt is for another batch")
+    return receipt
+
+
+T = TypeVar("T", bound=Struct)
+
+
+def _decode(data: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as reason:
+        raise BadParams(f"not a {kind.__name__.lower()}: {reason}") from None

@@ -1,0 +1,201 @@
+"""Keys, fingerprints, and records that a user signs about themselves.
+
+A record is JSON text that is signed byte for byte: nothing is canonicalised, and what is verified is exactly what is
+then read. The signature covers a prefix that no other signed thing of this project has (domain separation).
+
+Sources: Ed25519 (RFC 8032) and X25519 (RFC 7748) through libsodium; base32 and base64url as in RFC 4648.
+"""
+
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Final
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta, Struct
+from nacl.exceptions import BadSignatureError
+from nacl.public import PrivateKey
+from nacl.signing import SigningKey, VerifyKey
+
+from meshproto.errors import BadParams, BadSignature, BadState
+from meshproto.wire import (
+    B64,
+    NAME_PATTERN,
+    NAME_RULE,
+    URI_CHARS_MAX,
+    URIS_MAX,
+    Name,
+    SignedRecord,
+    encode_value,
+    explain,
+)
+
+RECORD_DOMAIN: Final = b"meshproto record 1\n"
+KEY_BYTES: Final = 32
+SIG_BYTES: Final = 64
+FINGERPRINT_CHARS: Final = 16
+MAIL_KEYS_KEPT: Final = 3
+"""The mail key in use and the two before it, so that late mail still opens."""
+
+Entropy = Callable[[int], bytes]
+"""`os.urandom` outside tests: the number of bytes -> that many unpredictable bytes."""
+
+_ADDRESS = re.compile(NAME_PATTERN[:-2] + r"~([A-Za-z2-7]{16})\Z")
+_NAME = re.compile(NAME_PATTERN)
+
+
+def b64(data: bytes) -> str:
+    """Bytes -> unpadded base64url."""
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+
+
+def unb64(text: str, length: int | None = None) -> bytes:
+    """Unpadded base64url -> bytes; raises :class:`BadParams` on anything else, or another length than asked for."""
+    try:
+        data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError) as reason:
+        raise BadParams(f"not unpadded base64url: {reason}") from None
+    if length is not None and len(data) != length:
+        raise BadParams(f"{len(data)} bytes where {length} are expected")
+    return data
+
+
+def fingerprint(key: bytes) -> str:
+    """The first 16 base32 characters (80 bits) of SHA-256 of an identity key, in lower case."""
+    return base64.b32encode(hashlib.sha256(key).digest()).decode("ascii").lower()[:FINGERPRINT_CHARS]
+
+
+def parse_address(text: str) -> tuple[str, str | None]:
+    """`UserX` -> ("UserX", None); `UserX~fingerprint` -> both, the fingerprint in lower case. Raises BadParams."""
+    if _NAME.match(text):
+        return text, None
+    name, tilde, print_ = text.partition("~")
+    if tilde and _ADDRESS.match(text):
+        return name, print_.lower()
+    raise BadParams(f"{text[:100]!r} is neither a name nor NAME~FINGERPRINT: {NAME_RULE}")
+
+
+class Record(Struct, frozen=True, gc=False):
+    """What a user says of themselves. `uris` in order of preference, empty for "I am gone"; `key` (identity) and
+    `mail` (sealing) are unpadded base64url of 32 bytes; `seq` is ms since 1970 UTC, strictly rising for one key."""
+
+    name: Name
+    uris: Annotated[list[Annotated[str, Meta(max_length=URI_CHARS_MAX)]], Meta(max_length=URIS_MAX)]
+    key: B64
+    mail: B64
+    seq: Annotated[int, Meta(ge=0, le=2**53)]
+
+    @property
+    def key_bytes(self) -> bytes:
+        return unb64(self.key, KEY_BYTES)
+
+    @property
+    def mail_bytes(self) -> bytes:
+        return unb64(self.mail, KEY_BYTES)
+
+
+_record_decoder = msgspec.json.Decoder(Record)
+
+
+def check_uri(uri: str) -> None:
+    """Raises :class:`BadParams` unless the URI is one that messages may be posted to."""
+    try:
+        parts = urlsplit(uri)
+        port_fits = parts.port is None or parts.port > 0
+    except ValueError as reason:
+        raise BadParams(f"bad uri {uri[:100]!r}: {reason}") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port_fits:
+        raise BadParams(f"bad uri {uri[:100]!r}: it must read http://HOST:PORT or https://HOST:PORT")
+    if parts.username or parts.password or parts.fragment or parts.query:
+        raise BadParams(f"bad uri {uri[:100]!r}: no user, query or fragment may stand in it")
+    if any(c.isspace() or not c.isprintable() or ord(c) > 126 for c in uri) or len(uri) > URI_CHARS_MAX:
+        raise BadParams(f"bad uri {uri[:100]!r}: printable ASCII without spaces, at most {URI_CHARS_MAX} characters")
+
+
+def verify(signed: SignedRecord) -> Record:
+    """Raises :class:`BadSignature` when the signature does not fit, :class:`BadParams` when what was signed is not a
+    record. The key that must have signed stands in the record itself: the record speaks for that key, and for the
+    name only where a directory says so."""
+    text = signed.record.encode("utf-8", "surrogatepass")
+    try:
+        record = _record_decoder.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as reason:
+        raise BadParams(f"the record does not read as one: {explain(reason)}") from None
+    key, mail = record.key_bytes, unb64(signed.sig, SIG_BYTES)
+    try:
+        VerifyKey(key).verify(RECORD_DOMAIN + text, mail)
+    except (BadSignatureError, ValueError):
+        raise BadSignature(f"the record of {record.name} is not signed by the key in it") from None
+    unb64(record.mail, KEY_BYTES)
+    for uri in record.uris:
+        check_uri(uri)
+    return record
+
+
+class MailKey(Struct, frozen=True):
+    """An X25519 secret (unpadded base64url) and when it was made, ms since 1970 UTC."""
+
+    secret: B64
+    made_at: int
+
+
+class KeyFile(Struct, frozen=True, forbid_unknown_fields=True):
+    """What stands in `keys.json`: the Ed25519 seed and the mail keys, newest first."""
+
+    identity: B64
+    mail: Annotated[list[MailKey], Meta(min_length=1, max_length=MAIL_KEYS_KEPT)]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A user's keys. `mail_keys`: newest first; the first one seals, all of them open."""
+
+    signing: SigningKey
+    mail_keys: tuple[PrivateKey, ...]
+    made_at_ms: tuple[int, ...]
+
+    @classmethod
+    def create(cls, entropy: Entropy, now_ms: int) -> "Identity":
+        return cls(SigningKey(entropy(KEY_BYTES)), (PrivateKey(entropy(KEY_BYTES)),), (now_ms,))
+
+    @property
+    def key(self) -> bytes:
+        return bytes(self.signing.verify_key)
+
+    @property
+    def mail(self) -> PrivateKey:
+        return self.mail_keys[0]
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.key)
+
+    def sign(self, name: str, uris: list[str], seq: int) -> SignedRecord:
+        """This user's record with a sequence that the caller keeps rising (:func:`next_seq`)."""
+        record = Record(name, uris, b64(self.key), b64(bytes(self.mail.public_key)), seq)
+        text = encode_value(record)
+        return SignedRecord(text.decode("utf-8"), b64(self.signing.sign(RECORD_DOMAIN + text).signature))
+
+    def dump(self) -> bytes:
+        """The secret text of `keys.json`."""
+        mail = [MailKey(b64(bytes(key)), at) for key, at in zip(self.mail_keys, self.made_at_ms, strict=True)]
+        return encode_value(KeyFile(b64(bytes(self.signing)), mail))
+
+    @classmethod
+    def load(cls, text: bytes) -> "Identity":
+        """Raises :class:`BadState` when the text is not what :meth:`dump` writes."""
+        try:
+            file = msgspec.json.decode(text, type=KeyFile)
+            mail = tuple(PrivateKey(unb64(key.secret, KEY_BYTES)) for key in file.mail)
+            return cls(SigningKey(unb64(file.identity, KEY_BYTES)), mail, tuple(key.made_at for key in file.mail))
+        except (msgspec.DecodeError, UnicodeDecodeError, BadParams) as reason:
+            raise BadState(f"the key file is damaged ({reason}): restore it from a backup") from None
+
+
+def next_seq(last: int, now_ms: int) -> int:
+    """The sequence of the next record: the time, or one more than the last when the clock stood still or went back."""
+    return max(last + 1, now_ms)

@@ -1,0 +1,173 @@
+"""The asking side of the line protocol: requests by id, answers in any order, notifications in between."""
+
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from msgspec import UNSET, Raw, Struct
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.logger import Logger
+
+from meshproto import wire
+from meshproto.errors import MeshError, PeerError, Unreachable
+from meshproto.net.lines import Lines, LinesFactory
+
+CALL_TIMEOUT_S: Final = 5.0
+"""A seed answers in milliseconds; one that takes seconds is no use to a sender who waits."""
+CALLS_PENDING_MAX: Final = 10_000
+LINKS_MAX: Final = 200
+"""Connections to seeds that one node keeps."""
+
+T = TypeVar("T")
+Notified = Callable[[str, Raw], None]
+
+
+class Calls:
+    """A :class:`meshproto.net.lines.LineHandler` for one connection to a seed at a time. `notified` gets method and
+    params of each notification; `lost` fires when the first connection is gone."""
+
+    log = Logger()
+
+    def __init__(self, clock: IReactorTime, notified: Notified | None = None) -> None:
+        self._clock = clock
+        self._notified = notified
+        self.lost: Deferred[None] = Deferred()
+        self._lines: Lines | None = None
+        self._pending: dict[int, Deferred[Raw]] = {}
+        self._last_id = 0
+
+    @property
+    def connected(self) -> bool:
+        return self._lines is not None
+
+    async def call(self, method: str, params: Struct, kind: type[T], timeout_s: float = CALL_TIMEOUT_S) -> T:
+        """The seed's answer. Raises what the seed answered (:func:`meshproto.wire.error_from`), :class:`Unreachable`
+        when the connection is lost or no answer comes in time, :class:`PeerError` when the answer does not fit."""
+        if self._lines is None:
+            raise Unreachable("the connection is closed")
+        if len(self._pending) >= CALLS_PENDING_MAX:
+            raise Unreachable(f"{CALLS_PENDING_MAX} requests wait for an answer already")
+        self._last_id = request_id = self._last_id + 1
+        answer: Deferred[Raw] = Deferred()
+        self._pending[request_id] = answer
+        timer = self._clock.callLater(timeout_s, self._fail, request_id, Unreachable(f"no answer in {timeout_s:g} s"))
+        self._lines.send(wire.encode_request(method, params, request_id))
+        try:
+            return wire.decode_value(await answer, kind)
+        finally:
+            self._pending.pop(request_id, None)
+            if timer.active():
+                timer.cancel()
+
+    def tell(self, method: str, params: Struct) -> bool:
+        """A notification; False: it was not sent, because the peer is behind with reading, or gone."""
+        if self._lines is None or self._lines.blocked:
+            return False
+        self._lines.send(wire.encode_request(method, params))
+        return True
+
+    def close(self) -> None:
+        if self._lines is not None:
+            self._lines.abort()
+
+    # -- LineHandler ---------------------------------------------------------------------------------------------
+
+    def opened(self, lines: Lines) -> None:
+        self._lines = lines
+
+    def line(self, lines: Lines, line: bytes) -> None:
+        try:
+            answer = wire.decode_answer(line)
+        except PeerError as error:
+            self.log.warn("{error}", error=error)
+            lines.abort()
+            return
+        if answer.method is not UNSET:
+            if self._notified is not None and answer.params is not UNSET:
+                self._notified(answer.method, answer.params)
+        elif isinstance(answer.id, int):
+            self._answered(answer.id, answer)
+
+    def closed(self, lines: Lines, reason: str) -> None:
+        self._lines = None
+        for request_id in list(self._pending):
+            self._fail(request_id, Unreachable(reason))
+        if not self.lost.called:
+            self.lost.callback(None)
+
+    def _answered(self, request_id: int, answer: wire.Answer) -> None:
+        waiting = self._pending.pop(request_id, None)
+        if waiting is None:
+            return
+        if answer.error is not UNSET:
+            waiting.errback(wire.error_from(answer.error))
+        elif answer.result is not UNSET:
+            waiting.callback(answer.result)
+        else:
+            waiting.errback(PeerError("an answer with neither result nor error"))
+
+    def _fail(self, request_id: int, error: MeshError) -> None:
+        waiting = self._pending.pop(request_id, None)
+        if waiting is not None:
+            waiting.errback(error)
+
+
+async def dial(endpoint: IStreamClientEndpoint, calls: Calls, clock: IReactorTime) -> None:
+    """Connect `calls`. Raises :class:`Unreachable`."""
+    try:
+        await endpoint.connect(LinesFactory(lambda: calls, clock))
+    except Exception as reason:
+        # Endpoints fail in as many ways as there are kinds of them: names, sockets, TLS.
+        raise Unreachable(str(reason) or type(reason).__name__) from None
+
+
+class _Link:
+    def __init__(self, calls: Calls) -> None:
+        self.calls = calls
+        self.lock = DeferredLock()
+        self.used_at = 0.0
+
+
+class Links:
+    """Connections to seeds by address, made when they are needed and kept while they are used. `connect`: address ->
+    endpoint. `hello` is said first on each."""
+
+    def __init__(
+        self, clock: IReactorTime, connect: Callable[[str], IStreamClientEndpoint], hello: wire.HelloParams
+    ) -> None:
+        self._clock = clock
+        self._connect = connect
+        self._hello = hello
+        self._links: dict[str, _Link] = {}
+
+    async def get(self, address: str) -> Calls:
+        """A connection on which hello was answered. Raises :class:`MeshError`."""
+        link = self._links.get(address)
+        if link is None:
+            self._make_room()
+            link = self._links[address] = _Link(Calls(self._clock))
+        link.used_at = self._clock.seconds()
+        async with link.lock:
+            if not link.calls.connected:
+                await dial(self._connect(address), link.calls, self._clock)
+                try:
+                    await link.calls.call("hello", self._hello, wire.HelloResult)
+                except MeshError:
+                    link.calls.close()
+                    raise
+        return link.calls
+
+    def ready(self, address: str) -> Calls | None:
+        """The connection to the address, if there is one at this moment."""
+        link = self._links.get(address)
+        return link.calls if link is not None and link.calls.connected and not link.lock.locked else None
+
+    def close(self) -> None:
+        for link in self._links.values():
+            link.calls.close()
+
+    def _make_room(self) -> None:
+        """Let go of the connection not used longest, when there are too many."""
+        if len(self._links) >= LINKS_MAX:
+            idle = min(self._links, key=lambda address: self._links[address].used_at)
+            self._links.pop(idle).calls.close()

@@ -1,0 +1,176 @@
+"""Posts a sealed batch to a peer's node: treq over connections that are kept alive."""
+
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any, Final, Protocol, cast
+
+import msgspec
+import treq
+from msgspec import Struct
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, succeed
+from twisted.internet.interfaces import IConsumer, IReactorTime
+from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
+from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone, ResponseNeverReceived
+from twisted.web.http import PotentialDataLoss
+from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
+from zope.interface import implementer
+
+from meshproto.errors import PeerError, PeerRefused, Unreachable
+
+CONNECT_TIMEOUT_S: Final = 5.0
+DELIVER_TIMEOUT_S: Final = 30.0
+"""A batch of a megabyte over a slow line, and the commit at the other end."""
+ANSWER_BYTES_MAX: Final = 512 * 1024
+"""A sealed receipt: 1000 ids of 128 characters, and base64's third."""
+REASON_CHARS_MAX: Final = 500
+"""What is kept of a peer's own words about an error."""
+KEEP_ALIVE_S: Final = 50.0
+"""Below the minute after which a node closes an idle connection, so that it is we who close."""
+CONNECTIONS_PER_HOST: Final = 4
+
+
+class HTTPClient(Protocol):
+    """What is used of treq, so that tests can put in another."""
+
+    def post(self, url: str, **kwargs: Any) -> "Deferred[IResponse]":
+        """:meth:`treq.client.HTTPClient.post`."""
+
+
+class _Problem(Struct, frozen=True):
+    title: str = ""
+    detail: str = ""
+
+
+@implementer(IBodyProducer)
+class _Body:
+    """A body that is there already."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self.length = len(body)
+
+    def startProducing(self, consumer: IConsumer) -> "Deferred[None]":
+        consumer.write(self._body)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:
+        """Everything was written at once."""
+
+    def resumeProducing(self) -> None:
+        """Everything was written at once."""
+
+    def stopProducing(self) -> None:
+        """Everything was written at once."""
+
+
+class _Collector(TwistedProtocol):
+    """Reads an answer's body, up to :data:`ANSWER_BYTES_MAX`."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._bytes = 0
+        self.done: Deferred[bytes] = Deferred(lambda _: self._cut())
+
+    def dataReceived(self, data: bytes) -> None:
+        self._parts.append(data)
+        self._bytes += len(data)
+        if self._bytes > ANSWER_BYTES_MAX and not self.done.called:
+            self.done.errback(PeerError(f"the peer's answer is longer than {ANSWER_BYTES_MAX} bytes"))
+            self._cut()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self.done.called:
+            return
+        if reason.check(ResponseDone, PotentialDataLoss):
+            self.done.callback(b"".join(self._parts))
+        else:
+            self.done.errback(reason)
+
+    def _cut(self) -> None:
+        if self.transport is not None:
+            self.transport.loseConnection()
+
+
+def http_pool(reactor: Any) -> HTTPConnectionPool:
+    pool = HTTPConnectionPool(reactor)
+    pool.maxPersistentPerHost = CONNECTIONS_PER_HOST
+    pool.cachedConnectionTimeout = KEEP_ALIVE_S  # type: ignore[assignment]
+    return pool
+
+
+def http_client(reactor: Any, pool: HTTPConnectionPool, endpoints: IAgentEndpointFactory | None = None) -> HTTPClient:
+    """treq over the pool, without cookies; `endpoints`: where connections lead, if not where the URL says."""
+    agent: IAgent = (
+        Agent(reactor, pool=pool, connectTimeout=CONNECT_TIMEOUT_S)
+        if endpoints is None
+        else Agent.usingEndpointFactory(reactor, endpoints, pool=pool)
+    )
+    no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+    client = treq.client.HTTPClient(agent, cookiejar=no_cookies, data_to_body_producer=_Body)  # type: ignore[arg-type]
+    return cast(HTTPClient, client)
+
+
+class Courier:
+    def __init__(self, client: HTTPClient, clock: IReactorTime) -> None:
+        self._client = client
+        self._clock = clock
+
+    async def deliver(self, uri: str, body: bytes) -> bytes:
+        """The peer's answer to `POST uri/deliver`. Raises :class:`Unreachable` when there is none,
+        :class:`PeerRefused` with the peer's own words when it is an error."""
+        url = uri.rstrip("/") + "/deliver"
+        try:
+            try:
+                return await self._post(url, body)
+            except ResponseNeverReceived:
+                # A kept-alive connection that the peer had closed meanwhile looks like this. To deliver twice is
+                # harmless, so once more, on a fresh one.
+                return await self._post(url, body)
+        except (PeerRefused, PeerError):
+            raise
+        except CancelledError:
+            raise Unreachable(f"{uri} did not answer within {DELIVER_TIMEOUT_S:g} s") from None
+        except Exception as reason:
+            # Connecting and HTTP fail in as many ways as they have layers; each is a reason to try again later.
+            raise Unreachable(f"{uri}: {_words(reason)}") from None
+
+    def _post(self, url: str, body: bytes) -> "Deferred[bytes]":
+        return ensureDeferred(self._exchange(url, body)).addTimeout(DELIVER_TIMEOUT_S, self._clock, _cancelled)
+
+    async def _exchange(self, url: str, body: bytes) -> bytes:
+        response = await self._client.post(
+            url,
+            data=body,
+            headers={"Content-Type": "application/json"},
+            allow_redirects=False,
+            unbuffered=True,
+            reactor=self._clock,
+        )
+        collector = _Collector()
+        response.deliverBody(collector)
+        answer = await collector.done
+        if response.code != 200:
+            raise PeerRefused(response.code, f"{response.code} {_problem(answer)}".strip())
+        return answer
+
+
+def _cancelled(result: Any, timeout_s: float) -> Any:
+    """Leave the CancelledError of a timeout as it is."""
+    return result
+
+
+def _words(reason: Exception) -> str:
+    """The sentence in a Twisted error, whose reasons may be wrapped in failures."""
+    inner = getattr(reason, "reasons", None)
+    if inner:
+        return _words(inner[-1].value)
+    return (str(reason) or type(reason).__name__)[:REASON_CHARS_MAX]
+
+
+def _problem(answer: bytes) -> str:
+    try:
+        problem = msgspec.json.decode(answer, type=_Problem)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+    return f"{problem.title}: {problem.detail}"[:REASON_CHARS_MAX]

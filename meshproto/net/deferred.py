@@ -1,0 +1,67 @@
+"""Small help with Deferreds."""
+
+from typing import Generic, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+def shield(work: "Deferred[V]") -> "Deferred[V]":
+    """Fires as `work` does; cancelling it leaves `work` alone. Klein cancels a request's Deferred when its client goes
+    away: what was accepted goes on."""
+    view: Deferred[V] = Deferred()
+
+    def pass_on(result: V | Failure) -> None:
+        if not view.called:
+            view.callback(result)
+
+    work.addBoth(pass_on)
+    return view
+
+
+class Waiters(Generic[K, V]):
+    """Those who wait for something to happen to a key, each for so long. Nobody is to be added when it is full."""
+
+    def __init__(self, clock: IReactorTime, waiters_max: int) -> None:
+        self._clock = clock
+        self._waiters_max = waiters_max
+        self._waiting: dict[K, list[Deferred[V | None]]] = {}
+        self._count = 0
+
+    @property
+    def full(self) -> bool:
+        return self._count >= self._waiters_max
+
+    def wait(self, key: K, timeout_s: float) -> "Deferred[V | None]":
+        """Fires with what :meth:`tell` says, or None when the time is over."""
+        waiter: Deferred[V | None] = Deferred()
+        self._waiting.setdefault(key, []).append(waiter)
+        self._count += 1
+        timer = self._clock.callLater(timeout_s, waiter.callback, None)
+
+        def ended(result: V | Failure | None) -> V | Failure | None:
+            if timer.active():
+                timer.cancel()
+            others = [other for other in self._waiting.get(key, []) if other is not waiter]
+            if others:
+                self._waiting[key] = others
+            else:
+                self._waiting.pop(key, None)
+            self._count -= 1
+            return result
+
+        waiter.addBoth(ended)
+        return waiter
+
+    def tell(self, key: K, value: V) -> None:
+        for waiter in self._waiting.pop(key, []):
+            waiter.callback(value)
+
+    def tell_all(self, value: V) -> None:
+        """Nobody waits any longer."""
+        for key in list(self._waiting):
+            self.tell(key, value)

@@ -1,0 +1,556 @@
+"""The HTTP face of a user node, on Klein: the owner's routes and the public ones. docs/http.md is this file told to
+people.
+
+Errors are RFC 9457 problem documents. The owner's routes are closed to all but the owner (:class:`Door`); the public
+ones take sealed batches and tell what anybody may know.
+
+To test it without a socket put `Front(...).app.resource()` into a `treq.testing.StubTreq`.
+"""
+
+import hmac
+import ipaddress
+from collections.abc import Callable, Coroutine, Iterable
+from functools import wraps
+from typing import Annotated, Any, Final, TypeVar, cast
+
+import msgspec
+from klein import Klein
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+from twisted.internet.defer import ensureDeferred, gatherResults
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.http import Request as HTTPRequest
+from twisted.web.iweb import IRequest
+from twisted.web.server import Request, Site
+from werkzeug.exceptions import HTTPException
+
+from meshproto import __version__, wire
+from meshproto.core.envelope import (
+    BATCH_BYTES_MAX,
+    BATCH_MESSAGES_MAX,
+    MESSAGE_BYTES_MAX,
+    SEALED_BYTES_MAX,
+    TYPE_CHARS_MAX,
+    check_message,
+)
+from meshproto.core.identity import Entropy, Identity, fingerprint, parse_address, unb64
+from meshproto.core.inbox import PAGE_MESSAGES, PAGE_MESSAGES_MAX, WAIT_S_MAX
+from meshproto.core.outbox import TTL_S, Status
+from meshproto.errors import BadParams, Forbidden, MeshError, TooLarge, Unauthorized
+from meshproto.net.receiving import Receiving
+from meshproto.net.seeds import Seeds
+from meshproto.net.sending import Outcome, Sending
+from meshproto.net.user_store import Draft, Kept, UserStore
+from meshproto.wire import ID_CHARS_MAX, encode_value, fold
+
+SEND_WAIT_S: Final = 5.0
+"""How long `/send` waits for the acknowledgement unless told otherwise."""
+TTL_S_MAX: Final = 30 * 86400.0
+TO_NAMES_MAX: Final = 100
+"""Recipients of one `/send`: each is a lookup and a delivery of its own."""
+SEND_BYTES_MAX: Final = MESSAGE_BYTES_MAX + 64 * 1024
+"""A message of full size, a hundred names, and the rest of the request."""
+LOOPBACK_HOSTS: Final = ("localhost",)
+OUTBOX_PAGE: Final = 100
+OUTBOX_PAGE_MAX: Final = 1000
+IDLE_TIMEOUT_S: Final = 60
+"""An HTTP connection that says nothing is closed."""
+DISCARD_BYTES_MAX: Final = 16 * 1024 * 1024
+"""A body that is too large is read and thrown away up to here, so that its sender reads our answer; then we hang up."""
+
+# -- who is asking ------------------------------------------------------------------------------------------------
+
+
+class Door:
+    """Lets the owner in. `token`: None on a node that listens on loopback only. `hosts`: the names this node goes by,
+    in lower case without a port; besides them any IP address is taken, since a page can be given a name that leads
+    here (DNS rebinding) but not an address."""
+
+    def __init__(self, token: str | None, hosts: Iterable[str]) -> None:
+        self._token = token
+        self._hosts = frozenset(hosts)
+
+    def check(self, request: IRequest) -> None:
+        """Raises :class:`Forbidden` for what a web page or a proxy may have sent, :class:`Unauthorized` without the
+        token."""
+        host = _header(request, b"host") or ""
+        name = _without_port(host)
+        if name not in self._hosts and not _is_address(name):
+            raise Forbidden(f"this node is not called {host[:100]!r}: use the address it listens on")
+        origin = _header(request, b"origin")
+        if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
+            raise Forbidden("a page from another origin may not talk to this node")
+        if _header(request, b"sec-fetch-site") in ("cross-site", "same-site"):
+            raise Forbidden("a page from another site may not talk to this node")
+        if self._token is None:
+            if any(request.requestHeaders.hasHeader(name) for name in _FORWARDED):
+                raise Forbidden("this node has no token, so it takes no requests from a proxy: listen with a token")
+            return
+        scheme, _, given = (_header(request, b"authorization") or "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._token.encode()):
+            raise Unauthorized("the owner's part needs the header 'Authorization: Bearer TOKEN', from the file 'token'")
+
+
+_FORWARDED: Final = (b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto")
+
+
+def _header(request: IRequest, name: bytes) -> str | None:
+    value = request.getHeader(name)
+    return None if value is None else value.decode("latin-1")
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+def _without_port(host: str) -> str:
+    name, colon, port = host.rpartition(":")
+    return (name if colon and port.isdigit() else host).lower()
+
+
+F = TypeVar("F", bound=Callable[..., Coroutine[Any, Any, bytes]])
+
+
+def owner(route: F) -> F:
+    """A route for the owner alone."""
+
+    @wraps(route)
+    async def guarded(self: "Front", request: IRequest, *args: Any, **kwargs: Any) -> bytes:
+        self.door.check(request)
+        return await route(self, request, *args, **kwargs)
+
+    return cast(F, guarded)
+
+
+# -- what comes in ------------------------------------------------------------------------------------------------
+
+
+class SendBody(Struct, frozen=True):
+    """The body of `POST /send`; `ttl` and `wait` in seconds."""
+
+    to: str | Annotated[list[str], Meta(min_length=1, max_length=TO_NAMES_MAX)]
+    message: Raw
+    id: Annotated[str, Meta(min_length=1, max_length=ID_CHARS_MAX)] | None = None
+    type: Annotated[str, Meta(max_length=TYPE_CHARS_MAX)] = ""
+    ttl: Annotated[float, Meta(gt=0, le=TTL_S_MAX)] = TTL_S
+    wait: Annotated[float, Meta(ge=0, le=WAIT_S_MAX)] = SEND_WAIT_S
+
+
+class TrustBody(Struct, frozen=True):
+    """The body of `PUT /contacts/NAME`."""
+
+    fingerprint: str
+
+
+class _Wanted(Struct, frozen=True):
+    """The query of `GET /inbox`."""
+
+    after: Annotated[int, Meta(ge=0, le=2**53)] = 0
+    sender: str | UnsetType = msgspec.field(default=UNSET, name="from")
+    limit: Annotated[int, Meta(ge=1, le=PAGE_MESSAGES_MAX)] = PAGE_MESSAGES
+    wait: Annotated[float, Meta(ge=0, le=WAIT_S_MAX)] = 0.0
+
+
+class _Listed(Struct, frozen=True):
+    """The query of `GET /outbox`."""
+
+    limit: Annotated[int, Meta(ge=1, le=OUTBOX_PAGE_MAX)] = OUTBOX_PAGE
+    waiting: bool = False
+
+
+class _Options(Struct, frozen=True):
+    """The query of `POST /send/NAME`."""
+
+    id: Annotated[str, Meta(min_length=1, max_length=ID_CHARS_MAX)] | None = None
+    type: Annotated[str, Meta(max_length=TYPE_CHARS_MAX)] = ""
+    ttl: Annotated[float, Meta(gt=0, le=TTL_S_MAX)] = TTL_S
+    wait: Annotated[float, Meta(ge=0, le=WAIT_S_MAX)] = SEND_WAIT_S
+
+
+S = TypeVar("S", bound=Struct)
+
+
+def _body(request: IRequest, bytes_max: int) -> bytes:
+    """Raises :class:`TooLarge`."""
+    if getattr(request, "too_large", False):
+        raise TooLarge(f"the body is larger than {bytes_max} bytes")
+    content = request.content
+    content.seek(0)
+    body: bytes = content.read(bytes_max + 1)
+    if len(body) > bytes_max:
+        raise TooLarge(f"the body is larger than {bytes_max} bytes")
+    return body
+
+
+def _parse(body: bytes, kind: type[S]) -> S:
+    try:
+        body.decode("utf-8")
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as reason:
+        raise BadParams(f"the body does not read: {reason}") from None
+
+
+def _query(request: IRequest, kind: type[S]) -> S:
+    given = request.args or {}
+    try:
+        values = {name.decode("ascii"): texts[-1].decode("utf-8") for name, texts in given.items()}
+        return msgspec.convert(values, kind, strict=False)
+    except (msgspec.ValidationError, UnicodeDecodeError) as reason:
+        raise BadParams(f"the query does not read: {reason}") from None
+
+
+# -- the routes ---------------------------------------------------------------------------------------------------
+
+
+class Front:
+    """`door`: who may be the owner; as it is made, whoever reaches a node that listens on loopback only."""
+
+    app = Klein()
+    log = Logger()
+
+    def __init__(
+        self,
+        identity: Identity,
+        seeds: Seeds,
+        sending: Sending,
+        receiving: Receiving,
+        store: UserStore,
+        clock: IReactorTime,
+        entropy: Entropy,
+    ) -> None:
+        self.door = Door(None, LOOPBACK_HOSTS)
+        self._identity = identity
+        self._seeds = seeds
+        self._sending = sending
+        self._receiving = receiving
+        self._store = store
+        self._clock = clock
+        self._entropy = entropy
+        self._started = clock.seconds()
+
+    # the owner's
+
+    @app.route("/send", methods=["POST"])
+    @owner
+    async def send(self, request: IRequest) -> bytes:
+        body = _parse(_body(request, SEND_BYTES_MAX), SendBody)
+        return await self._send(request, body)
+
+    @app.route("/send/<name>", methods=["POST"])
+    @owner
+    async def send_text(self, request: IRequest, name: str) -> bytes:
+        text = _body(request, SEND_BYTES_MAX)
+        try:
+            message = Raw(encode_value(text.decode("utf-8")))
+        except UnicodeDecodeError as reason:
+            raise BadParams(f"the body is not UTF-8 text ({reason}): send other bytes as base64") from None
+        options = _query(request, _Options)
+        body = SendBody(name, message, options.id, options.type, options.ttl, options.wait)
+        return await self._send(request, body)
+
+    async def _send(self, request: IRequest, body: SendBody) -> bytes:
+        check_message(bytes(body.message))
+        message_id = body.id or _header(request, b"idempotency-key") or self._entropy(16).hex()
+        if len(message_id) > ID_CHARS_MAX:
+            raise BadParams(f"an id has at most {ID_CHARS_MAX} characters")
+        if isinstance(body.to, str):
+            return _outcome(request, await self._send_one(body.to, message_id, body))
+        names = list(dict.fromkeys(body.to))
+        sent = [ensureDeferred(self._try_one(name, message_id, body)) for name in names]
+        return _json(request, {"results": await gatherResults(sent)}, 207)
+
+    async def _try_one(self, to: str, message_id: str, body: SendBody) -> dict[str, Any]:
+        """One of several recipients: what came of it, whatever it is."""
+        try:
+            return _told(await self._send_one(to, message_id, body))
+        except MeshError as error:
+            return {"to": to, "status": "failed", "code": error.code, "reason": _sentence(error)}
+
+    async def _send_one(self, to: str, message_id: str, body: SendBody) -> Outcome:
+        now_ms = int(self._clock.seconds() * 1000)
+        name, _ = parse_address(to)
+        expires_at = now_ms + int(body.ttl * 1000)
+        draft = Draft(fold(name), message_id, name, body.type, bytes(body.message), now_ms, expires_at)
+        return await self._sending.send(to, draft, body.wait)
+
+    @app.route("/inbox", methods=["GET"])
+    @owner
+    async def inbox(self, request: IRequest) -> bytes:
+        wanted = _query(request, _Wanted)
+        sender = None if wanted.sender is UNSET else parse_address(wanted.sender)[0]
+        page = await self._receiving.inbox(wanted.after, sender, wanted.limit, wanted.wait)
+        messages = [
+            {
+                "cursor": message.cursor,
+                "id": message.id,
+                "from": message.sender,
+                "type": message.type,
+                "message": message.message,
+                "sent_at": message.sent_at,
+                "received_at": message.received_at,
+            }
+            for message in page.messages
+        ]
+        return _json(request, {"messages": messages, "next": page.next})
+
+    @app.route("/outbox", methods=["GET"])
+    @owner
+    async def outbox(self, request: IRequest) -> bytes:
+        wanted = _query(request, _Listed)
+        kept = await self._store.outbox(wanted.limit, waiting=wanted.waiting)
+        recipients = [
+            {
+                "to": queue.to,
+                "waiting": queue.waiting,
+                "oldest_at": queue.oldest_at,
+                "attempts": queue.attempts,
+                "next_try_at": None if queue.next_try is None else int(queue.next_try * 1000),
+                "reason": queue.reason,
+            }
+            for queue in self._sending.outbox.queues.values()
+        ]
+        return _json(request, {"messages": [self._shown(message) for message in kept], "recipients": recipients})
+
+    @app.route("/outbox/<message_id>", methods=["GET"])
+    @owner
+    async def outbox_message(self, request: IRequest, message_id: str) -> bytes:
+        shown = [self._shown(message) for message in await self._store.outbox_by_id(message_id)]
+        return _json(request, shown[0] if len(shown) == 1 else {"results": shown})
+
+    def _shown(self, kept: Kept) -> dict[str, Any]:
+        status = self._sending.status_of(kept)
+        queue = self._sending.outbox.queues.get(kept.recipient)
+        reason = queue.reason if queue is not None and not status.final else kept.reason
+        return {
+            "id": kept.id,
+            "to": kept.to,
+            "status": status,
+            "sent_at": kept.sent_at,
+            "expires_at": kept.expires_at,
+            "changed_at": kept.changed_at,
+            "reason": reason,
+        }
+
+    @app.route("/lookup/<name>", methods=["GET"])
+    @owner
+    async def lookup(self, request: IRequest, name: str) -> bytes:
+        located = await self._seeds.locate(parse_address(name)[0], fresh=True)
+        record, said = located.record, located.said
+        print_ = fingerprint(record.key_bytes)
+        return _json(
+            request,
+            {
+                "name": record.name,
+                "key": record.key,
+                "fingerprint": print_,
+                "address": f"{record.name}~{print_}",
+                "uris": record.uris,
+                "seq": record.seq,
+                "since": said.since if said else None,
+                "home": said.home if said else None,
+                "online": said.online if said else None,
+                "seen": said.seen if said else None,
+                "record": located.signed.record,
+                "sig": located.signed.sig,
+            },
+        )
+
+    @app.route("/seeds", methods=["GET"])
+    @owner
+    async def seeds(self, request: IRequest) -> bytes:
+        home = self._seeds.home
+        seeds = [
+            {
+                "name": seed.name,
+                "address": seed.address,
+                "alive": seed.alive,
+                "users": seed.users,
+                "home": home is not None and home.name == seed.name,
+            }
+            for seed in self._seeds.seeds
+        ]
+        return _json(request, {"seeds": seeds})
+
+    @app.route("/contacts", methods=["GET"])
+    @owner
+    async def contacts(self, request: IRequest) -> bytes:
+        contacts = [
+            {
+                "name": contact.name,
+                "key": contact.key,
+                "fingerprint": fingerprint(unb64(contact.key)),
+                "first_seen": contact.first_seen,
+            }
+            for contact in await self._store.contacts()
+        ]
+        return _json(request, {"contacts": contacts})
+
+    @app.route("/contacts/<name>", methods=["PUT"])
+    @owner
+    async def trust(self, request: IRequest, name: str) -> bytes:
+        body = _parse(_body(request, SEND_BYTES_MAX), TrustBody)
+        record = await self._sending.trust(parse_address(name)[0], body.fingerprint)
+        shown = {"name": record.name, "key": record.key, "fingerprint": fingerprint(record.key_bytes)}
+        return _json(request, shown)
+
+    @app.route("/status", methods=["GET"])
+    @owner
+    async def status(self, request: IRequest) -> bytes:
+        messages, last = await self._store.totals()
+        home, outbox = self._seeds.home, self._sending.outbox
+        oldest = min((queue.oldest_at for queue in outbox.queues.values()), default=None)
+        return _json(
+            request,
+            {
+                "name": self._seeds.user,
+                "fingerprint": self._identity.fingerprint,
+                "address": f"{self._seeds.user}~{self._identity.fingerprint}",
+                "version": __version__,
+                "uptime_s": round(self._clock.seconds() - self._started, 3),
+                "uris": self._seeds.uris,
+                "home": None if home is None else home._asdict(),
+                "registered": home is not None,
+                "problem": self._seeds.problem,
+                "seeds": len(self._seeds.seeds),
+                "outbox": {"waiting": outbox.waiting, "recipients": len(outbox.queues), "oldest_at": oldest},
+                "inbox": {"messages": messages, "next": last},
+            },
+        )
+
+    # anyone's
+
+    @app.route("/deliver", methods=["POST"])
+    async def deliver(self, request: IRequest) -> bytes:
+        answer = await self._receiving.deliver(_body(request, SEALED_BYTES_MAX))
+        request.setHeader(b"content-type", b"application/json")
+        return answer
+
+    @app.route("/.well-known/meshproto", methods=["GET"])
+    async def well_known(self, request: IRequest) -> bytes:
+        own = self._seeds.own_record()
+        limits = {
+            "message_bytes": MESSAGE_BYTES_MAX,
+            "batch_bytes": BATCH_BYTES_MAX,
+            "batch_messages": BATCH_MESSAGES_MAX,
+        }
+        told = {"version": __version__, "protocol": wire.PROTOCOL_VERSION, "limits": limits}
+        return _json(request, {**told, "record": own.record, "sig": own.sig})
+
+    @app.route("/healthz", methods=["GET"])
+    async def healthz(self, request: IRequest) -> bytes:
+        await self._store.totals()
+        return _json(request, {"status": "ok"})
+
+    # errors
+
+    @app.handle_errors(MeshError)
+    def refused(self, request: IRequest, failure: Failure) -> bytes:
+        error = cast(MeshError, failure.value)
+        if error.retry_after_s is not None:
+            request.setHeader(b"retry-after", b"%d" % max(1, round(error.retry_after_s)))
+        if isinstance(error, Unauthorized):
+            request.setHeader(b"www-authenticate", b"Bearer")
+        return _problem(request, error.code if error.code > 0 else 400, error.title, error.detail)
+
+    @app.handle_errors(HTTPException)
+    def no_route(self, request: IRequest, failure: Failure) -> bytes:
+        error = cast(HTTPException, failure.value)
+        for name, value in error.get_headers():
+            if name.lower() == "allow":
+                request.setHeader(b"allow", value.encode("ascii"))
+        where = f"{request.method.decode('latin-1')} {request.path.decode('latin-1')}"[:200]
+        return _problem(request, error.code or 500, error.name, f"{where}: {error.description}")
+
+    @app.handle_errors(Exception)
+    def bug(self, request: IRequest, failure: Failure) -> bytes:
+        self.log.failure("a bug in a request", failure=failure)
+        return _problem(request, 500, "Internal Error", "the node's log says more")
+
+
+# -- what goes out ------------------------------------------------------------------------------------------------
+
+
+def _json(request: IRequest, value: Any, code: int = 200) -> bytes:
+    request.setResponseCode(code)
+    request.setHeader(b"content-type", b"application/json")
+    return encode_value(value) + b"\n"
+
+
+def _problem(request: IRequest, status: int, title: str, detail: str, **more: Any) -> bytes:
+    body = _json(request, {"type": "about:blank", "title": title, "status": status, "detail": detail, **more}, status)
+    request.setHeader(b"content-type", b"application/problem+json")
+    return body
+
+
+def _told(outcome: Outcome) -> dict[str, Any]:
+    told: dict[str, Any] = {"id": outcome.id, "to": outcome.to, "status": outcome.status}
+    return told if outcome.reason is None else {**told, "reason": outcome.reason}
+
+
+def _outcome(request: IRequest, outcome: Outcome) -> bytes:
+    if outcome.status is Status.DELIVERED:
+        return _json(request, _told(outcome))
+    if not outcome.status.final:
+        return _json(request, _told(outcome), 202)
+    detail = outcome.reason or f"the message is {outcome.status}"
+    return _problem(request, 409, f"message {outcome.status}", detail, id=outcome.id, to=outcome.to)
+
+
+def _sentence(error: MeshError) -> str:
+    return error.title if error.detail == error.title else f"{error.title}: {error.detail}"
+
+
+# -- HTTP itself --------------------------------------------------------------------------------------------------
+
+
+class BoundedRequest(Request):
+    """A request whose body is kept only as far as any route takes it."""
+
+    too_large = False
+    _received = 0
+
+    def gotLength(self, length: int | None) -> None:
+        super().gotLength(0 if length is not None and length > SEALED_BYTES_MAX else length)
+        if length is not None and length > DISCARD_BYTES_MAX:
+            self._hang_up()
+        self.too_large = length is not None and length > SEALED_BYTES_MAX
+
+    def handleContentChunk(self, data: bytes) -> None:
+        self._received += len(data)
+        self.too_large = self.too_large or self._received > SEALED_BYTES_MAX
+        if not self.too_large:
+            super().handleContentChunk(data)
+        elif self._received > DISCARD_BYTES_MAX:
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        body = encode_value({"type": "about:blank", "title": TooLarge.title, "status": 413})
+        head = b"HTTP/1.1 413 Content Too Large\r\nContent-Type: application/problem+json\r\nConnection: close\r\n"
+        self.channel.writeSequence([head, b"Content-Length: %d\r\n\r\n" % len(body), body])
+        self.channel.loseConnection()
+
+
+class _QuietSite(Site):
+    """Without a line in the log for each request; /status tells what goes on."""
+
+    noisy = False
+    displayTracebacks = False
+
+    def log(self, request: HTTPRequest) -> None:
+        """Nothing: an access log at thousands of requests a second costs more than the requests."""
+
+
+def site(front: Front, reactor: Any) -> Site:
+    """The HTTP server's factory."""
+    return _QuietSite(
+        front.app.resource(),
+        requestFactory=BoundedRequest,
+        parsePOSTFormSubmission=False,  # curl -d says "form", whatever the body is
+        timeout=IDLE_TIMEOUT_S,
+        reactor=reactor,
+    )

@@ -1,0 +1,211 @@
+"""Bytes <-> lines, with flow control: what a connection may cost us.
+
+Whoever does not take their answers is not read from; whoever takes nothing for a while is cut off. A line that is too
+long is answered and ends the connection, because nobody can say where the next one begins.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, Protocol
+
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from meshproto import wire
+from meshproto.errors import TooLarge
+
+if TYPE_CHECKING:
+    from twisted.internet.tcp import Connection
+
+STALL_S: Final = 60.0
+"""A peer that takes not one byte of its answers for this long is gone or hostile."""
+UNANSWERED_MAX: Final = 1000
+"""Requests of one link that wait for the disk; past that it is not read from."""
+CHUNK_BYTES: Final = 64 * 1024
+"""Answers gathered before they are written: one write for a chunk of pipelined requests, and a bound for many large
+answers to many small questions."""
+BACKLOG_BYTES_MAX: Final = 1024 * 1024
+"""What is kept for a peer that does not read: the news of a thousand watched names, say."""
+LINGER_S: Final = 2.0
+"""After the last answer the peer gets this long to read it while what it still sends is thrown away: closing with
+unread bytes would reset the connection under the answer."""
+
+
+class LineHandler(Protocol):
+    """Who gets the lines."""
+
+    def opened(self, lines: "Lines") -> None:
+        """The connection is there."""
+
+    def line(self, lines: "Lines", line: bytes) -> None:
+        """A line without its newline; never a blank one."""
+
+    def closed(self, lines: "Lines", reason: str) -> None:
+        """The connection is gone; `opened` came before."""
+
+
+@implementer(IPushProducer)
+class Lines(TwistedProtocol):
+    """One connection of the line protocol, either side of it."""
+
+    transport: "Connection"
+
+    def __init__(self, handler: LineHandler, clock: IReactorTime) -> None:
+        self.handler = handler
+        self._clock = clock
+        self._buffer = b""
+        self._out: list[bytes] = []
+        self._out_bytes = 0
+        self._backlog_bytes = 0
+        self._draining = False
+        self._blocked = False
+        self._unanswered = 0
+        self._ending = False
+        self._timer: IDelayedCall | None = None
+
+    # -- for the handler -----------------------------------------------------------------------------------------
+
+    def send(self, line: bytes) -> None:
+        """Write a line (with its newline)."""
+        if self._ending:
+            return
+        self._out.append(line)
+        self._out_bytes += len(line)
+        if self._blocked:
+            self._backlog_bytes += len(line)
+            if self._backlog_bytes > BACKLOG_BYTES_MAX:
+                self.abort()
+                return
+        if not self._draining or self._out_bytes >= CHUNK_BYTES:
+            self._flush()
+
+    def hold(self) -> None:
+        """A request's answer will come later."""
+        self._unanswered += 1
+
+    def release(self) -> None:
+        """A held request is answered."""
+        self._unanswered -= 1
+        if self._unanswered == UNANSWERED_MAX - 1 and not self._blocked and not self._ending:
+            self._resume()
+
+    def end(self) -> None:
+        """Let the peer read what was sent, and close."""
+        self._flush()
+        self._ending = True
+        self._stop_timer()
+        self.transport.unregisterProducer()
+        self.transport.resumeProducing()
+        self._timer = self._clock.callLater(LINGER_S, self.abort)
+        self.transport.loseWriteConnection()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._ending = True
+        self._stop_timer()
+        self.transport.abortConnection()
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the peer is behind with reading."""
+        return self._blocked
+
+    # -- for Twisted ---------------------------------------------------------------------------------------------
+
+    def connectionMade(self) -> None:
+        self.transport.registerProducer(self, True)
+        self.handler.opened(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        if not self._ending:
+            self._buffer += data
+            self._drain()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._ending = True
+        self._stop_timer()
+        self.handler.closed(self, reason.getErrorMessage())
+
+    def pauseProducing(self) -> None:
+        """The transport's buffer is full: the peer does not keep up with its answers."""
+        self._blocked = True
+        self.transport.pauseProducing()
+        if self._timer is None:
+            self._timer = self._clock.callLater(STALL_S, self.abort)
+
+    def resumeProducing(self) -> None:
+        """The peer has taken everything."""
+        self._blocked = False
+        self._backlog_bytes = 0
+        self._stop_timer()
+        if not self._ending and self._unanswered < UNANSWERED_MAX:
+            self._resume()
+
+    def stopProducing(self) -> None:
+        """The connection is going down; :meth:`connectionLost` follows."""
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    @property
+    def _reading(self) -> bool:
+        return not (self._blocked or self._ending or self._unanswered >= UNANSWERED_MAX)
+
+    def _resume(self) -> None:
+        self._drain()
+        if self._reading:
+            self.transport.resumeProducing()
+
+    def _drain(self) -> None:
+        if self._draining:
+            return
+        self._draining = True
+        try:
+            *lines, self._buffer = self._buffer.split(b"\n")
+            for at, line in enumerate(lines):
+                if not self._reading:
+                    self._buffer = b"\n".join((*lines[at:], self._buffer))
+                    break
+                if len(line) >= wire.LINE_BYTES_MAX:
+                    self._overlong()
+                elif line and not line.isspace():
+                    self.handler.line(self, line)
+            else:
+                if len(self._buffer) >= wire.LINE_BYTES_MAX and not self._ending:
+                    self._overlong()
+        finally:
+            self._draining = False
+            self._flush()
+        if not self._reading and not self._ending and not self._blocked:
+            self.transport.pauseProducing()
+
+    def _overlong(self) -> None:
+        detail = f"a line has at most {wire.LINE_BYTES_MAX} bytes with its newline; this connection ends"
+        self._out.append(wire.encode_error(None, TooLarge(detail)))
+        self._buffer = b""
+        self.end()
+
+    def _flush(self) -> None:
+        if self._out and not self._ending:
+            data = b"".join(self._out)
+            self._out, self._out_bytes = [], 0
+            self.transport.write(data)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+
+
+class LinesFactory(Factory):
+    """A :class:`Lines` for each connection, each with a handler of its own."""
+
+    noisy = False
+
+    def __init__(self, make_handler: Callable[[], LineHandler], clock: IReactorTime) -> None:
+        self._make_handler = make_handler
+        self._clock = clock
+
+    def buildProtocol(self, addr: object) -> Lines:
+        return Lines(self._make_handler(), self._clock)

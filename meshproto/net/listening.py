@@ -1,0 +1,52 @@
+"""Listening where an operator said, or ending the process with one clear line."""
+
+import ipaddress
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from twisted.python.failure import Failure
+
+from meshproto.errors import BadState
+
+WILDCARD_HOSTS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104
+
+
+def listen(endpoint: IStreamServerEndpoint, factory: IProtocolFactory, described: str) -> IListeningPort:
+    """The port that listens now. Raises :class:`BadState` that says what and why when it cannot."""
+    ports: list[IListeningPort] = []
+    reasons: list[Failure] = []
+    listening: Deferred[IListeningPort] = endpoint.listen(factory)
+    listening.addCallbacks(ports.append, reasons.append)
+    if ports:
+        return ports[0]
+    error = reasons[0].value if reasons else None
+    reason = error.socketError if isinstance(error, CannotListenError) else error
+    words = getattr(reason, "strerror", None) or reason or "it did not start at once"
+    raise BadState(f"cannot listen on {described}: {words}")
+
+
+def host_port(port: IListeningPort) -> tuple[str, int] | None:
+    """Where a port listens; None for one without a host, such as a unix socket."""
+    address = port.getHost()
+    host, number = getattr(address, "host", None), getattr(address, "port", None)
+    return (host, number) if isinstance(host, str) and isinstance(number, int) else None
+
+
+def join_address(host: str, port: int) -> str:
+    """`HOST:PORT`, with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def local_address(where: tuple[str, int]) -> str:
+    """HOST:PORT to use on this machine."""
+    host, port = where
+    return join_address("127.0.0.1" if host in WILDCARD_HOSTS else host, port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address can be reached from this machine only."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,85 @@
+"""Takes sealed batches from peers onto the disk, and lets the owner read them."""
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from twisted.internet.defer import ensureDeferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from meshproto.core.envelope import Opened, open_batch, seal_receipt
+from meshproto.core.identity import Entropy, Identity, fingerprint, unb64
+from meshproto.core.inbox import Received, sort
+from meshproto.errors import KeyChanged, SlowDown
+from meshproto.net.deferred import Waiters, shield
+from meshproto.net.user_store import UserStore
+
+READERS_MAX: Final = 1000
+"""Long polls at a time."""
+
+
+class Page(NamedTuple):
+    """`next`: the cursor to go on after; the one that was asked for when there is nothing new."""
+
+    messages: list[Received]
+    next: int
+
+
+class Receiving:
+    """`heard` gets the name of everyone who has written: a sign of life."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        identity: Identity,
+        store: UserStore,
+        clock: IReactorTime,
+        entropy: Entropy,
+        heard: Callable[[str], None],
+    ) -> None:
+        self._identity = identity
+        self._store = store
+        self._clock = clock
+        self._entropy = entropy
+        self._heard = heard
+        self._readers: Waiters[None, bool] = Waiters(clock, READERS_MAX)
+
+    async def deliver(self, body: bytes) -> bytes:
+        """A sealed batch -> the sealed receipt, when its letters are on disk. Raises what
+        :func:`meshproto.core.envelope.open_batch` does, :class:`KeyChanged`, and
+        :class:`meshproto.errors.Unavailable`; then nothing of it was kept."""
+        opened = open_batch(body, self._identity)
+        return await shield(ensureDeferred(self._keep(opened)))
+
+    async def _keep(self, opened: Opened) -> bytes:
+        sender = opened.sender
+        contact = await self._store.contact(sender.name)
+        if contact is not None and contact.key != sender.key:
+            known, found = fingerprint(unb64(contact.key)), fingerprint(sender.key_bytes)
+            self.log.warn("refused mail from {name} with another key", name=sender.name, known=known, found=found)
+            raise KeyChanged(f"{sender.name} is known here with the key {known}, not {found}")
+        letters, refused = sort(opened.batch)
+        now_ms = int(self._clock.seconds() * 1000)
+        unknown = None if contact is not None and contact.signed == opened.signed else opened.signed
+        new = await self._store.receive(sender, unknown, letters, now_ms)
+        if new:
+            self._readers.tell(None, True)
+        self._heard(sender.name)
+        return seal_receipt(opened, [letter.id for letter in letters], refused, self._entropy)
+
+    async def inbox(self, after: int, sender: str | None, limit: int, wait_s: float) -> Page:
+        """A page; when there is nothing yet, whatever has come within `wait_s`. Raises :class:`SlowDown`."""
+        deadline = self._clock.seconds() + wait_s
+        while True:
+            messages = await self._store.inbox(after, sender, limit)
+            left_s = deadline - self._clock.seconds()
+            if messages or left_s <= 0:
+                return Page(messages, messages[-1].cursor if messages else after)
+            if self._readers.full:
+                raise SlowDown(f"{READERS_MAX} requests wait for messages already", retry_after_s=1.0)
+            await self._readers.wait(None, left_s)
+
+    def stop(self) -> None:
+        """Let everyone who waits have what there is."""
+        self._readers.tell_all(False)

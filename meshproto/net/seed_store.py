@@ -1,0 +1,70 @@
+"""What a seed keeps on disk: the entries of the users registered with it, and where other seeds were."""
+
+import sqlite3
+from typing import Final
+
+from twisted.internet.defer import Deferred
+
+from meshproto.net.store import Database
+from meshproto.wire import EntryValue
+
+SCHEMA_VERSION: Final = 1
+SCHEMA: Final = """
+CREATE TABLE entries (
+    name TEXT PRIMARY KEY,              -- folded
+    record TEXT NOT NULL,
+    sig TEXT NOT NULL,
+    since INTEGER NOT NULL,             -- ms since 1970 UTC
+    online INTEGER NOT NULL,
+    seen INTEGER NOT NULL               -- ms since 1970 UTC
+) WITHOUT ROWID;
+CREATE TABLE peers (address TEXT PRIMARY KEY, met_at INTEGER NOT NULL) WITHOUT ROWID
+"""
+PEERS_MAX: Final = 1000
+"""Addresses kept, the latest met; a start needs one that answers."""
+
+Row = tuple[str, EntryValue | None]
+
+
+class SeedStore:
+    """All methods but the constructor's reads go through the database's writer."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def save(self, rows: tuple[Row, ...]) -> "Deferred[None]":
+        """Write the entries; None deletes."""
+
+        def job(connection: sqlite3.Connection) -> None:
+            for name, value in rows:
+                if value is None:
+                    connection.execute("DELETE FROM entries WHERE name=?", (name,))
+                else:
+                    row = (name, value.record, value.sig, value.since, value.online, value.seen)
+                    connection.execute("INSERT OR REPLACE INTO entries VALUES (?,?,?,?,?,?)", row)
+
+        return self._database.submit(job)
+
+    def save_peer(self, address: str, now_ms: int) -> "Deferred[None]":
+        def job(connection: sqlite3.Connection) -> None:
+            connection.execute("INSERT OR REPLACE INTO peers VALUES (?,?)", (address, now_ms))
+            connection.execute(
+                "DELETE FROM peers WHERE address IN (SELECT address FROM peers ORDER BY met_at DESC LIMIT -1 OFFSET ?)",
+                (PEERS_MAX,),
+            )
+
+        return self._database.submit(job)
+
+    def close(self) -> "Deferred[None]":
+        return self._database.close()
+
+
+def read_entries(connection: sqlite3.Connection) -> list[tuple[str, EntryValue]]:
+    rows = connection.execute("SELECT name, record, sig, since, online, seen FROM entries")
+    return [
+        (name, EntryValue(record, sig, since, bool(online), seen)) for name, record, sig, since, online, seen in rows
+    ]
+
+
+def read_peers(connection: sqlite3.Connection) -> list[str]:
+    return [address for (address,) in connection.execute("SELECT address FROM peers ORDER BY met_at DESC")]

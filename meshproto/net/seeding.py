@@ -1,0 +1,212 @@
+"""The service that runs :class:`meshproto.core.seed.Seed`: its sockets, its timers, its disk."""
+
+import ipaddress
+import itertools
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime, IStreamClientEndpoint
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from meshproto import wire
+from meshproto.core.seed import Effect, Exchange, Log, Push, Save, SavePeer, Seed, Send
+from meshproto.errors import MeshError, Unavailable
+from meshproto.net.calls import Links
+from meshproto.net.lines import LineHandler, Lines
+from meshproto.net.seed_store import SeedStore
+
+LINKS_MAX: Final = 20_000
+"""Connections to one seed: about 10 kB each, 200 MB. The process's limit on open files is raised to what it may be."""
+TICK_S_MAX: Final = 5.0
+"""A clock that stepped back must not put the seed to sleep."""
+
+
+class SeedService(Service):
+    """Effects of the core, carried out. `clock.seconds()` is the time that the core is given."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        core: Seed,
+        store: SeedStore,
+        clock: IReactorTime,
+        connect: Callable[[str], IStreamClientEndpoint],
+    ) -> None:
+        self._core = core
+        self._store = store
+        self._clock = clock
+        self._links: dict[int, Lines] = {}
+        self._numbers = itertools.count(1)
+        hello = wire.HelloParams(wire.PROTOCOL_VERSION, "seed", core.name)
+        self._peers = Links(clock, connect, hello)
+        self._exchanging: set[str] = set()
+        self._troubled: dict[str, str] = {}
+        self._timer: IDelayedCall | None = None
+
+    def link(self) -> LineHandler:
+        """For a connection that comes in."""
+        return _Link(self)
+
+    def startService(self) -> None:
+        super().startService()
+        self._tick()
+
+    def stopService(self) -> "Deferred[None]":
+        super().stopService()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._peers.close()
+        for lines in list(self._links.values()):
+            lines.abort()
+        return self._store.close()
+
+    # -- links ---------------------------------------------------------------------------------------------------
+
+    def opened(self, lines: Lines) -> int | None:
+        """A connection came in: its number, or None when there are too many."""
+        if len(self._links) >= LINKS_MAX:
+            full = Unavailable(f"this seed has {LINKS_MAX} connections already", retry_after_s=30.0)
+            lines.send(wire.encode_error(None, full))
+            lines.end()
+            return None
+        number = next(self._numbers)
+        self._links[number] = lines
+        self._core.opened(number, trusted=_is_private(lines.transport.getPeer()))
+        return number
+
+    def line(self, number: int, lines: Lines, line: bytes) -> None:
+        try:
+            request = wire.decode_request(line)
+        except wire.LineError as wrong:
+            lines.send(wire.encode_error(wrong.request_id, wrong.error))
+            return
+        self._carry_out(self._core.receive(number, request, self._clock.seconds()))
+        self._arm()
+
+    def closed(self, number: int) -> None:
+        del self._links[number]
+        self._carry_out(self._core.closed(number, self._clock.seconds()))
+        self._arm()
+
+    # -- effects -------------------------------------------------------------------------------------------------
+
+    def _carry_out(self, effects: Iterable[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Send():
+                    lines = self._links.get(effect.link)
+                    if lines is not None:
+                        lines.send(effect.line)
+                case Save():
+                    self._save(effect)
+                case Exchange():
+                    self._run(self._exchange(effect))
+                case Push():
+                    peer = self._peers.ready(effect.address)
+                    if peer is not None:
+                        peer.tell("gossip", effect.params)
+                case SavePeer():
+                    saved = self._store.save_peer(effect.address, int(self._clock.seconds() * 1000))
+                    saved.addErrback(self._not_saved)
+                case Log():
+                    self.log.warn("{text}", text=effect.text)
+
+    def _save(self, effect: Save) -> None:
+        held = [lines for send in effect.then if (lines := self._links.get(send.link))]
+        for lines in held:
+            lines.hold()
+
+        def saved(_: None) -> None:
+            self._carry_out(effect.then)
+
+        def failed(failure: Failure) -> None:
+            self._not_saved(failure)
+            self._carry_out(effect.otherwise)
+
+        def release(_: None) -> None:
+            for lines in held:
+                lines.release()
+
+        self._store.save(effect.rows).addCallbacks(saved, failed).addCallback(release)
+
+    def _not_saved(self, failure: Failure) -> None:
+        failure.trap(MeshError)
+        self.log.error("not saved: {reason}", reason=failure.getErrorMessage())
+
+    async def _exchange(self, effect: Exchange) -> None:
+        address = effect.address
+        if address in self._exchanging:
+            return
+        self._exchanging.add(address)
+        try:
+            peer = await self._peers.get(address)
+            result = await peer.call("gossip", effect.params, wire.GossipResult)
+        except MeshError as error:
+            self._exchanging.discard(address)
+            if self._troubled.get(address) != error.detail:
+                self._troubled[address] = error.detail
+                self.log.warn("seed {address} does not answer: {reason}", address=address, reason=error.detail)
+            effects = self._core.unreachable(address, self._clock.seconds())
+        else:
+            self._exchanging.discard(address)
+            if self._troubled.pop(address, None) is not None:
+                self.log.info("seed {address} answers again", address=address)
+            effects = self._core.exchanged(address, result, self._clock.seconds())
+        if self.running:
+            self._carry_out(effects)
+            self._arm()
+
+    def _run(self, work: Any) -> None:
+        ensureDeferred(work).addErrback(lambda failure: self.log.failure("a bug", failure=failure))
+
+    # -- time ----------------------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        self._timer = None
+        try:
+            self._carry_out(self._core.tick(self._clock.seconds()))
+        finally:
+            self._arm()
+
+    def _arm(self) -> None:
+        """Have :meth:`_tick` called when the core wants it."""
+        if not self.running:
+            return
+        delay_s = min(TICK_S_MAX, max(0.0, self._core.wake_at - self._clock.seconds()))
+        if self._timer is None:
+            self._timer = self._clock.callLater(delay_s, self._tick)
+        elif self._timer.getTime() > self._clock.seconds() + delay_s:
+            self._timer.reset(delay_s)
+
+
+class _Link:
+    """A :class:`meshproto.net.lines.LineHandler`: one connection, as the service knows it."""
+
+    def __init__(self, service: SeedService) -> None:
+        self._service = service
+        self._number: int | None = None
+
+    def opened(self, lines: Lines) -> None:
+        self._number = self._service.opened(lines)
+
+    def line(self, lines: Lines, line: bytes) -> None:
+        if self._number is not None:
+            self._service.line(self._number, lines, line)
+
+    def closed(self, lines: Lines, reason: str) -> None:
+        if self._number is not None:
+            self._service.closed(self._number)
+
+
+def _is_private(peer: object) -> bool:
+    """Whether the other side is on this machine or a private network (RFC 1918, RFC 4193)."""
+    try:
+        address = ipaddress.ip_address(getattr(peer, "host", ""))
+    except ValueError:
+        return False
+    return address.is_private or address.is_loopback

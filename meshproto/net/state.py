@@ -1,0 +1,97 @@
+"""The state directory: one process's, its owner's alone."""
+
+import fcntl
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from platformdirs import user_state_path
+
+from meshproto.core.identity import Entropy, Identity
+from meshproto.errors import BadState
+
+KEY_FILE: Final = "keys.json"
+TOKEN_FILE: Final = "token"  # noqa: S105
+ADDRESS_FILE: Final = "address"
+TOKEN_BYTES: Final = 24
+
+
+def default_path(kind: str, name: str) -> Path:
+    """Where the node of this name keeps its state if nobody says otherwise; names differ by more than case nowhere."""
+    return user_state_path("meshproto") / f"{kind}-{name.lower()}"
+
+
+class StateDir:
+    """Made with mode 0700 and locked against a second process. Raises :class:`BadState`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as reason:
+            raise BadState(f"the state directory {path} cannot be used: {reason.strerror}") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            raise BadState(
+                f"the state directory {path} is in use by another process: stop it, or give --state"
+            ) from None
+
+    def close(self) -> None:
+        """Let another process have it."""
+        (self.path / ADDRESS_FILE).unlink(missing_ok=True)
+        os.close(self._lock)
+
+    def identity(self, entropy: Entropy, now_ms: int) -> Identity:
+        """The keys, made when there are none. Raises :class:`BadState` when others can read them, or they are
+        damaged."""
+        text = self._secret(KEY_FILE, lambda: Identity.create(entropy, now_ms).dump())
+        return Identity.load(text)
+
+    def token(self, entropy: Entropy) -> str:
+        """The owner's token, made when there is none."""
+        return self._secret(TOKEN_FILE, lambda: entropy(TOKEN_BYTES).hex().encode() + b"\n").decode("ascii").strip()
+
+    def announce(self, address: str) -> None:
+        """Tell scripts where the node listens: the file is there while it does."""
+        self._write(ADDRESS_FILE, address.encode("ascii") + b"\n", 0o644)
+
+    def database(self, name: str) -> Path:
+        """The database's path; the file is made so that only its owner can read it."""
+        path = self.path / name
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        return path
+
+    def _secret(self, name: str, make: Callable[[], bytes]) -> bytes:
+        path = self.path / name
+        if not path.exists():
+            self._write(name, make(), 0o600)
+        try:
+            mode = stat.S_IMODE(path.stat().st_mode)
+            if mode & 0o077:
+                raise BadState(f"others can read {path}: chmod 600 {path}")
+            return path.read_bytes()
+        except OSError as reason:
+            raise BadState(f"{path} cannot be read: {reason.strerror}") from None
+
+    def _write(self, name: str, text: bytes, mode: int) -> None:
+        """Whole or not at all, also when the power fails."""
+        path = self.path / name
+        fresh = path.with_suffix(".new")
+        fresh.unlink(missing_ok=True)
+        handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        try:
+            os.write(handle, text)
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        fresh.replace(path)
+        directory = os.open(self.path, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)

@@ -1,0 +1,172 @@
+"""SQLite under Twisted: one connection, one writer, group commit.
+
+A job is a function of the connection. Whatever jobs gather while the last commit is syncing go into the next one
+together, so a disk that syncs two thousand times a second takes tens of thousands of rows. A job's result is told only
+when its commit is on disk (WAL, synchronous=FULL): *acknowledged means on disk* begins here.
+
+The rules are in :mod:`meshproto.core`; the SQL is in :mod:`meshproto.net.seed_store` and
+:mod:`meshproto.net.user_store`; here is only how it gets to the disk.
+"""
+
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorFromThreads, IReactorTime
+from twisted.python.failure import Failure
+
+from meshproto.errors import BadState, MeshError, Unavailable
+
+GROUP_JOBS_MAX: Final = 2000
+"""Jobs in one commit: a burst must not make the first of them wait for the last."""
+QUEUE_JOBS_MAX: Final = 100_000
+"""Jobs that wait for the disk; past that new ones are refused."""
+RETRY_S: Final = 5.0
+
+T = TypeVar("T")
+Job = Callable[[sqlite3.Connection], T]
+
+
+class Database(Protocol):
+    """Runs jobs in the order they were submitted."""
+
+    def submit(self, job: Job[T]) -> "Deferred[T]":
+        """Fires with the job's result when it is on disk; fails with the :class:`MeshError` that the job raised, or
+        with :class:`Unavailable` when it could not be written."""
+
+    def close(self) -> "Deferred[None]":
+        """What was submitted is written first."""
+
+
+class _Submitted(NamedTuple):
+    job: Job[Any]
+    done: "Deferred[Any]"
+
+
+def connect(path: str | Path, schema: str, schema_version: int) -> sqlite3.Connection:
+    """Open or create a database. Raises :class:`BadState` with what to do when it cannot be used."""
+    try:
+        connection = sqlite3.connect(
+            path, isolation_level=None, check_same_thread=False, uri=str(path).startswith("file:")
+        )
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        (found,) = connection.execute("PRAGMA user_version").fetchone()
+        if found not in (0, schema_version):
+            raise BadState(f"{path} was written by another version of meshproto (schema {found}): use that version")
+        if found == 0:
+            connection.executescript(f"BEGIN; {schema}; PRAGMA user_version={schema_version}; COMMIT;")
+    except sqlite3.Error as reason:
+        raise BadState(f"{path} cannot be opened as a database ({reason}): restore it from a backup") from None
+    return connection
+
+
+def commit_group(connection: sqlite3.Connection, group: list[_Submitted]) -> list[tuple["Deferred[Any]", Any]]:
+    """Run the jobs in one transaction. When the database refuses, each runs again in a transaction of its own, so
+    that only those fail that have to. Returns each Deferred with its result or Failure."""
+    try:
+        connection.execute("BEGIN")
+        results = [(submitted.done, _run(submitted.job, connection)) for submitted in group]
+        connection.execute("COMMIT")
+    except Exception as reason:  # also a job with a bug: it must not end the thread that everybody waits for
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        if len(group) > 1:
+            return [result for submitted in group for result in commit_group(connection, [submitted])]
+        if isinstance(reason, sqlite3.Error):
+            reason = Unavailable(f"the disk does not take it: {reason}", retry_after_s=RETRY_S)
+        return [(group[0].done, Failure(reason))]
+    return results
+
+
+def _run(job: Job[Any], connection: sqlite3.Connection) -> Any:
+    try:
+        return job(connection)
+    except MeshError:
+        # The job's own verdict, reached before it wrote anything: the others of the group are not concerned.
+        return Failure()
+
+
+def _tell(results: list[tuple["Deferred[Any]", Any]]) -> None:
+    for done, result in results:
+        done.callback(result)
+
+
+class ThreadedDatabase:
+    """The real one: a thread that does nothing but write."""
+
+    def __init__(self, connection: sqlite3.Connection, reactor: IReactorFromThreads) -> None:
+        self._connection = connection
+        self._reactor = reactor
+        self._waiting: deque[_Submitted] = deque()
+        self._some = threading.Condition()
+        self._closing: Deferred[None] | None = None
+        self._thread = threading.Thread(target=self._write, name="store", daemon=True)
+        self._thread.start()
+
+    def submit(self, job: Job[T]) -> "Deferred[T]":
+        done: Deferred[T] = Deferred()
+        with self._some:
+            if self._closing is not None:
+                done.errback(Unavailable("this node is shutting down"))
+            elif len(self._waiting) >= QUEUE_JOBS_MAX:
+                done.errback(Unavailable("the disk does not keep up", retry_after_s=RETRY_S))
+            else:
+                self._waiting.append(_Submitted(job, done))
+                self._some.notify()
+        return done
+
+    def close(self) -> "Deferred[None]":
+        with self._some:
+            if self._closing is None:
+                self._closing = Deferred()
+                self._some.notify()
+        return self._closing
+
+    def _write(self) -> None:
+        while True:
+            with self._some:
+                while not self._waiting and self._closing is None:
+                    self._some.wait()
+                group = [self._waiting.popleft() for _ in range(min(GROUP_JOBS_MAX, len(self._waiting)))]
+            if not group:
+                break
+            self._reactor.callFromThread(_tell, commit_group(self._connection, group))
+        self._connection.close()
+        assert self._closing is not None  # noqa: S101
+        self._reactor.callFromThread(self._closing.callback, None)
+
+
+class ClockedDatabase:
+    """The same in one thread, for the fake world: what gathers until the next turn of the clock is one commit."""
+
+    def __init__(self, connection: sqlite3.Connection, clock: IReactorTime) -> None:
+        self._connection = connection
+        self._clock = clock
+        self._waiting: list[_Submitted] = []
+        self._turn: IDelayedCall | None = None
+
+    def submit(self, job: Job[T]) -> "Deferred[T]":
+        done: Deferred[T] = Deferred()
+        self._waiting.append(_Submitted(job, done))
+        if self._turn is None:
+            self._turn = self._clock.callLater(0, self._commit)
+        return done
+
+    def close(self) -> "Deferred[None]":
+        if self._turn is not None:
+            self._turn.cancel()
+            self._commit()
+        self._connection.close()
+        done: Deferred[None] = Deferred()
+        done.callback(None)
+        return done
+
+    def _commit(self) -> None:
+        self._turn = None
+        group, self._waiting = self._waiting, []
+        _tell(commit_group(self._connection, group))

@@ -1,0 +1,142 @@
+"""What the two twistd plugins have in common: options with environment twins, and a service that takes its state
+directory and its port or ends the process with one clear line."""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred
+from twisted.internet.endpoints import HostnameEndpoint, serverFromString
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamClientEndpoint
+from twisted.python import usage
+
+from meshproto.errors import BadParams, BadState, MeshError
+from meshproto.net.listening import WILDCARD_HOSTS, host_port, join_address, listen
+from meshproto.net.state import StateDir, default_path
+from meshproto.wire import NAME_PATTERN, NAME_RULE, split_address
+
+DIAL_TIMEOUT_S: Final = 5.0
+"""A seed that takes longer to accept a connection is no use to whoever waits."""
+
+
+class NodeOptions(usage.Options):
+    """`twins`: option -> environment variable. Options win over the environment, the environment over defaults. `lists`
+    are the options that may be given several times; in the environment they are separated by commas."""
+
+    kind: ClassVar[str]
+    twins: ClassVar[dict[str, str]]
+    fallbacks: ClassVar[dict[str, Any]]
+    lists: ClassVar[frozenset[str]] = frozenset()
+    environ: ClassVar[Mapping[str, str]] = os.environ
+
+    def postOptions(self) -> None:
+        """Raises :class:`usage.UsageError`, which twistd shows under the usage text."""
+        for option, variable in self.twins.items():
+            if self[option] in (None, []):
+                given = self.environ.get(variable)
+                self[option] = self._from_environment(option, given) if given else self.fallbacks.get(option)
+        self._check("name", self._name)
+        self._check("port", self._port)
+        if self["listen"] is not None:
+            self._check("listen", lambda text: str(text) if serverFromString(_NoReactor(), text) else text)
+        self["state"] = Path(self["state"]) if self["state"] else default_path(self.kind, self["name"])
+
+    def _from_environment(self, option: str, given: str) -> str | list[str]:
+        return [part.strip() for part in given.split(",") if part.strip()] if option in self.lists else given
+
+    def _check(self, option: str, parse: Callable[[Any], Any]) -> None:
+        try:
+            self[option] = parse(self[option])
+        except (MeshError, ValueError, TypeError, KeyError) as reason:
+            detail = reason.detail if isinstance(reason, MeshError) else str(reason)
+            raise usage.UsageError(f"--{option} (or {self.twins[option]}): {detail}") from None
+
+    def _name(self, given: str | None) -> str:
+        if given is None:
+            raise BadParams("a name is needed")
+        if not re.match(NAME_PATTERN, given):
+            raise BadParams(f"{given!r} is not a name: {NAME_RULE}")
+        return given
+
+    def _port(self, given: Any) -> int:
+        text = str(given)
+        if not text.isascii() or not text.isdigit() or int(text) > 65535:
+            raise BadParams(f"{text!r} is not a port: a number from 0 (any free one) to 65535")
+        return int(text)
+
+    @property
+    def endpoint(self) -> str:
+        """The server endpoint string to listen on: loopback unless --listen says otherwise."""
+        return str(self["listen"] or f"tcp:{self['port']}:interface=127.0.0.1")
+
+
+def addresses(given: list[str]) -> list[str]:
+    """HOST:PORT texts, checked. Raises :class:`BadParams`."""
+    for address in given:
+        split_address(address)
+    return given
+
+
+class _NoReactor:
+    """Endpoint strings are parsed before there is a reactor to listen with."""
+
+
+class NodeService(Service):
+    """Opens in `privilegedStartService`, which twistd calls after it has become a daemon and before it gives up root.
+    `open` takes what is needed from the outside and returns the service that runs then."""
+
+    program: ClassVar[str]
+
+    def __init__(self, options: NodeOptions, reactor: Any) -> None:
+        self.options = options
+        self.reactor = reactor
+        self.state: StateDir | None = None
+        self.port: IListeningPort | None = None
+        self.inner: Service | None = None
+
+    def open(self, state: StateDir) -> Service:
+        """Raises :class:`BadState`."""
+        raise NotImplementedError
+
+    def privilegedStartService(self) -> None:
+        try:
+            self.state = StateDir(self.options["state"])
+            self.inner = self.open(self.state)
+        except BadState as reason:
+            raise SystemExit(f"{self.program}: {reason.detail}") from None
+        super().privilegedStartService()
+
+    def startService(self) -> None:
+        super().startService()
+        if self.inner is not None:
+            self.inner.startService()
+
+    def stopService(self) -> "Deferred[None]":
+        super().stopService()
+        return ensureDeferred(self._stop())
+
+    def listen(self, factory: IProtocolFactory) -> tuple[str, int] | None:
+        """Host and port where it listens now, None for an endpoint without them. Raises :class:`BadState`."""
+        described = self.options.endpoint
+        self.port = listen(serverFromString(self.reactor, described), factory, described)
+        return host_port(self.port)
+
+    def dialled_at(self, where: tuple[str, int] | None) -> str:
+        """HOST:PORT for others to dial. Raises :class:`BadState` when only the operator can know."""
+        if where is None or where[0] in WILDCARD_HOSTS:
+            raise BadState(f"{self.options.endpoint} does not say what others should dial: give --advertise too")
+        return join_address(*where)
+
+    def dial(self, address: str) -> IStreamClientEndpoint:
+        return HostnameEndpoint(self.reactor, *split_address(address), timeout=DIAL_TIMEOUT_S)
+
+    async def _stop(self) -> None:
+        if self.port is not None:
+            await maybeDeferred(self.port.stopListening)
+        if self.inner is not None:
+            await maybeDeferred(self.inner.stopService)
+        if self.state is not None:
+            self.state.close()

@@ -1,0 +1,111 @@
+"""`twistd meshuser`: a user's node."""
+
+import os
+import random
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+from twisted.application.service import IService
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.web.client import HTTPConnectionPool
+
+from meshproto.core.identity import check_uri
+from meshproto.net import user_store
+from meshproto.net.courier import http_client, http_pool
+from meshproto.net.front import LOOPBACK_HOSTS, Door
+from meshproto.net.listening import is_loopback, local_address
+from meshproto.net.node import UserNode
+from meshproto.net.state import TOKEN_FILE, StateDir
+from meshproto.net.store import ThreadedDatabase, connect
+from meshproto.tap import NodeOptions, NodeService, addresses
+
+
+class Options(NodeOptions):
+    kind = "user"
+    synopsis = "[options]"
+    longdesc = (
+        "A user's node: registers a name with a seed, takes messages from the owner over HTTP and delivers them "
+        "straight to the recipient's node. Every option has a twin in the environment "
+        "(USER_NAME, PORT, MESH_LISTEN, MESH_ADVERTISE, MESH_STATE, MESH_SEEDS)."
+    )
+    optParameters: ClassVar[list[list[Any]]] = [
+        ["name", None, None, "the name others send to"],
+        ["port", "p", None, "the port to listen on, on this machine only; 0: any free one [default: 3000]"],
+        ["listen", None, None, "a Twisted server endpoint instead of --port, such as tcp:3000"],
+        ["advertise", None, None, "the URI at which others reach this node, such as http://192.0.2.7:3000"],
+        ["state", None, None, "directory for keys and messages"],
+    ]
+    twins: ClassVar[dict[str, str]] = {
+        "name": "USER_NAME",
+        "port": "PORT",
+        "listen": "MESH_LISTEN",
+        "advertise": "MESH_ADVERTISE",
+        "state": "MESH_STATE",
+        "seed": "MESH_SEEDS",
+    }
+    fallbacks: ClassVar[dict[str, Any]] = {"port": 3000, "seed": ["localhost:5001"]}
+    lists = frozenset({"seed"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self["seed"] = []
+
+    def opt_seed(self, address: str) -> None:
+        """HOST:PORT of a seed; may be given several times [default: localhost:5001]"""
+        self["seed"].append(address)
+
+    def postOptions(self) -> None:
+        super().postOptions()
+        self._check("seed", addresses)
+        if self["advertise"] is not None:
+            self._check("advertise", _uri)
+
+
+def _uri(text: str) -> str:
+    check_uri(text)
+    return text.rstrip("/")
+
+
+class UserService(NodeService):
+    program = "meshuser"
+    log = Logger()
+    uri: str
+    _pool: HTTPConnectionPool
+
+    def open(self, state: StateDir) -> UserNode:
+        options, reactor = self.options, self.reactor
+        identity = state.identity(os.urandom, int(reactor.seconds() * 1000))
+        connection = connect(state.database("user.db"), user_store.SCHEMA, user_store.SCHEMA_VERSION)
+        self._pool = http_pool(reactor)
+        node = UserNode(
+            options["name"],
+            identity,
+            uris=lambda: [self.uri],
+            seeds=options["seed"],
+            store=user_store.UserStore(ThreadedDatabase(connection, reactor)),
+            start=user_store.read_start(connection),
+            client=http_client(reactor, self._pool),
+            connect=self.dial,
+            reactor=reactor,
+            rng=random.Random(os.urandom(16)),
+            entropy=os.urandom,
+        )
+        where = self.listen(node.site)
+        self.uri = options["advertise"] or f"http://{self.dialled_at(where)}"
+        if where is None or not is_loopback(where[0]):
+            self.log.info("the owner's part asks for the token in {file}", file=str(state.path / TOKEN_FILE))
+            node.front.door = Door(state.token(os.urandom), {*LOOPBACK_HOSTS, urlsplit(self.uri).hostname or ""})
+        state.announce(f"http://{local_address(where)}" if where else self.uri)
+        return node
+
+    def stopService(self) -> "Deferred[None]":
+        stopped = super().stopService()
+        stopped.addCallback(lambda _: self._pool.closeCachedConnections())
+        return stopped
+
+
+def makeService(options: Options) -> IService:
+    from twisted.internet import reactor  # noqa: PLC0415 - not before twistd has installed the one that was asked for
+
+    return UserService(options, reactor)

@@ -1,0 +1,58 @@
+"""Packaging. The packages are named one by one and the package directory is given, so that a wheel, a
+source archive and an editable install all carry the twistd plugins (setuptools' import finder for
+editable installs does not look into twisted.plugins)."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+setup(
+    name="meshproto",
+    version="0.1.0",
+    description="Direct messages between programs and people, addressed by name, on machines they run themselves",
+    long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11",
+    package_dir={"": "."},
+    packages=[
+        "meshproto",
+        "meshproto.cli",
+        "meshproto.core",
+        "meshproto.net",
+        "twisted.plugins",
+    ],
+    package_data={"meshproto": ["py.typed"]},
+    install_requires=[
+        "Twisted>=25.5,<27",
+        "klein>=24.8,<26",
+        "treq>=25.5,<27",
+        "msgspec>=0.19,<0.23",
+        "PyNaCl>=1.5,<2",
+        # `names` in order, a page at a time, with a million of them and new ones every second.
+        "sortedcontainers>=2.4,<3",
+        "platformdirs>=4,<5",
+        "click>=8.1,<9",
+        "rich>=13,<16",
+    ],
+    extras_require={
+        "dev": [
+            "pytest>=8.3,<10",
+            "pytest-twisted>=1.14.3,<2",
+            "hypothesis>=6.100,<7",
+            "mypy>=1.15,<3",
+            "mypy-zope>=1.0.11,<2",
+            "ruff>=0.9,<1",
+            "build>=1.2,<2",
+            "setuptools>=77,<90",
+        ],
+    },
+    entry_points={"console_scripts": ["mesh = meshproto.cli.main:main"]},
+    classifiers=[
+        "Framework :: Twisted",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Communications",
+        "Typing :: Typed",
+    ],
+)
