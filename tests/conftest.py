@@ -5,10 +5,10 @@ klein must not be imported here: it would install a reactor before pytest-twiste
 
 import gc
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
-from twisted.logger import LogLevel, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, LogLevel, globalLogPublisher
+from zope.interface import implementer
 
 
 @pytest.fixture(autouse=True)
@@ -16,25 +16,32 @@ def no_timer_left() -> Iterator[None]:
     """The real reactor has no more delayed calls after the test than before."""
     from twisted.internet import reactor
 
-    before = set(reactor.getDelayedCalls())  # type: ignore[attr-defined]
+    before = set(reactor.getDelayedCalls())
     yield
-    left = [call for call in reactor.getDelayedCalls() if call not in before]  # type: ignore[attr-defined]
+    left = [call for call in reactor.getDelayedCalls() if call not in before]
     for call in left:
         call.cancel()
     assert not left, f"timers left behind: {left}"
 
 
-@pytest.fixture(autouse=True)
-def nothing_logged_as_failure() -> Iterator[list[dict[str, Any]]]:
-    """No failure was logged and no Deferred's failure went unhandled. A test that provokes one clears the list."""
-    events: list[dict[str, Any]] = []
+@implementer(ILogObserver)
+class _Failures:
+    """Keeps what was logged as a failure."""
 
-    def observe(event: dict[str, Any]) -> None:
+    def __init__(self) -> None:
+        self.events: list[LogEvent] = []
+
+    def __call__(self, event: LogEvent) -> None:
         if event.get("log_level") is LogLevel.critical:
-            events.append(event)
+            self.events.append(event)
 
-    globalLogPublisher.addObserver(observe)
-    yield events
+
+@pytest.fixture(autouse=True)
+def nothing_logged_as_failure() -> Iterator[list[LogEvent]]:
+    """No failure was logged and no Deferred's failure went unhandled. A test that provokes one clears the list."""
+    failures = _Failures()
+    globalLogPublisher.addObserver(failures)
+    yield failures.events
     gc.collect()
-    globalLogPublisher.removeObserver(observe)
-    assert not events, [event.get("log_failure") or event.get("log_format") for event in events]
+    globalLogPublisher.removeObserver(failures)
+    assert not failures.events, [event.get("log_failure") or event.get("log_format") for event in failures.events]
