@@ -9,6 +9,7 @@ from twisted.application.service import IService
 
 from meshproto import __version__
 from meshproto.core.seed import Seed, Settings
+from meshproto.errors import BadParams
 from meshproto.net import seed_store
 from meshproto.net.lines import LineHandler, LinesFactory
 from meshproto.net.listening import local_address
@@ -59,9 +60,15 @@ class Options(NodeOptions):
             self["name"] = f"seed-{port}"
         super().postOptions()
         self._check("peer", addresses)
-        self._check("names", {"yes": True, "no": False}.__getitem__)
+        self._check("names", _yes_or_no)
         if self["advertise"] is not None:
             self._check("advertise", lambda address: addresses([address])[0])
+
+
+def _yes_or_no(given: str) -> bool:
+    if given not in ("yes", "no"):
+        raise BadParams(f"{given!r} is neither yes nor no")
+    return given == "yes"
 
 
 class SeedNode(NodeService):

@@ -3,6 +3,8 @@ directory and its port or ends the process with one clear line."""
 
 import os
 import re
+import sqlite3
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -11,6 +13,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred
 from twisted.internet.endpoints import HostnameEndpoint, serverFromString
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamClientEndpoint
+from twisted.logger import Logger
 from twisted.python import usage
 
 from meshproto.errors import BadParams, BadState, MeshError
@@ -89,6 +92,7 @@ class NodeService(Service):
     `open` takes what is needed from the outside and returns the service that runs then."""
 
     program: ClassVar[str]
+    log = Logger()
 
     def __init__(self, options: NodeOptions, reactor: Any) -> None:
         self.options = options
@@ -105,8 +109,11 @@ class NodeService(Service):
         try:
             self.state = StateDir(self.options["state"])
             self.inner = self.open(self.state)
-        except BadState as reason:
-            raise SystemExit(f"{self.program}: {reason.detail}") from None
+        except (BadState, sqlite3.Error) as error:
+            reason = error.detail if isinstance(error, BadState) else f"the database cannot be read: {error}"
+            self.log.error("{reason}", reason=reason)
+            print(f"{self.program}: {reason}", file=sys.__stderr__)  # sys.stderr is twistd's log
+            raise SystemExit(1) from None
         super().privilegedStartService()
 
     def startService(self) -> None:

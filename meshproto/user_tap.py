@@ -7,7 +7,6 @@ from urllib.parse import urlsplit
 
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
 from twisted.web.client import HTTPConnectionPool
 
 from meshproto.core.identity import check_uri
@@ -69,7 +68,6 @@ def _uri(text: str) -> str:
 
 class UserService(NodeService):
     program = "meshuser"
-    log = Logger()
     uri: str
     _pool: HTTPConnectionPool
 

@@ -7,6 +7,7 @@ A request is decoded in one pass (msgspec picks the struct by `method`); only a 
 time, to find the id that its error answer must carry.
 """
 
+import re
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
@@ -48,6 +49,8 @@ NAMES_PAGE_MAX: Final = 500
 """Names in one page of `names`: with 64 characters each it fits in half a line."""
 GOSSIP_SEEDS_MAX: Final = 1000
 """Seeds in one digest: about 60 bytes each, so that a digest always fits in a line."""
+REASON_CHARS_MAX: Final = 1000
+"""What is quoted of a value that does not fit: an error answer must not grow with the line it answers."""
 
 Name = Annotated[str, Meta(pattern=NAME_PATTERN, description="1-64 of A-Z a-z 0-9 . _ -")]
 Address = Annotated[str, Meta(min_length=3, max_length=ADDRESS_CHARS_MAX)]
@@ -67,7 +70,7 @@ def split_address(address: str) -> tuple[str, int]:
         host = host[1:-1]
     elif ":" in host:
         host = ""
-    if not colon or not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+    if not colon or not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
         raise BadParams(f"{address[:100]!r} is not HOST:PORT")
     return host, int(port)
 
@@ -389,7 +392,7 @@ def _diagnose(line: bytes, reason: Exception) -> LineError:
 
 def explain(reason: Exception) -> str:
     """msgspec's sentence about a value that does not fit, with the pattern of a name in words."""
-    return str(reason).replace(f"Expected `str` matching regex {NAME_PATTERN!r}", NAME_RULE)
+    return str(reason).replace(f"Expected `str` matching regex {NAME_PATTERN!r}", NAME_RULE)[:REASON_CHARS_MAX]
 
 
 def _usable_id(value: Any) -> Id | None:

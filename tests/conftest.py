@@ -11,6 +11,12 @@ from twisted.logger import ILogObserver, LogEvent, LogLevel, globalLogPublisher
 from zope.interface import implementer
 
 
+def pytest_collection_finish() -> None:
+    """What was imported stays: the collections after each test need not look at it."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def no_timer_left() -> Iterator[None]:
     """The real reactor has no more delayed calls after the test than before."""

@@ -5,7 +5,7 @@ user who moved, or two users who claimed the name on two sides of a split. The o
 seed comes to the same answer by itself:
 
 1. Of two keys the one with the earlier `since` owns the name, then the smaller key.
-2. Of the owner's entries the one with the highest `seq` counts, then the one that is online.
+2. Of the owner's entries the one with the highest `seq` counts, then the one that is online, then the one seen last.
 
 A claim that runs out (nobody online, not seen for `claim_ttl`) and a user who unregistered (a record without URIs) own
 nothing any more.
@@ -96,36 +96,35 @@ class Directory:
         entries = self._entries.get(fold(name), ())
         if len(entries) == 1:
             return entries[0] if self._holds(entries[0], now_ms) else None
-        owner = self._owner(entries, now_ms)
-        mine = [entry for entry in entries if entry.key == owner]
-        newest = max(mine, key=lambda entry: (entry.seq, entry.value.online, entry.home), default=None)
-        return None if newest is None or newest.gone else newest
+        return self._owner(entries, now_ms)
 
-    def verified(self, name: str, now_ms: int) -> tuple[Entry | None, list[Entry]]:
-        """The best entry whose signature fits, checked when it is first served; and those that had to be dropped."""
-        dropped = []
-        while (entry := self.best(name, now_ms)) is not None and not entry.verified:
+    def check(self, entry: Entry) -> bool:
+        """Whether the signature fits, which is looked at once; an entry with one that does not fit is dropped."""
+        if not entry.verified:
             try:
                 verify(entry.signed)
                 entry.verified = True
             except MeshError:
                 self.remove(fold(entry.name), entry.home)
-                dropped.append(entry)
-        return entry, dropped
+        return entry.verified
+
+    def verified(self, name: str, now_ms: int) -> tuple[Entry | None, list[Entry]]:
+        """The best entry among those whose signature fits, checked when the name is first served; and those that had
+        to be dropped. All are checked: a forged record could also own the name, or say that its owner is gone."""
+        dropped = [entry for entry in self._entries.get(fold(name), ()) if not self.check(entry)]
+        return self.best(name, now_ms), dropped
 
     def claim(self, record: Record, now_ms: int) -> int:
         """Whether `record` may be registered now: since when its key has owned the name. Raises
         :class:`NameTaken` or :class:`StaleRecord`."""
         entries = self._entries.get(fold(record.name), ())
         owner = self._owner(entries, now_ms)
-        if owner is None:
-            return now_ms
-        if owner != record.key:
+        if owner is not None and owner.key != record.key:
             raise NameTaken(f"{record.name} belongs to another key: choose another name")
-        mine = [entry for entry in entries if entry.key == owner]
-        if record.seq < max(entry.seq for entry in mine):
+        mine = [entry for entry in entries if entry.key == record.key]
+        if any(record.seq < entry.seq for entry in mine):
             raise StaleRecord(f"a newer record of {record.name} is known")
-        return min(entry.value.since for entry in mine)
+        return now_ms if owner is None else min(entry.value.since for entry in mine)
 
     def page(self, prefix: str, after: str, limit: int, now_ms: int) -> tuple[list[str], str | None]:
         """Names in order that begin with `prefix` and come after `after`; the cursor of the next page, if any."""
@@ -164,20 +163,25 @@ class Directory:
         self.users_by_home[entry.home] += by
         self.online += by * entry.value.online
 
-    def _owner(self, entries: tuple[Entry, ...], now_ms: int) -> str | None:
-        """The key that owns the name: rule 1, among the keys whose newest entry still holds."""
+    def _owner(self, entries: tuple[Entry, ...], now_ms: int) -> Entry | None:
+        """The newest entry of the key that owns the name: rule 1, among the keys whose newest entry still holds."""
         newest: dict[str, Entry] = {}
         since: dict[str, int] = {}
         for entry in entries:
             known = newest.get(entry.key)
-            if known is None or entry.seq > known.seq:
+            if known is None or _rank(entry) > _rank(known):
                 newest[entry.key] = entry
             since[entry.key] = min(since.get(entry.key, entry.value.since), entry.value.since)
-        holders = [key for key, entry in newest.items() if self._holds(entry, now_ms)]
-        return min(holders, key=lambda key: (since[key], key), default=None)
+        holders = [entry for entry in newest.values() if self._holds(entry, now_ms)]
+        return min(holders, key=lambda entry: (since[entry.key], entry.key), default=None)
 
     def _holds(self, entry: Entry, now_ms: int) -> bool:
         return not entry.gone and not self._ran_out(entry, now_ms)
 
     def _ran_out(self, entry: Entry, now_ms: int) -> bool:
         return not entry.value.online and entry.value.seen + self._claim_ttl_ms < now_ms
+
+
+def _rank(entry: Entry) -> tuple[int, bool, int, str]:
+    """Rule 2, and what makes the order the same everywhere: a user who moved may stand at two homes with one record."""
+    return entry.seq, entry.value.online, entry.value.seen, entry.home

@@ -33,8 +33,7 @@ SEALED_BYTES_MAX: Final = 4 * 1024 * 1024
 _NONCE_BYTES: Final = 24
 _TOKEN_BYTES: Final = 16
 
-
-_STRING: Final = re.compile(rb'"(?:[^"\\\\]|\\\\.)*"', re.DOTALL)
+_STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _BRACKETS: Final = re.compile(rb"[\[{]+|[\]}]+")
 
 

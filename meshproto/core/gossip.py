@@ -31,6 +31,10 @@ CELL_OVERHEAD_BYTES: Final = 24
 """`["",1234567890,],` around a cell's key and value."""
 DELTA_OVERHEAD_BYTES: Final = 160
 """A delta's own numbers, its seed's name and its brackets."""
+DIGEST_BYTES_MAX: Final = 56 * 1024
+"""All summaries of a digest: what a line has, less room for the request and for one cell."""
+SUMMARY_BYTES: Final = 48
+"""`"":[1795343300123,12345678,12345678,12345678],` around a seed's name."""
 _LOG_SLACK: Final = 1024
 
 
@@ -50,7 +54,8 @@ class _Value(NamedTuple):
 @dataclass
 class Space:
     """What one seed wrote, as far as it was read here. `version`: read up to here; `head`: how far there is known to
-    be something to read. The log lists every (version, key) in order; entries that a later write of the same key has
+    be something to read; `collected`: what was deleted up to here may be missing, and no value that is known here was.
+    The log lists every (version, key) in order; entries that a later write of the same key has
     overtaken are skipped, and dropped once they are the greater part."""
 
     generation: int
@@ -89,31 +94,33 @@ class Space:
         upto = min(upto, self.version)
         if upto <= self.collected:
             return
-        for at in range(bisect_right(self._log_versions, upto)):
-            key = self._log_keys[at]
-            value = self.values.get(key)
-            if value is not None and value.version == self._log_versions[at] and value.value == TOMBSTONE:
+        for key, value in self.after(self.collected):
+            if value.version > upto:
+                break
+            if value.value == TOMBSTONE:
                 del self.values[key]
         self.collected = upto
-        self._compact()
 
     def restart(self, generation: int, collected: int) -> None:
-        """Begin at version 0 again; what was known stays as `stale`."""
+        """Begin at version 0 again; what was known stays as `stale`. Another generation counts its heartbeats anew."""
         known = {key: value.value for key, value in self.values.items() if value.value != TOMBSTONE}
         self.stale = {**self.stale, **known}
+        if generation != self.generation:
+            self.heartbeat = 0
         self.generation, self.collected, self.version, self.head = generation, collected, 0, 0
         self.values = {}
         self._log_versions, self._log_keys = array("Q"), []
 
     def _compact(self) -> None:
-        live = sorted((value.version, key) for key, value in self.values.items())
-        self._log_versions = array("Q", (version for version, _ in live))
-        self._log_keys = [key for _, key in live]
+        live = list(self.after(0))
+        self._log_versions = array("Q", (value.version for _, value in live))
+        self._log_keys = [key for key, _ in live]
 
 
 class Gossip:
     """Every key space as far as it is known here. `generation` tells a restarted seed from its former self: ms since
-    1970 UTC at start will do. Spaces beyond :data:`meshproto.wire.GOSSIP_SEEDS_MAX` are not taken up."""
+    1970 UTC at start will do. Seeds past :data:`meshproto.wire.GOSSIP_SEEDS_MAX`,
+    or whose names would not fit into a digest any more, are not taken up."""
 
     def __init__(self, seed: str, generation: int) -> None:
         self.seed = seed
@@ -150,20 +157,22 @@ class Gossip:
 
     def delta(self, digest: dict[str, Summary], bytes_max: int) -> tuple[list[Delta], bool]:
         """What the writer of `digest` lacks, the spaces it lacks least of first (so that small news is not held up by
-        a large catch-up), within `bytes_max` bytes of JSON; and whether there is more."""
+        a large catch-up), within `bytes_max` bytes of JSON; and whether there is more. One cell is told in any case:
+        it will not get smaller."""
+        full = len(digest) >= GOSSIP_SEEDS_MAX
         lacking = [
-            (max(0, space.version - known.version) if known else space.version, seed)
+            (space.version - _base(known, space), seed)
             for seed, space in self.spaces.items()
-            if _lacks(known := digest.get(seed), space)
+            if _lacks(known := digest.get(seed), space) and not (known is None and full)
         ]
         deltas: list[Delta] = []
         for _, seed in sorted(lacking):
-            if bytes_max <= DELTA_OVERHEAD_BYTES:
-                return deltas, True
             delta, size = self._delta_of(seed, digest.get(seed), bytes_max)
+            if deltas and size > bytes_max:
+                return deltas, True
             deltas.append(delta)
             bytes_max -= size
-            if delta.upto < delta.head:
+            if delta.upto < self.spaces[seed].version:
                 return deltas, True
         return deltas, False
 
@@ -174,15 +183,15 @@ class Gossip:
 
     def _delta_of(self, seed: str, known: Summary | None, bytes_max: int) -> tuple[Delta, int]:
         space = self.spaces[seed]
-        base = known.version if known and not _must_restart(known, space) else 0
+        base = _base(known, space)
         cells: list[Cell] = []
         upto, size = base, DELTA_OVERHEAD_BYTES
         for key, value in space.after(base):
-            size += len(key) + len(value.value) + CELL_OVERHEAD_BYTES
-            if size > bytes_max and cells:
+            cell_bytes = len(key.encode()) + len(value.value) + CELL_OVERHEAD_BYTES
+            if cells and size + cell_bytes > bytes_max:
                 break
             cells.append(Cell(key, value.version, Raw(value.value)))
-            upto = value.version
+            upto, size = value.version, size + cell_bytes
         else:
             upto = space.version
         return Delta(seed, space.generation, base, upto, max(space.head, upto), space.collected, cells), size
@@ -190,15 +199,20 @@ class Gossip:
     # -- hearing -------------------------------------------------------------------------------------------------
 
     def heard(self, digest: dict[str, Summary]) -> list[str]:
-        """Take over the heartbeats of a digest; the names of the seeds that have made a sign of life since."""
+        """Take over the heartbeats of a digest; the names of the seeds that have made a sign of life since. Whoever
+        knows a later life of this very seed (its clock was set back while it was down) would not listen to this one:
+        it becomes the latest."""
         alive = []
         for seed, told in digest.items():
             space = self.spaces.get(seed)
-            if seed == self.seed or (space is None and len(self.spaces) >= GOSSIP_SEEDS_MAX):
+            if space is self.own:
+                if (told.generation, told.version) > (space.generation, space.version):
+                    space.generation = told.generation + 1
                 continue
             if space is None:
-                space = self.spaces[seed] = Space(told.generation)
-                alive.append(seed)
+                if not self._has_room_for(seed):
+                    continue
+                space = self.spaces[seed] = Space(told.generation, heartbeat=-1)
             if told.generation < space.generation:
                 continue
             if told.generation > space.generation:
@@ -216,7 +230,7 @@ class Gossip:
         """Take in what is new in a delta. A delta that begins after what is known here is left alone: what lies between
         comes with the next exchange."""
         space = self.spaces.get(delta.seed)
-        if delta.seed == self.seed or (space is None and len(self.spaces) >= GOSSIP_SEEDS_MAX):
+        if delta.seed == self.seed or (space is None and not self._has_room_for(delta.seed)):
             return []
         if space is None:
             space = self.spaces[delta.seed] = Space(delta.generation)
@@ -228,11 +242,14 @@ class Gossip:
             space.restart(delta.generation, delta.collected)
         if delta.base > space.version:
             return []
-        space.collected = max(space.collected, delta.collected) if delta.base == 0 else space.collected
+        if space.version < min(space.collected, delta.upto):
+            # What a teller adds who has not collected as much may have been deleted meanwhile.
+            space.collected = min(space.collected, delta.collected)
         changes = list(self._take(delta, space))
         space.version = max(space.version, delta.upto)
         space.head = max(space.head, delta.head, space.version)
-        if space.stale and space.version >= space.head:
+        if space.stale and space.version >= space.head > 0:
+            # At version 0 it is not yet known how far there is to go: every seed writes something.
             changes += [Change(delta.seed, key, None) for key in space.stale]
             space.stale = {}
         return changes
@@ -250,18 +267,30 @@ class Gossip:
             if told != known:
                 yield Change(delta.seed, cell.key, told)
 
+    def _has_room_for(self, seed: str) -> bool:
+        """Whether one more seed fits: each exchange carries the summaries of all."""
+        return (
+            len(self.spaces) < GOSSIP_SEEDS_MAX and self._digest_bytes + len(seed) + SUMMARY_BYTES <= DIGEST_BYTES_MAX
+        )
+
+    @property
+    def _digest_bytes(self) -> int:
+        return sum(map(len, self.spaces)) + SUMMARY_BYTES * len(self.spaces)
+
     def forget(self, seed: str) -> list[Change]:
         """Drop another seed's space whole."""
-        space = self.spaces.pop(seed, None)
-        if space is None or seed == self.seed:
+        if seed == self.seed or seed not in self.spaces:
             return []
+        space = self.spaces.pop(seed)
         live = [key for key, value in space.values.items() if value.value != TOMBSTONE]
-        return [Change(seed, key, None) for key in {*live, *space.stale}]
+        return [Change(seed, key, None) for key in (*live, *space.stale)]
 
 
-def _must_restart(known: Summary, space: Space) -> bool:
-    """Whether the reader must begin again: another life of the seed, or tombstones it has not read are gone."""
-    return known.generation != space.generation or known.version < space.collected > known.collected
+def _base(known: Summary | None, space: Space) -> int:
+    """Where the reader goes on: at 0 in another life of the seed, or when tombstones that it has not read are gone."""
+    if known is None or known.generation != space.generation or known.version < space.collected > known.collected:
+        return 0
+    return known.version
 
 
 def _lacks(known: Summary | None, space: Space) -> bool:
@@ -273,5 +302,5 @@ def _lacks(known: Summary | None, space: Space) -> bool:
 
 
 def _skipped(delta: Delta, space: Space) -> bool:
-    """Whether the teller had to begin the space again because tombstones that were not read here are gone."""
-    return delta.base == 0 and space.version < delta.collected > space.collected
+    """Whether the teller has collected tombstones that were not read here: the space must be read anew."""
+    return space.version < delta.collected > space.collected

@@ -59,6 +59,8 @@ def unb64(text: str, length: int | None = None) -> bytes:
         data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError) as reason:
         raise BadParams(f"not unpadded base64url: {reason}") from None
+    if b64(data) != text:
+        raise BadParams("not unpadded base64url: padding, another alphabet, or bits that no byte has")
     if length is not None and len(data) != length:
         raise BadParams(f"{len(data)} bytes where {length} are expected")
     return data
@@ -110,7 +112,7 @@ def check_uri(uri: str) -> None:
         raise BadParams(f"bad uri {uri[:100]!r}: {reason}") from None
     if parts.scheme not in ("http", "https") or not parts.hostname or not port_fits:
         raise BadParams(f"bad uri {uri[:100]!r}: it must read http://HOST:PORT or https://HOST:PORT")
-    if parts.username or parts.password or parts.fragment or parts.query:
+    if "@" in parts.netloc or "?" in uri or "#" in uri:
         raise BadParams(f"bad uri {uri[:100]!r}: no user, query or fragment may stand in it")
     if any(c.isspace() or not c.isprintable() or ord(c) > 126 for c in uri) or len(uri) > URI_CHARS_MAX:
         raise BadParams(f"bad uri {uri[:100]!r}: printable ASCII without spaces, at most {URI_CHARS_MAX} characters")
@@ -192,7 +194,7 @@ class Identity:
             file = msgspec.json.decode(text, type=KeyFile)
             mail = tuple(PrivateKey(unb64(key.secret, KEY_BYTES)) for key in file.mail)
             return cls(SigningKey(unb64(file.identity, KEY_BYTES)), mail, tuple(key.made_at for key in file.mail))
-        except (msgspec.DecodeError, UnicodeDecodeError, BadParams) as reason:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, BadParams) as reason:
             raise BadState(f"the key file is damaged ({reason}): restore it from a backup") from None
 
 

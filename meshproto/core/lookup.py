@@ -94,13 +94,20 @@ class Cache:
             self._found.popitem(last=False)
 
     def missing(self, name: str, now: float) -> None:
-        self._missing[fold(name)] = now + MISSING_TTL_S
+        key = fold(name)
+        self._found.pop(key, None)
+        self._missing[key] = now + MISSING_TTL_S
+        self._missing.move_to_end(key)
         if len(self._missing) > CACHE_NAMES_MAX:
             self._missing.popitem(last=False)
 
     def get(self, name: str, now: float) -> Located | None:
-        until, located = self._found.get(fold(name), (0.0, None))
-        return located if now < until else None
+        key = fold(name)
+        until, located = self._found.get(key, (0.0, None))
+        if located is None or now >= until:
+            return None
+        self._found.move_to_end(key)
+        return located
 
     def is_missing(self, name: str, now: float) -> bool:
         return now < self._missing.get(fold(name), 0.0)

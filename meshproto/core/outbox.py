@@ -6,7 +6,7 @@ minutes, jittered; a sign of life from them ends the waiting at once. A bounded 
 time, in turn, so a dead one costs the others nothing but its turn.
 
 In memory a queue holds about one batch besides the one under way; what is behind it stays on disk and is loaded when
-its turn comes.
+its turn comes. When memory is short a queue that is not served holds nothing.
 """
 
 import heapq
@@ -33,7 +33,8 @@ OUTBOX_MESSAGES_MAX: Final = 1_000_000
 """About a gigabyte of disk with messages of usual size."""
 OUTBOX_FULL_RETRY_S: Final = 5.0
 MEMORY_BYTES_MAX: Final = 64 * 1024 * 1024
-"""Message texts kept in memory over all queues; past that new ones wait on disk alone."""
+"""Message texts kept in memory over all queues; past that what waits is on disk alone, and only the recipients being
+served have a batch in memory."""
 
 
 class Status(StrEnum):
@@ -148,6 +149,19 @@ class Queue:
         """Of a message of this queue that has not come to an end."""
         return self.phase if row <= self.row_tried else Status.QUEUED
 
+    def unload(self) -> None:
+        """Leave what is ready to the disk, where it is too."""
+        if self.ready:
+            self.row_known = self.ready[0].row - 1
+            self.ready.clear()
+            self.ready_bytes = 0
+            self.on_disk = True
+
+    @property
+    def busy(self) -> bool:
+        """It is being served: it has one of the places."""
+        return self.loading or bool(self.under_way)
+
     @property
     def full(self) -> bool:
         return len(self.ready) >= BATCH_MESSAGES_MAX or self.ready_bytes >= BATCH_BYTES_MAX
@@ -160,7 +174,7 @@ class Outbox:
         self._turns: deque[str] = deque()  # recipients that may be served now, in order
         self._queued: set[str] = set()  # the same, to find in
         self._retries: list[tuple[float, str]] = []  # heap; stale ones are skipped
-        self._active = 0
+        self._served: set[str] = set()  # recipients that are busy, at most DELIVERIES_MAX
         self._bytes = 0
         self.waiting = 0
 
@@ -182,13 +196,12 @@ class Outbox:
 
     # -- what comes in -------------------------------------------------------------------------------------------
 
-    def restore(self, key: str, to: str, waiting: int, oldest_at: int) -> list[Effect]:
+    def restore(self, key: str, to: str, waiting: int, oldest_at: int, now: float) -> list[Effect]:
         """At the start: so many messages for the recipient wait on disk."""
         queue = self.queues[key] = Queue(to, oldest_at, waiting=waiting, on_disk=True)
         self.waiting += waiting
-        effects: list[Effect] = []
-        self._refill(key, queue, effects)
-        return effects
+        self._enqueue(key, queue)
+        return self._serve(now)
 
     def add(self, key: str, messages: Iterable[Message], now: float) -> list[Effect]:
         """Messages that are on disk now, in the order of their rows."""
@@ -198,7 +211,7 @@ class Outbox:
                 queue = self.queues[key] = Queue(message.to, message.sent_at)
             queue.waiting += 1
             self.waiting += 1
-            if queue.on_disk or queue.full or self._bytes >= MEMORY_BYTES_MAX:
+            if queue.on_disk or queue.full or self._crowded:
                 queue.on_disk = True
             else:
                 self._bytes += len(message.message)
@@ -208,10 +221,8 @@ class Outbox:
 
     def loaded(self, key: str, messages: Iterable[Message], now: float) -> list[Effect]:
         """What :class:`Load` brought; nothing: there is no more on disk."""
-        queue = self.queues.get(key)
-        if queue is None:
-            return []
-        queue.loading = False
+        queue = self.queues[key]
+        self._end_load(key, queue)
         brought = list(messages)
         queue.on_disk = bool(brought)
         for message in brought:
@@ -220,7 +231,19 @@ class Outbox:
         if not brought and not queue.ready and not queue.under_way:
             self.waiting -= queue.waiting
             del self.queues[key]
-        self._enqueue(key, queue)
+        elif queue.next_try is not None:
+            self._make_room(queue)
+        self._enqueue(key, queue, first=True)
+        return self._serve(now)
+
+    def not_loaded(self, key: str, reason: str, now: float) -> list[Effect]:
+        """The disk did not give what :class:`Load` asked for."""
+        queue = self.queues[key]
+        self._end_load(key, queue)
+        if not queue.waiting:
+            del self.queues[key]
+        elif not queue.under_way and queue.next_try is None:
+            self._back_off(key, queue, reason, now)
         return self._serve(now)
 
     # -- how an attempt went -------------------------------------------------------------------------------------
@@ -241,31 +264,25 @@ class Outbox:
         effects += [Finish((message,), Status.REFUSED, refused[message.id]) for message in never]
         ended = {message.id for message in (*done, *never)}
         left = [message for message in batch if message.id not in ended]
-        self._end_attempt(queue, left)
-        queue.attempts, queue.next_try, queue.reason = 0, None, None
-        if not left:
-            queue.phase = Status.QUEUED
-        self._ended(key, queue, [*done, *never], effects)
+        self._end_attempt(key, queue, left)
+        queue.attempts, queue.reason = 0, None
+        self._ended(key, queue, [*done, *never])
         return [*effects, *self._serve(now)]
 
     def failed(self, key: str, reason: str, now: float) -> list[Effect]:
         """The attempt came to nothing: wait, longer each time."""
         queue = self.queues[key]
-        self._end_attempt(queue, queue.under_way)
-        queue.attempts += 1
-        queue.reason = reason
-        delay_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(queue.attempts - 1, 30))
-        queue.next_try = now + delay_s * self._rng.uniform(0.5, 1.0)
-        heapq.heappush(self._retries, (queue.next_try, key))
+        self._end_attempt(key, queue, queue.under_way)
+        self._back_off(key, queue, reason, now)
         effects = self._expire(key, queue, now)
         return [*effects, *self._serve(now)]
 
     # -- as time goes by -----------------------------------------------------------------------------------------
 
     def wake(self, key: str, now: float) -> list[Effect]:
-        """A sign of life from the recipient: no more waiting."""
+        """A sign of life from the recipient: no more waiting, and should the attempt under way fail, hardly any."""
         queue = self.queues.get(key)
-        if queue is None or queue.next_try is None:
+        if queue is None:
             return []
         queue.next_try, queue.attempts = None, 0
         self._enqueue(key, queue)
@@ -282,29 +299,44 @@ class Outbox:
 
     # -- inside --------------------------------------------------------------------------------------------------
 
-    def _enqueue(self, key: str, queue: Queue) -> None:
-        if queue.ready and not queue.under_way and queue.next_try is None and key not in self._queued:
-            self._turns.append(key)
+    @property
+    def _crowded(self) -> bool:
+        return self._bytes >= MEMORY_BYTES_MAX
+
+    def _enqueue(self, key: str, queue: Queue, *, first: bool = False) -> None:
+        has_work = bool(queue.ready) or queue.on_disk
+        if has_work and not queue.busy and queue.next_try is None and key not in self._queued:
+            (self._turns.appendleft if first else self._turns.append)(key)
             self._queued.add(key)
 
     def _serve(self, now: float) -> list[Effect]:
         effects: list[Effect] = []
-        while self._turns and self._active < DELIVERIES_MAX:
+        while self._turns and len(self._served) < DELIVERIES_MAX:
             key = self._turns.popleft()
-            self._queued.discard(key)
             queue = self.queues.get(key)
-            if queue is None or queue.under_way or queue.next_try is not None:
-                continue
-            effects += self._expire(key, queue, now)
-            if not queue.ready:
-                continue
-            queue.under_way = tuple(self._gather(queue))
-            self._active += 1
-            queue.row_tried = max(queue.row_tried, queue.under_way[-1].row)
-            queue.advance(Status.LOCATING)
-            effects.append(Attempt(key, queue.to, queue.under_way))
-            self._refill(key, queue, effects)
+            if queue is not None and not queue.busy and queue.next_try is None:
+                effects += self._take_turn(key, queue, now)
+            self._queued.discard(key)
         return effects
+
+    def _take_turn(self, key: str, queue: Queue, now: float) -> list[Effect]:
+        effects = self._expire(key, queue, now)
+        if queue.ready:
+            effects.append(self._attempt(key, queue))
+        if queue.waiting and queue.on_disk and not queue.ready and not (queue.under_way and self._crowded):
+            queue.loading = True
+            effects.append(Load(key, queue.row_known))
+        if queue.busy:
+            self._served.add(key)
+        return effects
+
+    def _attempt(self, key: str, queue: Queue) -> Attempt:
+        queue.under_way = tuple(self._gather(queue))
+        if queue.under_way[0].row > queue.row_tried:
+            queue.phase = Status.QUEUED  # none of them was tried before
+        queue.row_tried = max(queue.row_tried, queue.under_way[-1].row)
+        queue.advance(Status.LOCATING)
+        return Attempt(key, queue.to, queue.under_way)
 
     def _gather(self, queue: Queue) -> Iterator[Message]:
         size = count = 0
@@ -315,10 +347,29 @@ class Outbox:
             count += 1
             yield queue.pop()
 
-    def _end_attempt(self, queue: Queue, left: Iterable[Message]) -> None:
-        self._active -= 1
+    def _end_attempt(self, key: str, queue: Queue, left: Iterable[Message]) -> None:
         queue.under_way = ()
         queue.put_back(left)
+        if not queue.busy:
+            self._served.discard(key)
+            self._make_room(queue)
+
+    def _end_load(self, key: str, queue: Queue) -> None:
+        queue.loading = False
+        if not queue.busy:
+            self._served.discard(key)
+
+    def _make_room(self, queue: Queue) -> None:
+        if self._crowded:
+            self._bytes -= queue.ready_bytes
+            queue.unload()
+
+    def _back_off(self, key: str, queue: Queue, reason: str, now: float) -> None:
+        queue.attempts += 1
+        queue.reason = reason
+        delay_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(queue.attempts - 1, 30))
+        queue.next_try = now + delay_s * self._rng.uniform(0.5, 1.0)
+        heapq.heappush(self._retries, (queue.next_try, key))
 
     def _expire(self, key: str, queue: Queue, now: float) -> list[Effect]:
         now_ms = int(now * 1000)
@@ -327,23 +378,16 @@ class Outbox:
             return []
         queue.ready = deque(message for message in queue.ready if message.expires_at > now_ms)
         queue.ready_bytes = sum(len(message.message) for message in queue.ready)
-        effects: list[Effect] = [Finish(tuple(over), Status.EXPIRED, queue.reason or "not delivered in time")]
-        self._ended(key, queue, over, effects)
-        return effects
+        self._ended(key, queue, over)
+        return [Finish(tuple(over), Status.EXPIRED, queue.reason or "not delivered in time")]
 
-    def _ended(self, key: str, queue: Queue, messages: Sequence[Message], effects: list[Effect]) -> None:
+    def _ended(self, key: str, queue: Queue, messages: Sequence[Message]) -> None:
         self.waiting -= len(messages)
         queue.waiting -= len(messages)
         self._bytes -= sum(len(message.message) for message in messages)
         if queue.ready:
             queue.oldest_at = queue.ready[0].sent_at
-        self._refill(key, queue, effects)
-        if queue.waiting == 0:
+        if queue.waiting == 0 and not queue.loading:
             del self.queues[key]
         else:
             self._enqueue(key, queue)
-
-    def _refill(self, key: str, queue: Queue, effects: list[Effect]) -> None:
-        if queue.on_disk and not queue.loading and not queue.ready:
-            queue.loading = True
-            effects.append(Load(key, queue.row_known))

@@ -251,9 +251,11 @@ class Seed:
         key = fold(record.name)
         if key not in session.names and len(session.names) >= REGISTRATIONS_PER_LINK_MAX:
             raise SlowDown(f"at most {REGISTRATIONS_PER_LINK_MAX} names may be registered over one connection")
+        _, dropped = self.directory.verified(key, _ms(now))
         since = self.directory.claim(record, _ms(now))
         value = EntryValue(request.params.record, request.params.sig, since, True, _ms(now))
-        effects = self._enter(entry_of(record, value, self.name, verified=True), now)
+        effects: list[Effect] = [_forged(bad) for bad in dropped]
+        effects += self._enter(entry_of(record, value, self.name, verified=True), now)
         session.names.add(key)
         self._link_of[key] = link
         effects += self._renew(link, session, now)
@@ -266,7 +268,7 @@ class Seed:
         if record.uris:
             raise BadParams('a record that unregisters has "uris": []')
         key = fold(record.name)
-        if self.directory.best(key, _ms(now)) is None:
+        if self.directory.verified(key, _ms(now))[0] is None:
             raise UserNotFound(f"no user {record.name} is known here")
         since = self.directory.claim(record, _ms(now))
         value = EntryValue(request.params.record, request.params.sig, since, False, _ms(now))
@@ -409,7 +411,7 @@ class Seed:
         over, self._sweep_after = self.directory.lapsed(self.name, self._sweep_after, SWEEP_NAMES, _ms(now))
         for key in over:
             self._drop(key, now)
-        return [Save(tuple((key, None) for key in over))] if over else []
+        return [*self._changed(set(over), now), Save(tuple((key, None) for key in over))] if over else []
 
     # -- gossip --------------------------------------------------------------------------------------------------
 
@@ -425,7 +427,7 @@ class Seed:
         return [*effects, *self._answer(link, request.id, answer)]
 
     def _delta_budget(self) -> int:
-        return GOSSIP_BYTES_MAX - 64 * len(self.gossip.spaces)
+        return GOSSIP_BYTES_MAX - len(wire.encode_value(self.gossip.digest()))
 
     def _hear(self, digest: wire.Digest, deltas: list[wire.Delta], now: float, *, relay: bool) -> list[Effect]:
         """`relay`: pass on what is new. Only pushed news is: what a round brings is old to most."""
@@ -458,6 +460,8 @@ class Seed:
         self.directory.put(entry)
         own = self.directory.at_home(change.key, self.name)
         if own is not None and own.key == entry.key and own.seq < entry.seq:
+            if not self.directory.check(entry):
+                return [_forged(entry)]
             # The user has moved on: the entry here is history.
             self._drop(change.key, now)
             return [Save(((change.key, None),))]

@@ -23,8 +23,8 @@ Notified = Callable[[str, Raw], None]
 
 
 class Calls:
-    """A :class:`meshproto.net.lines.LineHandler` for one connection to a seed at a time. `notified` gets method and
-    params of each notification; `lost` fires when the first connection is gone."""
+    """A :class:`meshproto.net.lines.LineHandler` for one connection to a seed. `notified` gets method and params of
+    each notification; `lost` fires when the connection is gone."""
 
     log = Logger()
 
@@ -35,15 +35,16 @@ class Calls:
         self._lines: Lines | None = None
         self._pending: dict[int, Deferred[Raw]] = {}
         self._last_id = 0
+        self._closed = False
 
     @property
     def connected(self) -> bool:
-        return self._lines is not None
+        return self._lines is not None and not self._closed
 
     async def call(self, method: str, params: Struct, kind: type[T], timeout_s: float = CALL_TIMEOUT_S) -> T:
         """The seed's answer. Raises what the seed answered (:func:`meshproto.wire.error_from`), :class:`Unreachable`
         when the connection is lost or no answer comes in time, :class:`PeerError` when the answer does not fit."""
-        if self._lines is None:
+        if self._lines is None or self._closed:
             raise Unreachable("the connection is closed")
         if len(self._pending) >= CALLS_PENDING_MAX:
             raise Unreachable(f"{CALLS_PENDING_MAX} requests wait for an answer already")
@@ -61,12 +62,14 @@ class Calls:
 
     def tell(self, method: str, params: Struct) -> bool:
         """A notification; False: it was not sent, because the peer is behind with reading, or gone."""
-        if self._lines is None or self._lines.blocked:
+        if self._lines is None or self._closed or self._lines.blocked:
             return False
         self._lines.send(wire.encode_request(method, params))
         return True
 
     def close(self) -> None:
+        """Also a connection that is still being made."""
+        self._closed = True
         if self._lines is not None:
             self._lines.abort()
 
@@ -74,6 +77,8 @@ class Calls:
 
     def opened(self, lines: Lines) -> None:
         self._lines = lines
+        if self._closed:
+            lines.abort()
 
     def line(self, lines: Lines, line: bytes) -> None:
         try:
@@ -149,10 +154,12 @@ class Links:
         link.used_at = self._clock.seconds()
         async with link.lock:
             if not link.calls.connected:
+                link.calls = Calls(self._clock)
                 await dial(self._connect(address), link.calls, self._clock)
                 try:
                     await link.calls.call("hello", self._hello, wire.HelloResult)
-                except MeshError:
+                except Exception:
+                    # Also when the caller was cancelled: nobody may use a connection without a hello.
                     link.calls.close()
                     raise
         return link.calls

@@ -11,7 +11,7 @@ from twisted.internet.interfaces import IConsumer, IReactorTime
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
-from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone, ResponseNeverReceived
+from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone, ResponseNeverReceived, _HTTP11ClientFactory
 from twisted.web.http import PotentialDataLoss
 from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
 from zope.interface import implementer
@@ -92,10 +92,15 @@ class _Collector(TwistedProtocol):
             self.transport.loseConnection()
 
 
+class _QuietFactory(_HTTP11ClientFactory):
+    noisy = False
+
+
 def http_pool(reactor: Any) -> HTTPConnectionPool:
     pool = HTTPConnectionPool(reactor)
     pool.maxPersistentPerHost = CONNECTIONS_PER_HOST
     pool.cachedConnectionTimeout = KEEP_ALIVE_S  # type: ignore[assignment]
+    pool._factory = _QuietFactory  # the only way to spare the log two lines a connection
     return pool
 
 

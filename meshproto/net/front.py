@@ -269,7 +269,7 @@ class Front:
         try:
             return _told(await self._send_one(to, message_id, body))
         except MeshError as error:
-            return {"to": to, "status": "failed", "code": error.code, "reason": _sentence(error)}
+            return {"id": message_id, "to": to, "status": "failed", "code": error.code, "reason": _sentence(error)}
 
     async def _send_one(self, to: str, message_id: str, body: SendBody) -> Outcome:
         now_ms = int(self._clock.seconds() * 1000)

@@ -7,7 +7,14 @@ long is answered and ends the connection, because nobody can say where the next 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
-from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    INegotiated,
+    IPushProducer,
+    IReactorTime,
+    ITCPTransport,
+)
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.python.failure import Failure
@@ -20,7 +27,7 @@ if TYPE_CHECKING:
     from twisted.internet.tcp import Connection
 
 STALL_S: Final = 60.0
-"""A peer that takes not one byte of its answers for this long is gone or hostile."""
+"""A peer that has not taken all that waits for it after this long is gone or hostile."""
 UNANSWERED_MAX: Final = 1000
 """Requests of one link that wait for the disk; past that it is not read from."""
 CHUNK_BYTES: Final = 64 * 1024
@@ -46,7 +53,7 @@ class LineHandler(Protocol):
         """The connection is gone; `opened` came before."""
 
 
-@implementer(IPushProducer)
+@implementer(IPushProducer, IHalfCloseableProtocol)
 class Lines(TwistedProtocol):
     """One connection of the line protocol, either side of it."""
 
@@ -62,6 +69,7 @@ class Lines(TwistedProtocol):
         self._draining = False
         self._blocked = False
         self._unanswered = 0
+        self._heard_all = False
         self._ending = False
         self._timer: IDelayedCall | None = None
 
@@ -88,7 +96,11 @@ class Lines(TwistedProtocol):
     def release(self) -> None:
         """A held request is answered."""
         self._unanswered -= 1
-        if self._unanswered == UNANSWERED_MAX - 1 and not self._blocked and not self._ending:
+        if self._ending:
+            return
+        if self._heard_all and not self._unanswered:
+            self.end()
+        elif self._unanswered == UNANSWERED_MAX - 1 and not self._blocked:
             self._resume()
 
     def end(self) -> None:
@@ -96,10 +108,15 @@ class Lines(TwistedProtocol):
         self._flush()
         self._ending = True
         self._stop_timer()
-        self.transport.unregisterProducer()
-        self.transport.resumeProducing()
         self._timer = self._clock.callLater(LINGER_S, self.abort)
-        self.transport.loseWriteConnection()
+        self.transport.unregisterProducer()
+        if not self._heard_all:
+            self.transport.resumeProducing()
+        if self._heard_all or INegotiated.providedBy(self.transport):
+            # TLS says by itself that this was all, and reads on until the peer has said so too.
+            self.transport.loseConnection()
+        else:
+            self.transport.loseWriteConnection()
 
     def abort(self) -> None:
         """Close at once."""
@@ -115,6 +132,8 @@ class Lines(TwistedProtocol):
     # -- for Twisted ---------------------------------------------------------------------------------------------
 
     def connectionMade(self) -> None:
+        if ITCPTransport.providedBy(self.transport):
+            self.transport.setTcpKeepAlive(True)  # whoever vanished without a word gives their place back
         self.transport.registerProducer(self, True)
         self.handler.opened(self)
 
@@ -127,6 +146,15 @@ class Lines(TwistedProtocol):
         self._ending = True
         self._stop_timer()
         self.handler.closed(self, reason.getErrorMessage())
+
+    def readConnectionLost(self) -> None:
+        """The peer has said all (`printf ... | nc -N`): what it asked is still answered."""
+        self._heard_all = True
+        if not self._unanswered:
+            self.end()
+
+    def writeConnectionLost(self) -> None:
+        """Our side is closed, as :meth:`end` wanted."""
 
     def pauseProducing(self) -> None:
         """The transport's buffer is full: the peer does not keep up with its answers."""
@@ -154,7 +182,7 @@ class Lines(TwistedProtocol):
 
     def _resume(self) -> None:
         self._drain()
-        if self._reading:
+        if self._reading and not self._heard_all:
             self.transport.resumeProducing()
 
     def _drain(self) -> None:

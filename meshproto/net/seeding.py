@@ -107,9 +107,7 @@ class SeedService(Service):
                 case Exchange():
                     self._run(self._exchange(effect))
                 case Push():
-                    peer = self._peers.ready(effect.address)
-                    if peer is not None:
-                        peer.tell("gossip", effect.params)
+                    self._push(effect)
                 case SavePeer():
                     saved = self._store.save_peer(effect.address, int(self._clock.seconds() * 1000))
                     saved.addErrback(self._not_saved)
@@ -137,6 +135,14 @@ class SeedService(Service):
     def _not_saved(self, failure: Failure) -> None:
         failure.trap(MeshError)
         self.log.error("not saved: {reason}", reason=failure.getErrorMessage())
+
+    def _push(self, effect: Push) -> None:
+        peer = self._peers.ready(effect.address)
+        if peer is not None:
+            peer.tell("gossip", effect.params)
+        elif effect.address not in self._exchanging:
+            # Not connected yet: an exchange brings the news, and the connection for those that follow.
+            self._run(self._exchange(Exchange(effect.address, effect.params)))
 
     async def _exchange(self, effect: Exchange) -> None:
         address = effect.address

@@ -82,9 +82,11 @@ class Seeds(Service):
         self._home: Home | None = None
         self._calls: Calls | None = None
         self._watched: dict[str, str] = {}
+        self._names: dict[str, str] = {}  # address -> the seed that answered there, or is said to
         self._timers: list[IDelayedCall] = []
         self.seeds: list[wire.SeedInfo] = []
         self.problem: str | None = None
+        self._troubles: set[str] = set()
         self._signed: wire.SignedRecord | None = None
         self._links = Links(clock, connect, wire.HelloParams(wire.PROTOCOL_VERSION, "user", user))
         self._loop: Deferred[None] | None = None
@@ -116,8 +118,10 @@ class Seeds(Service):
         return self._uris()
 
     def addresses(self) -> list[str]:
-        """Every seed that is known, those given first."""
-        return [*self._given, *self._learnt]
+        """Every seed that is known, once, those given first."""
+        given = {self._names.get(address) for address in self._given} - {None}
+        others = [address for address in self._learnt if self._names.get(address) not in given]
+        return [*self._given, *others]
 
     # -- lookups -------------------------------------------------------------------------------------------------
 
@@ -264,6 +268,7 @@ class Seeds(Service):
         await dial(self._connect(address), calls, self._clock)
         hello = wire.HelloParams(wire.PROTOCOL_VERSION, "user", self.user)
         greeting = await calls.call("hello", hello, wire.HelloResult)
+        self._names[address] = greeting.seed
         registered = await self._register(calls)
         names = list(self._watched.values())
         for at in range(0, len(names), wire.WATCH_NAMES_MAX):
@@ -271,6 +276,7 @@ class Seeds(Service):
         self._calls = calls
         self._home = Home(greeting.seed, address, registered.since)
         self.problem = None
+        self._troubles.clear()
         self.log.info("{name} is registered at {seed}", name=self.user, seed=f"{greeting.seed} ({address})")
         self._later(PING_S, self._ping)
         self._later(0, self._learn)
@@ -308,6 +314,7 @@ class Seeds(Service):
             self.log.debug("seeds: {reason}", reason=error.detail)
             return
         self.seeds = told.seeds
+        self._names.update({seed.address: seed.name for seed in told.seeds})
         alive = [seed.address for seed in told.seeds if seed.alive and _dialable(seed.address)]
         learnt = [address for address in alive if address not in self._given][:SEEDS_MAX]
         if set(learnt) != set(self._learnt):
@@ -319,7 +326,9 @@ class Seeds(Service):
         self._later(LEARN_S * self._rng.uniform(0.8, 1.2), self._learn)
 
     def _trouble(self, what: str, *, loud: bool) -> None:
-        if what != self.problem:
+        """Each thing that is wrong is logged once, until this node is registered again."""
+        if what not in self._troubles:
+            self._troubles.add(what)
             (self.log.error if loud else self.log.warn)("{what}", what=what)
         self.problem = what
 

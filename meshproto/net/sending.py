@@ -8,7 +8,7 @@ A batch that fails is looked up again at once, since the recipient may have move
 what is tried after that is the outbox's decision.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
@@ -79,6 +79,8 @@ class Sending(Service):
         self._entropy = entropy
         self._timer: IDelayedCall | None = None
         self._attempts: set[Deferred[None]] = set()
+        self._effects: deque[Effect] = deque()
+        self._carrying_out = False
         self._ends: Waiters[int, _End] = Waiters(clock, WAITERS_MAX)
         self._pins: OrderedDict[str, _Pin] = OrderedDict()
 
@@ -86,8 +88,9 @@ class Sending(Service):
 
     def restore(self, waiting: Iterable[Waiting]) -> None:
         """What waits on disk from before; call it when the service runs."""
+        now = self._clock.seconds()
         for queue in waiting:
-            self._carry_out(self._core.restore(queue.recipient, queue.to, queue.messages, queue.oldest_at))
+            self._carry_out(self._core.restore(queue.recipient, queue.to, queue.messages, queue.oldest_at, now))
 
     def stopService(self) -> "Deferred[object]":
         """Ends when the deliveries under way have ended, or after :data:`DRAIN_S`. The rest stays on disk."""
@@ -163,24 +166,42 @@ class Sending(Service):
     # -- effects -------------------------------------------------------------------------------------------------
 
     def _carry_out(self, effects: Iterable[Effect]) -> None:
-        for effect in effects:
-            match effect:
-                case Attempt():
-                    if self.running:
-                        self._start(effect)
-                case Load():
-                    loading = self._store.waiting_after(effect.key, effect.row)
-                    loading.addCallbacks(self._loaded, self._not_written, callbackArgs=(effect.key,))
-                case Finish():
-                    rows = [message.row for message in effect.messages]
-                    marked = self._store.finish(rows, effect.status, effect.reason, self._now_ms())
-                    marked.addErrback(self._not_written)
-                    for row in rows:
-                        self._ends.tell(row, _End(effect.status, effect.reason))
+        """In order. What an effect brings about at once comes after those before it, not within it: a thousand
+        attempts that fail at once must not be a thousand calls deep."""
+        self._effects.extend(effects)
+        if self._carrying_out:
+            return
+        self._carrying_out = True
+        try:
+            while self._effects:
+                self._carry_out_one(self._effects.popleft())
+        finally:
+            self._carrying_out = False
         self._arm()
+
+    def _carry_out_one(self, effect: Effect) -> None:
+        match effect:
+            case Attempt():
+                if self.running:
+                    self._start(effect)
+            case Load():
+                loading = self._store.waiting_after(effect.key, effect.row)
+                loading.addCallbacks(
+                    self._loaded, self._not_loaded, callbackArgs=(effect.key,), errbackArgs=(effect.key,)
+                )
+            case Finish():
+                rows = [message.row for message in effect.messages]
+                marked = self._store.finish(rows, effect.status, effect.reason, self._now_ms())
+                marked.addErrback(self._not_written)
+                for row in rows:
+                    self._ends.tell(row, _End(effect.status, effect.reason))
 
     def _loaded(self, messages: list[Message], key: str) -> None:
         self._carry_out(self._core.loaded(key, messages, self._clock.seconds()))
+
+    def _not_loaded(self, failure: Failure, key: str) -> None:
+        self._not_written(failure)
+        self._carry_out(self._core.not_loaded(key, failure.getErrorMessage(), self._clock.seconds()))
 
     def _not_written(self, failure: Failure) -> None:
         failure.trap(MeshError)
@@ -190,33 +211,34 @@ class Sending(Service):
         work = ensureDeferred(self._attempt(attempt))
         self._attempts.add(work)
 
-        def ended(failure: Failure | None) -> None:
-            self._attempts.discard(work)
-            if isinstance(failure, Failure):
-                self.log.failure("a bug in a delivery", failure=failure)
-
-        work.addBoth(ended)
+        work.addBoth(lambda _: self._attempts.discard(work))
 
     async def _attempt(self, attempt: Attempt) -> None:
         try:
             receipt = await self._locate_and_deliver(attempt)
         except MeshError as error:
-            self.log.info("{to}: {reason}", to=attempt.to, reason=error.detail)
-            self._carry_out(self._core.failed(attempt.key, error.detail, self._clock.seconds()))
+            if error.detail != self._why(attempt.key):
+                self.log.info("{to}: {reason}", to=attempt.to, reason=error.detail)
+            self._failed(attempt, error.detail)
         except CancelledError:
-            # The node stops; the messages stay on disk.
-            self._core.failed(attempt.key, "the node was stopped", self._clock.seconds())
+            self._failed(attempt, "the node was stopped")  # the messages stay on disk
+        except Exception:
+            # A bug must not hold a place among the deliveries for ever, nor its messages.
+            self.log.failure("a bug in a delivery to {to}", to=attempt.to)
+            self._failed(attempt, "internal error: the node's log says more")
         else:
+            now = self._clock.seconds()
+            self._carry_out(self._core.answered(attempt.key, set(receipt.ids), receipt.refused, now))
             await self._seeds.unwatch(attempt.to)
-            done = self._core.answered(attempt.key, set(receipt.ids), receipt.refused, self._clock.seconds())
-            self._carry_out(done)
+
+    def _failed(self, attempt: Attempt, reason: str) -> None:
+        self._carry_out(self._core.failed(attempt.key, reason, self._clock.seconds()))
 
     async def _locate_and_deliver(self, attempt: Attempt) -> Receipt:
         located = await self._seeds.locate(attempt.to)
         try:
             return await self._deliver(attempt, located)
-        except PeerError as error:
-            self.log.debug("{to}: {reason}; looking them up again", to=attempt.to, reason=error.detail)
+        except PeerError:
             self._seeds.forget(attempt.to)
             # Watch first, then look: whoever comes back in between is seen by the one or by the other.
             await self._seeds.watch(attempt.to)

@@ -53,30 +53,37 @@ class StateDir:
         return Identity.load(text)
 
     def token(self, entropy: Entropy) -> str:
-        """The owner's token, made when there is none."""
-        return self._secret(TOKEN_FILE, lambda: entropy(TOKEN_BYTES).hex().encode() + b"\n").decode("ascii").strip()
+        """The owner's token, made when there is none. Raises :class:`BadState` as :meth:`identity` does."""
+        text = self._secret(TOKEN_FILE, lambda: entropy(TOKEN_BYTES).hex().encode() + b"\n").strip()
+        if not text or not text.isascii():
+            path = self.path / TOKEN_FILE
+            raise BadState(f"there is no token in {path}: delete the file, and another is made")
+        return text.decode("ascii")
 
     def announce(self, address: str) -> None:
         """Tell scripts where the node listens: the file is there while it does."""
         self._write(ADDRESS_FILE, address.encode("ascii") + b"\n", 0o644)
 
     def database(self, name: str) -> Path:
-        """The database's path; the file is made so that only its owner can read it."""
+        """The database's path; the file is made so that only its owner can read it. Raises :class:`BadState`."""
         path = self.path / name
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        except OSError as reason:
+            raise BadState(f"{path} cannot be used: {reason.strerror}") from None
         return path
 
     def _secret(self, name: str, make: Callable[[], bytes]) -> bytes:
         path = self.path / name
-        if not path.exists():
-            self._write(name, make(), 0o600)
         try:
+            if not path.exists():
+                self._write(name, make(), 0o600)
             mode = stat.S_IMODE(path.stat().st_mode)
             if mode & 0o077:
                 raise BadState(f"others can read {path}: chmod 600 {path}")
             return path.read_bytes()
         except OSError as reason:
-            raise BadState(f"{path} cannot be read: {reason.strerror}") from None
+            raise BadState(f"{path} cannot be used: {reason.strerror}") from None
 
     def _write(self, name: str, text: bytes, mode: int) -> None:
         """Whole or not at all, also when the power fails."""
@@ -84,11 +91,10 @@ class StateDir:
         fresh = path.with_suffix(".new")
         fresh.unlink(missing_ok=True)
         handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-        try:
-            os.write(handle, text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(text)
+            file.flush()
             os.fsync(handle)
-        finally:
-            os.close(handle)
         fresh.replace(path)
         directory = os.open(self.path, os.O_RDONLY)
         try:

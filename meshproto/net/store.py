@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorFromThreads, IReactorTime
 from twisted.python.failure import Failure
 
@@ -53,16 +53,26 @@ def connect(path: str | Path, schema: str, schema_version: int) -> sqlite3.Conne
         connection = sqlite3.connect(
             path, isolation_level=None, check_same_thread=False, uri=str(path).startswith("file:")
         )
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-        (found,) = connection.execute("PRAGMA user_version").fetchone()
-        if found not in (0, schema_version):
-            raise BadState(f"{path} was written by another version of meshproto (schema {found}): use that version")
-        if found == 0:
-            connection.executescript(f"BEGIN; {schema}; PRAGMA user_version={schema_version}; COMMIT;")
+        try:
+            _prepare(connection, path, schema, schema_version)
+        except BaseException:
+            connection.close()
+            raise
+    except sqlite3.OperationalError as reason:
+        raise BadState(f"{path} cannot be opened as a database: {reason}") from None
     except sqlite3.Error as reason:
         raise BadState(f"{path} cannot be opened as a database ({reason}): restore it from a backup") from None
     return connection
+
+
+def _prepare(connection: sqlite3.Connection, path: str | Path, schema: str, schema_version: int) -> None:
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    (found,) = connection.execute("PRAGMA user_version").fetchone()
+    if found not in (0, schema_version):
+        raise BadState(f"{path} was written by another version of meshproto (schema {found}): use that version")
+    if found == 0:
+        connection.executescript(f"BEGIN; {schema}; PRAGMA user_version={schema_version}; COMMIT;")
 
 
 def commit_group(connection: sqlite3.Connection, group: list[_Submitted]) -> list[tuple["Deferred[Any]", Any]]:
@@ -91,6 +101,19 @@ def _run(job: Job[Any], connection: sqlite3.Connection) -> Any:
         return Failure()
 
 
+def _next_group(waiting: deque[_Submitted]) -> list[_Submitted]:
+    return [waiting.popleft() for _ in range(min(GROUP_JOBS_MAX, len(waiting)))]
+
+
+def _refusal(waiting: int, *, closing: bool) -> Unavailable | None:
+    """Why one more job is not taken."""
+    if closing:
+        return Unavailable("this node is shutting down")
+    if waiting >= QUEUE_JOBS_MAX:
+        return Unavailable("the disk does not keep up", retry_after_s=RETRY_S)
+    return None
+
+
 def _tell(results: list[tuple["Deferred[Any]", Any]]) -> None:
     for done, result in results:
         done.callback(result)
@@ -111,13 +134,12 @@ class ThreadedDatabase:
     def submit(self, job: Job[T]) -> "Deferred[T]":
         done: Deferred[T] = Deferred()
         with self._some:
-            if self._closing is not None:
-                done.errback(Unavailable("this node is shutting down"))
-            elif len(self._waiting) >= QUEUE_JOBS_MAX:
-                done.errback(Unavailable("the disk does not keep up", retry_after_s=RETRY_S))
-            else:
+            refusal = _refusal(len(self._waiting), closing=self._closing is not None)
+            if refusal is None:
                 self._waiting.append(_Submitted(job, done))
                 self._some.notify()
+        if refusal is not None:
+            done.errback(refusal)
         return done
 
     def close(self) -> "Deferred[None]":
@@ -132,7 +154,7 @@ class ThreadedDatabase:
             with self._some:
                 while not self._waiting and self._closing is None:
                     self._some.wait()
-                group = [self._waiting.popleft() for _ in range(min(GROUP_JOBS_MAX, len(self._waiting)))]
+                group = _next_group(self._waiting)
             if not group:
                 break
             self._reactor.callFromThread(_tell, commit_group(self._connection, group))
@@ -147,26 +169,33 @@ class ClockedDatabase:
     def __init__(self, connection: sqlite3.Connection, clock: IReactorTime) -> None:
         self._connection = connection
         self._clock = clock
-        self._waiting: list[_Submitted] = []
+        self._waiting: deque[_Submitted] = deque()
         self._turn: IDelayedCall | None = None
+        self._closing = False
 
     def submit(self, job: Job[T]) -> "Deferred[T]":
         done: Deferred[T] = Deferred()
+        refusal = _refusal(len(self._waiting), closing=self._closing)
+        if refusal is not None:
+            done.errback(refusal)
+            return done
         self._waiting.append(_Submitted(job, done))
         if self._turn is None:
             self._turn = self._clock.callLater(0, self._commit)
         return done
 
     def close(self) -> "Deferred[None]":
-        if self._turn is not None:
+        self._closing = True
+        if self._turn is not None and self._turn.active():
             self._turn.cancel()
+        while self._waiting:
             self._commit()
         self._connection.close()
-        done: Deferred[None] = Deferred()
-        done.callback(None)
-        return done
+        return succeed(None)
 
     def _commit(self) -> None:
         self._turn = None
-        group, self._waiting = self._waiting, []
+        group = _next_group(self._waiting)
+        if self._waiting and not self._closing:
+            self._turn = self._clock.callLater(0, self._commit)
         _tell(commit_group(self._connection, group))

@@ -29,7 +29,7 @@ CREATE TABLE outbox (
     status TEXT NOT NULL,
     changed_at INTEGER NOT NULL,
     reason TEXT,
-    UNIQUE (recipient, id)
+    UNIQUE (id, recipient)                  -- the id first: `GET /outbox/ID` names no recipient
 );
 CREATE INDEX outbox_waiting ON outbox (recipient, row) WHERE status = 'queued';
 CREATE TABLE inbox (
@@ -51,6 +51,7 @@ CREATE TABLE contacts (
     key TEXT NOT NULL,                      -- the pinned identity key
     record TEXT NOT NULL,                   -- the last good record
     sig TEXT NOT NULL,
+    seq INTEGER NOT NULL,                   -- the record's
     first_seen INTEGER NOT NULL,
     changed_at INTEGER NOT NULL
 ) WITHOUT ROWID;
@@ -277,18 +278,19 @@ class UserStore:
 
         def job(connection: sqlite3.Connection) -> None:
             connection.execute(
-                "INSERT OR REPLACE INTO contacts VALUES (?,?,?,?,?,?,?)",
-                (fold(record.name), record.name, record.key, signed.record, signed.sig, now_ms, now_ms),
+                "INSERT OR REPLACE INTO contacts VALUES (?,?,?,?,?,?,?,?)",
+                (fold(record.name), record.name, record.key, signed.record, signed.sig, record.seq, now_ms, now_ms),
             )
 
         return self._database.submit(job)
 
     def save_seeds(self, addresses: Iterable[str]) -> "Deferred[None]":
         """The seeds to try at the next start, in place of those kept before."""
+        rows = [(address,) for address in addresses]
 
         def job(connection: sqlite3.Connection) -> None:
             connection.execute("DELETE FROM seeds")
-            connection.executemany("INSERT OR IGNORE INTO seeds VALUES (?)", [(address,) for address in addresses])
+            connection.executemany("INSERT OR IGNORE INTO seeds VALUES (?)", rows)
 
         return self._database.submit(job)
 
@@ -339,10 +341,10 @@ def _kept(connection: sqlite3.Connection, which: str, values: tuple[object, ...]
 
 def _save_contact(connection: sqlite3.Connection, record: Record, signed: SignedRecord, now_ms: int) -> None:
     connection.execute(
-        "INSERT INTO contacts VALUES (?,?,?,?,?,?,?) ON CONFLICT (name) DO UPDATE "
-        "SET shown=excluded.shown, record=excluded.record, sig=excluded.sig, changed_at=excluded.changed_at "
-        "WHERE contacts.key = excluded.key",
-        (fold(record.name), record.name, record.key, signed.record, signed.sig, now_ms, now_ms),
+        "INSERT INTO contacts VALUES (?,?,?,?,?,?,?,?) ON CONFLICT (name) DO UPDATE SET shown=excluded.shown, "
+        "record=excluded.record, sig=excluded.sig, seq=excluded.seq, changed_at=excluded.changed_at "
+        "WHERE contacts.key = excluded.key AND contacts.seq < excluded.seq",
+        (fold(record.name), record.name, record.key, signed.record, signed.sig, record.seq, now_ms, now_ms),
     )
 
 

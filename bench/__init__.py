@@ -1,0 +1,1 @@
+"""Where speed and behaviour at scale are known: each module runs by itself and prints a table."""

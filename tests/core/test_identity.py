@@ -1,0 +1,340 @@
+"""Keys, fingerprints and signed records."""
+
+import base64
+import hashlib
+import json
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nacl.signing import SigningKey, VerifyKey
+
+from meshproto.core.identity import (
+    RECORD_DOMAIN,
+    Identity,
+    Record,
+    b64,
+    check_uri,
+    fingerprint,
+    next_seq,
+    parse_address,
+    unb64,
+    verify,
+)
+from meshproto.errors import BadParams, BadSignature, MeshError
+from meshproto.wire import RECORD_CHARS_MAX, URI_CHARS_MAX, URIS_MAX, SignedRecord
+
+NOW_MS = 1_795_343_300_123
+URI = "http://192.0.2.7:3000"
+
+
+def identity(seed: int = 1) -> Identity:
+    return Identity.create(random.Random(seed).randbytes, NOW_MS)
+
+
+ME = identity()
+SIGNED = ME.sign("UserX", [URI], NOW_MS)
+
+
+def signed_text(text: str, key: SigningKey = ME.signing, domain: bytes = RECORD_DOMAIN) -> SignedRecord:
+    return SignedRecord(text, b64(key.sign(domain + text.encode()).signature))
+
+
+def record_text(**fields: Any) -> str:
+    """A record's JSON, with other or more fields than the usual ones."""
+    usual = {"name": "UserX", "uris": [URI], "key": b64(ME.key), "mail": b64(bytes(ME.mail.public_key)), "seq": 1}
+    return json.dumps(usual | fields)
+
+
+# -- base64url ----------------------------------------------------------------------------------------------------
+
+
+@given(st.binary(max_size=70))
+def test_base64url_round_trip(data: bytes) -> None:
+    """Bytes come back, from text without padding."""
+    assert unb64(b64(data)) == data
+    assert "=" not in b64(data)
+
+
+@given(st.text(alphabet="AQgwxyz-_+/=\n é", max_size=9))
+def test_bytes_have_one_text(text: str) -> None:
+    """Only the text that `b64` writes is read: no padding, no other alphabet, no stray bits, no line breaks."""
+    try:
+        data = unb64(text)
+    except BadParams:
+        return
+    assert b64(data) == text
+
+
+@pytest.mark.parametrize("text", ["QQ=", "QQ==", "QR", "+/8", "A", "QQ\n", "Q Q", "é"])
+def test_other_texts_are_refused(text: str) -> None:
+    """Padding, the other alphabet and bits that belong to no byte raise BadParams."""
+    with pytest.raises(BadParams, match="base64url"):
+        unb64(text)
+
+
+def test_a_length_can_be_asked_for() -> None:
+    """Fewer or more bytes than expected raise BadParams."""
+    assert unb64(b64(bytes(32)), 32) == bytes(32)
+    for length in (31, 33):
+        with pytest.raises(BadParams, match=f"{length} bytes where 32"):
+            unb64(b64(bytes(length)), 32)
+
+
+# -- fingerprints and addresses -----------------------------------------------------------------------------------
+
+
+def test_a_fingerprint_is_80_bits_of_sha_256_in_base32() -> None:
+    """16 characters, which decode to the first ten bytes of the hash."""
+    print_ = fingerprint(ME.key)
+    assert base64.b32decode(print_.upper()) == hashlib.sha256(ME.key).digest()[:10]
+    assert (ME.fingerprint, len(print_), print_.lower()) == (print_, 16, print_)
+
+
+def test_an_address_is_a_name_with_or_without_fingerprint() -> None:
+    """A bare name works everywhere; a fingerprint is compared in lower case."""
+    print_ = ME.fingerprint
+    assert parse_address("UserX") == ("UserX", None)
+    assert parse_address(f"UserX~{print_}") == ("UserX", print_)
+    assert parse_address(f"UserX~{print_.upper()}") == ("UserX", print_)
+
+
+BAD_ADDRESSES = [
+    "~",
+    "UserX~",
+    "~aaaaaaaaaaaaaaaa",
+    "U~aaaaaaaaaaaaaaa",
+    "U~aaaaaaaaaaaaaaaaa",
+    "U~aaaaaaaaaaaaaaa1",
+    "U~~aaaaaaaaaaaaaaaa",
+    "U~aaaaaaaaaaaaaaaa~aaaaaaaaaaaaaaaa",
+]
+
+
+@pytest.mark.parametrize("text", [*BAD_ADDRESSES, "", "a b", "UserX\n", "U~aaaaaaaaaaaaaaaa\n", "n" * 65, "~" * 5000])
+def test_other_addresses_are_refused(text: str) -> None:
+    """Anything else raises BadParams, which quotes no more than 100 characters."""
+    with pytest.raises(BadParams) as raised:
+        parse_address(text)
+    assert len(raised.value.detail) < 250
+
+
+# -- records ------------------------------------------------------------------------------------------------------
+
+
+def test_a_record_says_what_was_signed() -> None:
+    """The owner's name, addresses, keys and sequence come back from a verified record."""
+    assert verify(SIGNED) == Record("UserX", [URI], b64(ME.key), b64(bytes(ME.mail.public_key)), NOW_MS)
+    assert verify(SIGNED).key_bytes == ME.key
+    assert verify(SIGNED).mail_bytes == bytes(ME.mail.public_key)
+
+
+def test_the_signature_covers_the_domain_and_the_text_byte_for_byte() -> None:
+    """Ed25519 over `meshproto record 1`, a newline, and exactly the text that travels."""
+    VerifyKey(ME.key).verify(b"meshproto record 1\n" + SIGNED.record.encode(), unb64(SIGNED.sig))
+
+
+def test_any_text_its_owner_signed_is_a_record() -> None:
+    """Nothing is canonicalised: other spacing, order, escapes and unknown fields are the signer's business."""
+    text = json.dumps(json.loads(record_text(later={"x": [1]}, note="ü")), indent=2, sort_keys=True)
+    assert verify(signed_text(text)).name == "UserX"
+    with pytest.raises(BadSignature):
+        verify(SignedRecord(json.dumps(json.loads(text)), signed_text(text).sig))
+
+
+@settings(max_examples=200)
+@given(st.integers(0, len(SIGNED.record) - 1), st.integers(1, 127))
+def test_any_change_of_the_text_is_refused(at: int, flip: int) -> None:
+    """A record with one changed character is no record of its owner."""
+    text = bytearray(SIGNED.record.encode())
+    text[at] ^= flip
+    with pytest.raises((BadSignature, BadParams)):
+        verify(SignedRecord(text.decode(), SIGNED.sig))
+
+
+@settings(max_examples=200)
+@given(st.integers(0, 63), st.integers(1, 255))
+def test_any_change_of_the_signature_is_refused(at: int, flip: int) -> None:
+    """A signature with one changed byte is none."""
+    sig = bytearray(unb64(SIGNED.sig))
+    sig[at] ^= flip
+    with pytest.raises(BadSignature):
+        verify(SignedRecord(SIGNED.record, b64(bytes(sig))))
+
+
+@settings(max_examples=200)
+@given(st.integers(0, 85), st.characters(max_codepoint=127))
+def test_any_change_of_the_signatures_text_is_refused(at: int, char: str) -> None:
+    """One signature has one text: its last character cannot be varied either."""
+    sig = SIGNED.sig[:at] + char + SIGNED.sig[at + 1 :]
+    if sig != SIGNED.sig:
+        with pytest.raises((BadSignature, BadParams)):
+            verify(SignedRecord(SIGNED.record, sig))
+
+
+@pytest.mark.parametrize("domain", [b"", b"meshproto record 2\n", b"meshproto record 1"])
+def test_a_signature_for_another_purpose_is_refused(domain: bytes) -> None:
+    """Domain separation: what was signed as something else is no record, though its text reads as one."""
+    with pytest.raises(BadSignature):
+        verify(signed_text(SIGNED.record, domain=domain))
+
+
+def test_nobody_signs_for_another_key() -> None:
+    """A record must be signed by the key that stands in it."""
+    with pytest.raises(BadSignature, match="the record of UserX is not signed by the key in it"):
+        verify(signed_text(record_text(), identity(2).signing))
+
+
+@pytest.mark.parametrize("key", [bytes(32), b"\x01" + bytes(31), b"\xec" + b"\xff" * 30 + b"\x7f", b"\xff" * 32])
+def test_keys_under_which_anything_verifies_are_refused(key: bytes) -> None:
+    """A public key of low order, or one that is no point, signs nothing."""
+    sig = b64(b"\x01" + bytes(63))
+    with pytest.raises(BadSignature):
+        verify(SignedRecord(record_text(key=b64(key)), sig))
+
+
+DEEP_RECORD = record_text(x="DEEP").replace('"DEEP"', "[" * 5000 + "]" * 5000)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{}", "[]", "null", '"', "{" * 5000, '{"x":' * 5000, DEEP_RECORD, record_text() + "x", record_text()[:-1]],
+)
+def test_a_signed_text_that_is_no_record_is_refused(text: str) -> None:
+    """A good signature does not make a record of a text that is none."""
+    with pytest.raises(BadParams):
+        verify(signed_text(text))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"name": "a b"},
+        {"name": "n" * 65},
+        {"uris": URI},
+        {"uris": ["ftp://x"]},
+        {"uris": [URI] * (URIS_MAX + 1)},
+        {"uris": ["http://" + "h" * URI_CHARS_MAX]},
+        {"key": ""},
+        {"key": b64(bytes(31))},
+        {"mail": b64(bytes(33))},
+        {"mail": "="},
+        {"seq": -1},
+        {"seq": 1.5},
+        {"seq": 2**53 + 1},
+    ],
+)
+def test_a_signed_record_must_make_sense(fields: dict[str, Any]) -> None:
+    """Names, addresses, keys and sequences out of bounds are refused, whoever signed them."""
+    with pytest.raises(BadParams):
+        verify(signed_text(record_text(**fields)))
+
+
+def test_a_text_with_half_a_character_is_refused() -> None:
+    """Lone surrogates, which have no UTF-8, raise BadParams or BadSignature like any other nonsense."""
+    for text in ("\ud800", record_text(note="x").replace("x", "\udc00")):
+        with pytest.raises((BadParams, BadSignature)):
+            verify(SignedRecord(text, SIGNED.sig))
+
+
+def test_the_limits_of_a_record_can_be_reached() -> None:
+    """URIS_MAX addresses of URI_CHARS_MAX fit in RECORD_CHARS_MAX, together with the longest name."""
+    uris = [f"http://{number}.example/".ljust(URI_CHARS_MAX, "x") for number in range(URIS_MAX)]
+    signed = ME.sign("n" * 64, uris, 2**53)
+    assert verify(signed).uris == uris
+    assert len(signed.record) <= RECORD_CHARS_MAX
+
+
+def test_no_addresses_means_gone() -> None:
+    """A record with empty `uris` is a good one."""
+    assert verify(ME.sign("UserX", [], 1)).uris == []
+
+
+@given(st.text(max_size=40), st.text(max_size=100))
+def test_anything_else_raises_a_mesh_error(text: str, sig: str) -> None:
+    """No text and no signature make `verify` raise anything but an error of the family."""
+    with pytest.raises(MeshError):
+        verify(SignedRecord(text, sig))
+
+
+# -- uris ---------------------------------------------------------------------------------------------------------
+
+
+LONGEST_URI = "http://" + "h" * (URI_CHARS_MAX - 7)
+GOOD_URIS = [
+    "https://mesh.example",
+    "http://[2001:db8::1]:3000",
+    "http://localhost:1/",
+    "HTTP://h:65535",
+    "http://h/a/b",
+]
+BAD_URIS = [
+    "h",
+    "//h",
+    "ftp://h",
+    "file:///etc/passwd",
+    "javascript:alert(1)",
+    "http://",
+    "http:///x",
+    "http://:3000",
+    "http://h:0",
+    "http://h:65536",
+    "http://h:x",
+    "http://[::1",
+    "http://u@h",
+    "http://u:p@h",
+    "http://@h",
+    "http://:@h",
+    "http://h?",
+    "http://h?q",
+    "http://h#",
+    "http://h/#f",
+    "http://ü.example",
+]
+BAD_CHARACTERS = ["http://h h", "http://h\n", "\thttp://h", "http://h\x00", "http://h\x7f", "http://h/\u2028"]
+
+
+@pytest.mark.parametrize("uri", [URI, LONGEST_URI, *GOOD_URIS])
+def test_uris_that_messages_may_be_posted_to(uri: str) -> None:
+    """http and https, a host, perhaps a port and a path."""
+    check_uri(uri)
+
+
+@pytest.mark.parametrize("uri", ["", LONGEST_URI + "h", *BAD_URIS, *BAD_CHARACTERS])
+def test_other_uris_are_refused(uri: str) -> None:
+    """Another scheme, no host, a port out of range, users, queries, fragments, spaces, controls, too long."""
+    with pytest.raises(BadParams, match="bad uri"):
+        check_uri(uri)
+
+
+@given(st.text(max_size=20).map(lambda text: "http://" + text))
+def test_any_uri_is_good_or_bad(uri: str) -> None:
+    """No text makes `check_uri` raise anything but BadParams, and what it takes is printable ASCII."""
+    try:
+        check_uri(uri)
+    except BadParams:
+        return
+    assert uri.isascii()
+    assert uri.isprintable()
+
+
+# -- sequences ----------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(0, 10**6), min_size=1))
+def test_sequences_rise_whatever_the_clock_does(times_ms: list[int]) -> None:
+    """Each sequence is above the last one, also when the clock stands still or steps back."""
+    last = 0
+    for now_ms in times_ms:
+        last, before = next_seq(last, now_ms), last
+        assert last > before
+        assert last >= now_ms
+
+
+def test_a_sequence_is_the_time_where_it_can_be() -> None:
+    """Milliseconds since 1970, or one more than the last."""
+    assert next_seq(0, NOW_MS) == NOW_MS
+    assert next_seq(NOW_MS, NOW_MS) == NOW_MS + 1
+    assert next_seq(NOW_MS + 5, NOW_MS) == NOW_MS + 6

@@ -1,0 +1,200 @@
+"""Whom to ask for a name, and what is remembered of the answers."""
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshproto.core import lookup
+from meshproto.core.identity import Record
+from meshproto.core.lookup import (
+    CACHE_NAMES_MAX,
+    FOUND_TTL_S,
+    MISSING_TTL_S,
+    WALK_WIDTH,
+    Cache,
+    Located,
+    Said,
+    Walk,
+)
+from meshproto.wire import SignedRecord
+
+NOW = 1000.0
+OTHERS = [f"seed{number}:5001" for number in range(8)]
+
+
+def located(name: str = "Bob") -> Located:
+    return Located(Record(name, ["http://192.0.2.1:3000"], "", "", 1), SignedRecord("", ""), None)
+
+
+class TestWalk:
+    def test_home_first(self) -> None:
+        """The home seed is asked alone; the others only when it has answered."""
+        walk = Walk("home:1", OTHERS)
+        assert walk.next() == ["home:1"]
+        assert walk.next() == []
+        walk.heard("home:1", Said.MISSING)
+        assert walk.next() == OTHERS[:WALK_WIDTH]
+
+    def test_home_once(self) -> None:
+        """The home seed, known among the others too, is not asked a second time."""
+        walk = Walk("home:1", ["home:1", "b:1"])
+        walk.next()
+        walk.heard("home:1", Said.MISSING)
+        assert walk.next() == ["b:1"]
+
+    def test_without_home(self) -> None:
+        """Without a home seed the others are asked at once."""
+        assert Walk(None, OTHERS).next() == OTHERS[:WALK_WIDTH]
+
+    def test_width(self) -> None:
+        """As one answers one more is asked: WALK_WIDTH at a time, whoever is slow."""
+        walk = Walk(None, OTHERS)
+        walk.next()
+        assert walk.next() == []
+        walk.heard(OTHERS[1], Said.MISSING)
+        assert walk.next() == [OTHERS[WALK_WIDTH]]
+
+    def test_found_ends_it(self) -> None:
+        """One that knows the name is enough, though others are still being asked."""
+        walk = Walk(None, OTHERS)
+        walk.next()
+        walk.heard(OTHERS[2], Said.FOUND)
+        assert (walk.over, walk.found) == (True, True)
+
+    def test_found_at_home(self) -> None:
+        """When the home seed knows the name nobody else is asked."""
+        walk = Walk("home:1", OTHERS)
+        walk.next()
+        walk.heard("home:1", Said.FOUND)
+        assert walk.over
+
+    def test_nobody_to_ask(self) -> None:
+        """A walk without seeds is over before it begins, and nobody said 404."""
+        walk = Walk(None, [])
+        assert (walk.over, walk.found, walk.missing) == (True, False, 0)
+
+    def test_all_silent(self) -> None:
+        """Silence is not a 404: when no seed could be reached none is counted as missing."""
+        walk = Walk("a:1", ["b:1"])
+        for address in ("a:1", "b:1"):
+            assert walk.next() == [address]
+            assert not walk.over
+            walk.heard(address, Said.SILENT)
+        assert (walk.over, walk.missing, walk.silent) == (True, 0, 2)
+
+    @given(
+        home=st.none() | st.sampled_from(OTHERS),
+        others=st.lists(st.sampled_from(OTHERS), unique=True),
+        data=st.data(),
+    )
+    def test_everyone_once(self, home: str | None, others: list[str], data: st.DataObject) -> None:
+        """In whatever order the answers come, every seed is asked exactly once unless one knows the name, and no more
+        than WALK_WIDTH at a time."""
+        walk, asked, waiting = Walk(home, others), list[str](), list[str]()
+        said = st.sampled_from([Said.MISSING, Said.SILENT, Said.SILENT, Said.FOUND])
+        while not walk.over:
+            now = walk.next()
+            asked += now
+            waiting += now
+            assert 0 < len(waiting) <= WALK_WIDTH
+            heard = data.draw(st.sampled_from(waiting))
+            waiting.remove(heard)
+            walk.heard(heard, data.draw(said))
+        everyone = {*others, home} - {None}
+        assert len(asked) == len(set(asked))
+        assert set(asked) == everyone if not walk.found else set(asked) <= everyone
+        assert walk.found or walk.missing + walk.silent == len(everyone)
+
+
+class TestCache:
+    def test_found(self) -> None:
+        """A found name is known for FOUND_TTL_S, in whatever case it is asked for."""
+        cache = Cache()
+        cache.found("Bob", located(), NOW)
+        assert cache.get("bOB", NOW + FOUND_TTL_S - 0.01) == located()
+        assert cache.get("Bob", NOW + FOUND_TTL_S) is None
+
+    def test_missing(self) -> None:
+        """A name nobody has is known to be missing for MISSING_TTL_S."""
+        cache = Cache()
+        cache.missing("Bob", NOW)
+        assert cache.is_missing("bob", NOW + MISSING_TTL_S - 0.01)
+        assert not cache.is_missing("bob", NOW + MISSING_TTL_S)
+        assert not cache.is_missing("eve", NOW)
+
+    def test_found_after_all(self) -> None:
+        """A name that was found is not missing any more."""
+        cache = Cache()
+        cache.missing("Bob", NOW)
+        cache.found("bob", located(), NOW)
+        assert not cache.is_missing("Bob", NOW)
+
+    def test_missing_after_all(self) -> None:
+        """A name that is gone is not known any more."""
+        cache = Cache()
+        cache.found("Bob", located(), NOW)
+        cache.missing("bob", NOW)
+        assert cache.get("Bob", NOW) is None
+
+    def test_drop(self) -> None:
+        """What was dropped is neither known nor missing."""
+        cache = Cache()
+        cache.found("Bob", located(), NOW)
+        cache.missing("Eve", NOW)
+        cache.drop("BOB")
+        cache.drop("EVE")
+        cache.drop("never heard of")
+        assert cache.get("Bob", NOW) is None
+        assert not cache.is_missing("Eve", NOW)
+
+    def test_found_names_max(self) -> None:
+        """CACHE_NAMES_MAX names are kept; of one more the first leaves."""
+        cache = Cache()
+        for number in range(CACHE_NAMES_MAX + 1):
+            cache.found(f"u{number}", located(), NOW)
+        assert cache.get("u0", NOW) is None
+        assert cache.get("u1", NOW) is not None
+        assert cache.get(f"u{CACHE_NAMES_MAX}", NOW) is not None
+
+    def test_missing_names_max(self) -> None:
+        """Missing names are bounded likewise."""
+        cache = Cache()
+        for number in range(CACHE_NAMES_MAX + 1):
+            cache.missing(f"u{number}", NOW)
+        assert [cache.is_missing(f"u{number}", NOW) for number in (0, 1, CACHE_NAMES_MAX)] == [False, True, True]
+
+    @pytest.mark.parametrize(
+        ("tell", "known"),
+        [
+            (
+                lambda cache, name: cache.found(name, located(), NOW),
+                lambda cache, name: cache.get(name, NOW) is not None,
+            ),
+            (lambda cache, name: cache.missing(name, NOW), lambda cache, name: cache.is_missing(name, NOW)),
+        ],
+        ids=["found", "missing"],
+    )
+    def test_told_again(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        tell: Callable[[Cache, str], None],
+        known: Callable[[Cache, str], bool],
+    ) -> None:
+        """A name that was told again stays longer than one that was told once after it."""
+        monkeypatch.setattr(lookup, "CACHE_NAMES_MAX", 2)
+        cache = Cache()
+        for name in ("a", "b", "a", "c"):
+            tell(cache, name)
+        assert [name for name in ("a", "b", "c") if known(cache, name)] == ["a", "c"]
+
+    def test_used(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The one not used longest leaves: asking for a name keeps it."""
+        monkeypatch.setattr(lookup, "CACHE_NAMES_MAX", 2)
+        cache = Cache()
+        cache.found("a", located(), NOW)
+        cache.found("b", located(), NOW)
+        cache.get("a", NOW)
+        cache.found("c", located(), NOW)
+        assert [name for name in ("a", "b", "c") if cache.get(name, NOW)] == ["a", "c"]

@@ -1,0 +1,284 @@
+"""The outbox against a model: whatever happens in whatever order, nothing is lost, nothing overtakes, nothing sticks.
+
+The model stands for the shell around the outbox. Its disk works as the real one does: jobs are committed in the order
+they were submitted and told in that order, but later, so that anything may happen in between.
+"""
+
+import random
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+from unittest.mock import patch
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from meshproto.core import outbox
+from meshproto.core.outbox import Attempt, Effect, Finish, Load, Message, Outbox, Status
+
+LIMITS: Final[dict[str, Any]] = {
+    "BATCH_MESSAGES_MAX": 3,
+    "BATCH_BYTES_MAX": 30,
+    "DELIVERIES_MAX": 2,
+    "MEMORY_BYTES_MAX": 50,
+}
+MESSAGE_BYTES_MAX: Final = 35
+"""Larger than a batch of LIMITS: such a message travels alone."""
+HELD_BYTES_MAX: Final = 50 + 2 * 2 * MESSAGE_BYTES_MAX + MESSAGE_BYTES_MAX
+"""What may be in memory: MEMORY_BYTES_MAX, for each recipient served a batch under way and one gathered, and the one
+message that went over the limit."""
+KEYS: Final = "abcde"
+RANKS: Final = {Status.QUEUED: 0, Status.LOCATING: 1, Status.DELIVERING: 2}
+ROUNDS_MAX: Final = 500
+
+Told = Callable[[], list[Effect]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Something for the disk; what `run` returns is told to the outbox when its turn comes."""
+
+    run: Callable[[], Told | None]
+    fail: Callable[[], Told | None] | None = None
+
+
+class Model(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.limits = patch.multiple(outbox, **LIMITS)
+        self.limits.start()
+        self.now = 1000.0
+        self.outbox = Outbox(random.Random(1))
+        self.disk: dict[int, Message] = {}
+        self.ended_on_disk: set[int] = set()
+        self.jobs: deque[Job] = deque()
+        self.told: deque[Told] = deque()
+        self.known: set[int] = set()  # rows the outbox was told of
+        self.ended: set[int] = set()  # rows it declared to have come to an end
+        self.under_way: dict[str, Attempt] = {}
+        self.ranks: dict[int, int] = {}
+        self.rows = 0
+
+    def teardown(self) -> None:
+        try:
+            self.drain()
+        finally:
+            self.limits.stop()
+
+    # -- the shell -----------------------------------------------------------------------------------------------
+
+    def carry_out(self, effects: Iterable[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Attempt():
+                    self.check_attempt(effect)
+                    self.under_way[effect.key] = effect
+                case Load():
+                    self.jobs.append(self.load_job(effect))
+                case Finish():
+                    rows = {message.row for message in effect.messages}
+                    assert rows
+                    assert not rows & self.ended, "finished twice"
+                    assert len(rows) == len(effect.messages)
+                    if effect.status is Status.EXPIRED:
+                        assert all(message.expires_at <= self.now * 1000 for message in effect.messages)
+                    self.ended |= rows
+                    self.jobs.append(Job(lambda rows=rows: self.ended_on_disk.update(rows)))  # type: ignore[misc]
+
+    def check_attempt(self, attempt: Attempt) -> None:
+        rows = [message.row for message in attempt.batch]
+        size = sum(len(message.message) for message in attempt.batch)
+        assert attempt.key not in self.under_way, "two attempts at a time for one recipient"
+        assert len(self.under_way) < LIMITS["DELIVERIES_MAX"]
+        assert 1 <= len(rows) <= LIMITS["BATCH_MESSAGES_MAX"]
+        assert size <= LIMITS["BATCH_BYTES_MAX"] or len(rows) == 1
+        assert all(message.expires_at > self.now * 1000 for message in attempt.batch), "attempted after its time"
+        assert not self.ended & set(rows), "attempted after its end"
+        unfinished = [row for row, message in sorted(self.disk.items()) if message.to == attempt.key]
+        assert rows == [row for row in unfinished if row not in self.ended and row <= rows[-1]], "out of order"
+
+    def load_job(self, load: Load) -> Job:
+        def run() -> Told:
+            found: list[Message] = []
+            for row, message in sorted(self.disk.items()):
+                if message.to == load.key and row > load.row and row not in self.ended_on_disk:
+                    size = sum(len(other.message) for other in [*found, message])
+                    if found and (len(found) == LIMITS["BATCH_MESSAGES_MAX"] or size > LIMITS["BATCH_BYTES_MAX"]):
+                        break
+                    found.append(message)
+            return lambda: self.outbox.loaded(load.key, found, self.now)
+
+        return Job(run, fail=lambda: lambda: self.outbox.not_loaded(load.key, "the disk is full", self.now))
+
+    def accept_job(self, key: str, size: int, ttl_s: float) -> Job:
+        def run() -> Told:
+            self.rows += 1
+            now_ms = int(self.now * 1000)
+            expires_at = now_ms + int(ttl_s * 1000)
+            message = Message(self.rows, f"id{self.rows}", key, "", b"x" * size, now_ms, expires_at)
+            self.disk[message.row] = message
+
+            def tell() -> list[Effect]:
+                self.known.add(message.row)
+                return self.outbox.add(key, [message], self.now)
+
+            return tell
+
+        return Job(run, fail=lambda: None)
+
+    # -- what may happen -----------------------------------------------------------------------------------------
+
+    @rule(
+        key=st.sampled_from(KEYS),
+        sizes=st.lists(st.integers(1, MESSAGE_BYTES_MAX), min_size=1, max_size=5),
+        ttl_s=st.sampled_from([0.5, 5.0, 1000.0]),
+    )
+    def send(self, key: str, sizes: list[int], ttl_s: float) -> None:
+        self.jobs.extend(self.accept_job(key, size, ttl_s) for size in sizes)
+
+    @precondition(lambda self: self.jobs)
+    @rule(works=st.booleans())
+    def commit_one(self, works: bool) -> None:
+        job = self.jobs.popleft()
+        tell = job.run() if works or job.fail is None else job.fail()
+        if tell is not None:
+            self.told.append(tell)
+
+    @precondition(lambda self: self.told)
+    @rule()
+    def tell_one(self) -> None:
+        self.carry_out(self.told.popleft()())
+
+    @rule()
+    def settle(self) -> None:
+        """The disk does all it was asked for, and what follows from it."""
+        for _ in range(ROUNDS_MAX):
+            while self.jobs:
+                self.commit_one(True)
+            if not self.told:
+                return
+            self.tell_one()
+        raise AssertionError("the outbox and the disk keep each other busy for ever")
+
+    @precondition(lambda self: self.under_way)
+    @rule(data=st.data())
+    def find(self, data: st.DataObject) -> None:
+        self.outbox.found(data.draw(st.sampled_from(sorted(self.under_way))))
+
+    @precondition(lambda self: self.under_way)
+    @rule(data=st.data(), unknown=st.booleans())
+    def answer(self, data: st.DataObject, unknown: bool) -> None:
+        attempt = self.under_way.pop(data.draw(st.sampled_from(sorted(self.under_way))))
+        some = st.lists(st.sampled_from([message.id for message in attempt.batch]), unique=True)
+        done, never = set(data.draw(some)), dict.fromkeys(data.draw(some), "too deep")
+        if unknown:
+            done.add("never sent")
+            never["nor this"] = "what is it?"
+        self.outbox.found(attempt.key)
+        before = set(self.ended)
+        self.carry_out(self.outbox.answered(attempt.key, done, never, self.now))
+        settled = {message.row for message in attempt.batch if message.id in done | set(never)}
+        assert settled <= self.ended - before
+
+    @precondition(lambda self: self.under_way)
+    @rule(data=st.data())
+    def fail(self, data: st.DataObject) -> None:
+        attempt = self.under_way.pop(data.draw(st.sampled_from(sorted(self.under_way))))
+        self.carry_out(self.outbox.failed(attempt.key, "unreachable", self.now))
+
+    @rule(key=st.sampled_from(KEYS))
+    def wake(self, key: str) -> None:
+        self.carry_out(self.outbox.wake(key, self.now))
+
+    @rule(seconds=st.sampled_from([0.0, 0.3, 1.0, 4.0, 400.0]))
+    def time_goes_by(self, seconds: float) -> None:
+        self.now += seconds
+        self.carry_out(self.outbox.tick(self.now))
+        assert self.outbox.wake_at is None or self.outbox.wake_at > self.now
+
+    @rule(clean=st.booleans())
+    def restart(self, clean: bool) -> None:
+        """Clean: what was submitted is written first. Otherwise a power failure: only what is on disk counts."""
+        if clean:
+            self.settle()
+        self.jobs.clear()
+        self.told.clear()
+        self.under_way.clear()
+        self.ranks.clear()
+        self.ended = set(self.ended_on_disk)
+        self.known = set(self.disk)
+        self.outbox = Outbox(random.Random(self.rows))
+        for key in KEYS:
+            waiting = [row for row in self.disk if self.disk[row].to == key and row not in self.ended]
+            if waiting:
+                oldest_at = self.disk[waiting[0]].sent_at
+                self.carry_out(self.outbox.restore(key, key, len(waiting), oldest_at, self.now))
+
+    # -- what always holds ---------------------------------------------------------------------------------------
+
+    @invariant()
+    def counters_are_exact(self) -> None:
+        left = [self.disk[row].to for row in self.known - self.ended]
+        assert self.outbox.waiting == len(left)
+        for key, queue in self.outbox.queues.items():
+            assert queue.waiting == left.count(key)
+            assert queue.waiting or queue.loading, "an empty queue is kept"
+            assert queue.ready_bytes == sum(len(message.message) for message in queue.ready)
+        held = [m for queue in self.outbox.queues.values() for m in (*queue.ready, *queue.under_way)]
+        assert len({message.row for message in held}) == len(held)
+        assert self.outbox._bytes == sum(len(message.message) for message in held) <= HELD_BYTES_MAX
+
+    @invariant()
+    def nothing_is_lost(self) -> None:
+        """What is not in memory will be loaded: it is on disk, behind what the queue knows."""
+        for row in self.known - self.ended:
+            queue = self.outbox.queues[self.disk[row].to]
+            in_memory = {message.row for message in (*queue.ready, *queue.under_way)}
+            assert row in in_memory or (queue.on_disk and row > queue.row_known)
+
+    @invariant()
+    def nothing_is_stuck(self) -> None:
+        for key, queue in self.outbox.queues.items():
+            assert bool(queue.under_way) == (key in self.under_way)
+            if queue.waiting and not queue.busy:
+                in_turn = key in self.outbox._turns and len(self.outbox._served) == LIMITS["DELIVERIES_MAX"]
+                wake_at = self.outbox.wake_at
+                waits = queue.next_try is not None and wake_at is not None and wake_at <= queue.next_try
+                assert in_turn or waits
+        assert self.outbox._served == {key for key, queue in self.outbox.queues.items() if queue.busy}
+        assert len(self.outbox._served) <= LIMITS["DELIVERIES_MAX"]
+
+    @invariant()
+    def status_never_goes_back(self) -> None:
+        for row in self.known - self.ended:
+            rank = RANKS[self.outbox.queues[self.disk[row].to].status_of(row)]
+            assert rank >= self.ranks.get(row, 0)
+            self.ranks[row] = rank
+
+    # -- the end -------------------------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """When everyone answers, everything comes to an end."""
+        for _ in range(ROUNDS_MAX):
+            self.settle()
+            if not self.under_way:
+                if self.outbox.wake_at is None:
+                    break
+                self.now = self.outbox.wake_at
+                self.carry_out(self.outbox.tick(self.now))
+            for attempt in list(self.under_way.values()):
+                del self.under_way[attempt.key]
+                ids = {message.id for message in attempt.batch}
+                self.carry_out(self.outbox.answered(attempt.key, ids, {}, self.now))
+            self.counters_are_exact()
+            self.nothing_is_stuck()
+        assert self.ended == self.ended_on_disk == set(self.disk)
+        assert not self.outbox.queues
+        assert not self.outbox.waiting
+        assert not self.outbox._bytes
+
+
+TestOutboxModel = Model.TestCase
+TestOutboxModel.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)

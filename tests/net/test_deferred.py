@@ -1,0 +1,157 @@
+"""Views of work that goes on, and waiting for something to happen to a key."""
+
+from collections.abc import Iterator
+
+import pytest
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from meshproto.net.deferred import Waiters, shield
+
+result_of = SynchronousTestCase().successResultOf
+failure_of = SynchronousTestCase().failureResultOf
+no_result_of = SynchronousTestCase().assertNoResult
+
+WAITERS_MAX = 3
+
+
+class TestShield:
+    def test_result(self) -> None:
+        """The view fires as the work does."""
+        work: Deferred[int] = Deferred()
+        view = shield(work)
+        no_result_of(view)
+        work.callback(5)
+        assert result_of(view) == 5
+
+    def test_done_already(self) -> None:
+        """The view of work that is done has fired."""
+        work: Deferred[int] = Deferred()
+        work.callback(5)
+        assert result_of(shield(work)) == 5
+
+    def test_failure(self) -> None:
+        """A failure passes, and is the viewer's to handle."""
+        work: Deferred[int] = Deferred()
+        view = shield(work)
+        work.errback(KeyError("no"))
+        failure_of(view, KeyError)
+
+    def test_cancelled(self) -> None:
+        """Cancelling the view ends the view at once and leaves the work alone."""
+        stopped: list[Deferred[int]] = []
+        work: Deferred[int] = Deferred(stopped.append)
+        view = shield(work)
+        view.cancel()
+        failure_of(view, CancelledError)
+        assert not stopped
+        assert not work.called
+        work.callback(5)
+        assert work.called
+
+    def test_cancelled_then_failed(self) -> None:
+        """The failure of work that nobody looks at any more is nobody's unhandled error."""
+        work: Deferred[int] = Deferred()
+        view = shield(work)
+        view.cancel()
+        failure_of(view, CancelledError)
+        work.errback(KeyError("no"))
+
+
+@pytest.fixture
+def clock() -> Iterator[Clock]:
+    clock = Clock()
+    yield clock
+    assert not clock.getDelayedCalls(), "a timer is left of someone who waits no longer"
+
+
+@pytest.fixture
+def waiters(clock: Clock) -> Waiters[str, int]:
+    return Waiters(clock, WAITERS_MAX)
+
+
+class TestWaiters:
+    def test_told(self, waiters: Waiters[str, int]) -> None:
+        """Everyone who waits for the key hears what is told, once; the others wait on."""
+        first, second, other = (waiters.wait(key, 5) for key in ("a", "a", "b"))
+        waiters.tell("a", 1)
+        waiters.tell("a", 2)
+        assert [result_of(first), result_of(second)] == [1, 1]
+        no_result_of(other)
+        waiters.tell_all(0)
+        assert result_of(other) == 0
+
+    def test_nobody_waits(self, waiters: Waiters[str, int]) -> None:
+        """What is told to nobody is not kept for whoever comes later."""
+        waiters.tell("a", 1)
+        waiters.tell_all(1)
+        late = waiters.wait("a", 5)
+        no_result_of(late)
+        waiters.tell("a", 2)
+        assert result_of(late) == 2
+
+    def test_timeout(self, clock: Clock, waiters: Waiters[str, int]) -> None:
+        """When the time is over the waiter hears None, and the others of the key wait on."""
+        short, long = waiters.wait("a", 5), waiters.wait("a", 6)
+        clock.advance(4.9)
+        no_result_of(short)
+        clock.advance(0.1)
+        assert result_of(short) is None
+        waiters.tell("a", 1)
+        assert result_of(long) == 1
+
+    def test_cancel(self, waiters: Waiters[str, int]) -> None:
+        """Who hangs up is forgotten, and tells nobody else."""
+        gone, stays = waiters.wait("a", 5), waiters.wait("a", 5)
+        gone.cancel()
+        failure_of(gone, CancelledError)
+        waiters.tell("a", 1)
+        assert result_of(stays) == 1
+
+    @pytest.mark.parametrize("way", ["told", "timeout", "cancelled"])
+    def test_full(self, clock: Clock, waiters: Waiters[str, int], way: str) -> None:
+        """As many as may wait, and there is room again whichever way one of them ends."""
+        waiting = [waiters.wait(str(number), 5 + number) for number in range(WAITERS_MAX)]
+        assert waiters.full
+        if way == "told":
+            waiters.tell("0", 1)
+        elif way == "timeout":
+            clock.advance(5)
+        else:
+            waiting[0].cancel()
+            failure_of(waiting[0], CancelledError)
+        assert not waiters.full
+        again = waiters.wait("again", 5)
+        assert waiters.full
+        waiters.tell_all(7)
+        assert [result_of(one) for one in (*waiting[1:], again)] == [7, 7, 7]
+        assert not waiters.full
+
+    def test_waits_again(self, waiters: Waiters[str, int]) -> None:
+        """Who waits again on being told hears the next thing, not the same one."""
+        heard: list[int | None] = []
+
+        def again(value: int | None) -> None:
+            heard.append(value)
+            if value is not None and value < 3:
+                waiters.wait("a", 5).addCallback(again)
+
+        waiters.wait("a", 5).addCallback(again)
+        for value in (1, 2, 3, 4):
+            waiters.tell("a", value)
+        assert heard == [1, 2, 3]
+
+    def test_one_hangs_up_on_the_other(self, waiters: Waiters[str, int]) -> None:
+        """A waiter that is cancelled by the one told before it ends as cancelled, and is counted once."""
+        first, second = waiters.wait("a", 5), waiters.wait("a", 5)
+        first.addCallback(lambda _: second.cancel())
+        failures: list[Failure] = []
+        second.addErrback(failures.append)
+        waiters.tell("a", 1)
+        assert [failure.type for failure in failures] == [CancelledError]
+        for key in range(WAITERS_MAX):
+            assert not waiters.full
+            waiters.wait(str(key), 5)
+        waiters.tell_all(0)

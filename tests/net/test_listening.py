@@ -1,0 +1,90 @@
+"""Listening, and what is said about where."""
+
+import socket
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred, fail, maybeDeferred
+from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.protocol import Factory, Protocol
+
+from meshproto.errors import BadState
+from meshproto.net.listening import host_port, is_loopback, join_address, listen, local_address
+
+
+class Endpoint:
+    """One whose `listen` answers with what it was given."""
+
+    def __init__(self, answer: "Deferred[Any]") -> None:
+        self.answer = answer
+
+    def listen(self, factory: object) -> "Deferred[Any]":
+        return self.answer
+
+
+async def test_listens() -> None:
+    """The port listens when the call returns, and says where."""
+    from twisted.internet import reactor
+
+    endpoint = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
+    port = listen(endpoint, Factory.forProtocol(Protocol), "here")
+    where = host_port(port)
+    assert where is not None
+    assert where[0] == "127.0.0.1"
+    socket.create_connection(where, timeout=5).close()
+    await maybeDeferred(port.stopListening)
+
+
+def test_in_use() -> None:
+    """Where somebody else listens the endpoint and the reason are told."""
+    from twisted.internet import reactor
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        number = taken.getsockname()[1]
+        endpoint = TCP4ServerEndpoint(reactor, number, interface="127.0.0.1")
+        with pytest.raises(BadState, match=r"^cannot listen on tcp:taken: Address already in use$"):
+            listen(endpoint, Factory.forProtocol(Protocol), "tcp:taken")
+
+
+@pytest.mark.parametrize("reason", ["no such certificate", "it did not start at once"])
+def test_other_reasons(reason: str) -> None:
+    """Whatever keeps an endpoint from listening is told, also that it takes its time."""
+    answer: Deferred[Any] = fail(ValueError(reason)) if "certificate" in reason else Deferred()
+    with pytest.raises(BadState, match=f"^cannot listen on ssl:1: {reason}$"):
+        listen(Endpoint(answer), Factory(), "ssl:1")  # type: ignore[arg-type]
+
+
+def test_without_a_host() -> None:
+    """A port that is no HOST:PORT, such as a unix socket, has none."""
+
+    class Port:
+        def getHost(self) -> object:
+            return object()
+
+    assert host_port(Port()) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("where", "dialled", "loopback"),
+    [
+        (("127.0.0.1", 1), "127.0.0.1:1", True),
+        (("127.1.2.3", 1), "127.1.2.3:1", True),
+        (("::1", 1), "[::1]:1", True),
+        (("192.0.2.7", 1), "192.0.2.7:1", False),
+        (("2001:db8::7", 1), "[2001:db8::7]:1", False),
+        (("0.0.0.0", 1), "127.0.0.1:1", False),
+        (("::", 1), "127.0.0.1:1", False),
+        (("", 1), "127.0.0.1:1", False),
+        (("localhost", 1), "localhost:1", False),
+    ],
+)
+def test_addresses(where: tuple[str, int], dialled: str, loopback: bool) -> None:
+    """A wildcard is dialled at loopback, an IPv6 address in brackets; only loopback addresses are out of reach of other
+    machines, a name is not trusted to be one."""
+    assert local_address(where) == dialled
+    assert is_loopback(where[0]) == loopback
+
+
+def test_join() -> None:
+    """HOST:PORT, with brackets where the host has colons itself."""
+    assert (join_address("seed.example", 5001), join_address("::1", 5001)) == ("seed.example:5001", "[::1]:5001")

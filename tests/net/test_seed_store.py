@@ -1,0 +1,53 @@
+"""What a seed keeps: the entries of its users, and where other seeds were."""
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshproto.net.seed_store import PEERS_MAX, SCHEMA, SCHEMA_VERSION, SeedStore, read_entries, read_peers
+from meshproto.wire import EntryValue
+from tests.net.on_clock import OnClock
+
+MS = st.integers(0, 2**53)
+VALUES = st.builds(EntryValue, st.text(), st.text(), MS, st.booleans(), MS)
+
+
+@pytest.fixture
+def disk() -> Iterator[OnClock]:
+    disk = OnClock(SCHEMA, SCHEMA_VERSION)
+    yield disk
+    disk.close()
+
+
+@given(saves=st.lists(st.lists(st.tuples(st.sampled_from("abc"), st.none() | VALUES), max_size=4), max_size=5))
+def test_last_value_stays(saves: list[list[tuple[str, EntryValue | None]]]) -> None:
+    """Of each name the value saved last is read back as it was; None deletes it, known or not."""
+    disk = OnClock(SCHEMA, SCHEMA_VERSION)
+    store = SeedStore(disk.database)
+    expected: dict[str, EntryValue | None] = {}
+    for rows in saves:
+        disk.run(store.save(tuple(rows)))
+        expected.update(rows)
+    assert dict(read_entries(disk.connection)) == {name: value for name, value in expected.items() if value is not None}
+    disk.run(store.save(()))
+    store.close()
+
+
+def test_peers_max(disk: OnClock) -> None:
+    """The PEERS_MAX seeds met last are kept, the latest first."""
+    store = SeedStore(disk.database)
+    for number in range(PEERS_MAX + 2):
+        store.save_peer(f"seed{number}:5001", number)
+    disk.clock.advance(0)
+    peers = read_peers(disk.connection)
+    assert (len(peers), peers[0], peers[-1]) == (PEERS_MAX, f"seed{PEERS_MAX + 1}:5001", "seed2:5001")
+
+
+def test_peer_met_again(disk: OnClock) -> None:
+    """A seed met again is there once, as the latest."""
+    store = SeedStore(disk.database)
+    for address, at in (("a:1", 1), ("b:1", 2), ("a:1", 3)):
+        disk.run(store.save_peer(address, at))
+    assert read_peers(disk.connection) == ["a:1", "b:1"]

@@ -1,0 +1,308 @@
+"""What a user node keeps: its outbox, its inbox, its contacts, its seeds."""
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import Raw
+
+from meshproto.core.envelope import BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, MESSAGE_BYTES_MAX, Letter
+from meshproto.core.identity import Record
+from meshproto.core.inbox import PAGE_BYTES_MAX, Correspondent
+from meshproto.core.outbox import Status
+from meshproto.errors import IdReused, NotFound
+from meshproto.net.user_store import SCHEMA, SCHEMA_VERSION, Draft, Start, UserStore, Waiting, read_start
+from meshproto.wire import SignedRecord
+from tests.net.on_clock import OnClock
+
+NOW_MS = 1_000_000
+LARGE = b'"' + b"x" * (MESSAGE_BYTES_MAX - 2) + b'"'
+
+
+@pytest.fixture
+def disk() -> Iterator[OnClock]:
+    disk = OnClock(SCHEMA, SCHEMA_VERSION)
+    yield disk
+    disk.close()
+
+
+@pytest.fixture
+def store(disk: OnClock) -> UserStore:
+    return UserStore(disk.database)
+
+
+def draft(id_: str = "a", to: str = "Bob", text: bytes = b'"hi"', sent_at: int = NOW_MS, type_: str = "") -> Draft:
+    return Draft(to.lower(), id_, to, type_, text, sent_at, sent_at + 1000)
+
+
+def user(name: str = "Bob", key: str = "key1", seq: int = 1) -> tuple[Record, SignedRecord]:
+    """A record and its signed text; the store does not verify, whoever calls it has."""
+    record = Record(name, [f"http://192.0.2.{seq}:3000"], key, "mail", seq)
+    return record, SignedRecord(f"record {name} {key} {seq}", f"sig{seq}")
+
+
+def letter(id_: str, text: bytes = b'"hi"') -> Letter:
+    return Letter(id_, Raw(text), NOW_MS)
+
+
+class TestAccept:
+    def test_first(self, disk: OnClock, store: UserStore) -> None:
+        """A message gets a row that rises with each, and is queued."""
+        first, second = (disk.run(store.accept(draft(id_))) for id_ in ("a", "b"))
+        assert (first.fresh, first.status, first.reason) == (True, Status.QUEUED, None)
+        assert (first.message.id, first.message.to, first.message.message) == ("a", "Bob", b'"hi"')
+        assert second.message.row > first.message.row
+
+    def test_again(self, disk: OnClock, store: UserStore) -> None:
+        """The same id with the same text is the same message as it was, in whatever case the recipient is written."""
+        first = disk.run(store.accept(draft()))
+        again = disk.run(store.accept(draft(to="BOB", sent_at=NOW_MS + 5)))
+        assert again == first._replace(fresh=False)
+
+    def test_again_when_it_ended(self, disk: OnClock, store: UserStore) -> None:
+        """A message sent again after its end tells how it ended, and does not go out again."""
+        row = disk.run(store.accept(draft())).message.row
+        disk.run(store.finish([row], Status.REFUSED, "too deep", NOW_MS))
+        again = disk.run(store.accept(draft()))
+        assert (again.fresh, again.status, again.reason) == (False, Status.REFUSED, "too deep")
+        assert disk.run(store.waiting_after("bob", 0)) == []
+
+    @pytest.mark.parametrize("other", [draft(text=b'"ho"'), draft(type_="chat")])
+    def test_id_reused(self, disk: OnClock, store: UserStore, other: Draft) -> None:
+        """The same id with another text or type is refused, and the first message stays."""
+        first = disk.run(store.accept(draft()))
+        with pytest.raises(IdReused, match="'a' was used for another message to Bob"):
+            disk.run(store.accept(other))
+        assert disk.run(store.waiting_after("bob", 0)) == [first.message]
+
+    def test_other_recipient(self, disk: OnClock, store: UserStore) -> None:
+        """The same id to another recipient is another message."""
+        disk.run(store.accept(draft()))
+        other = disk.run(store.accept(draft(to="Eve", text=b'"ho"')))
+        assert other.fresh
+        assert [kept.to for kept in disk.run(store.outbox_by_id("a"))] == ["Bob", "Eve"]
+
+
+class TestFinish:
+    @given(ends=st.lists(st.sampled_from([status for status in Status if status.final]), min_size=1, max_size=4))
+    def test_only_once(self, ends: list[Status]) -> None:
+        """Of several ends the first stays, with its reason and time."""
+        disk = OnClock(SCHEMA, SCHEMA_VERSION)
+        store = UserStore(disk.database)
+        row = disk.run(store.accept(draft())).message.row
+        for number, status in enumerate(ends):
+            disk.run(store.finish([row], status, f"reason {number}", NOW_MS + number))
+        (kept,) = disk.run(store.outbox_by_id("a"))
+        assert (kept.status, kept.reason, kept.changed_at) == (ends[0], "reason 0", NOW_MS)
+        disk.close()
+
+    def test_only_those(self, disk: OnClock, store: UserStore) -> None:
+        """The messages named come to an end, the others wait on."""
+        rows = [disk.run(store.accept(draft(id_))).message.row for id_ in "abc"]
+        disk.run(store.finish([rows[0], rows[2], 999], Status.DELIVERED, None, NOW_MS))
+        assert [message.id for message in disk.run(store.waiting_after("bob", 0))] == ["b"]
+
+
+class TestWaitingAfter:
+    def test_in_order(self, disk: OnClock, store: UserStore) -> None:
+        """What waits for this recipient after the row, in the order of acceptance."""
+        accepted = [disk.run(store.accept(draft(id_, to))).message for id_, to in ("aB", "bE", "cB", "dB")]
+        assert disk.run(store.waiting_after("b", accepted[0].row)) == [accepted[2], accepted[3]]
+
+    def test_messages_max(self, disk: OnClock, store: UserStore) -> None:
+        """At most BATCH_MESSAGES_MAX at a time."""
+        for number in range(BATCH_MESSAGES_MAX + 1):
+            store.accept(draft(str(number)))
+        assert len(disk.run(store.waiting_after("bob", 0))) == BATCH_MESSAGES_MAX
+
+    def test_bytes_max(self, disk: OnClock, store: UserStore) -> None:
+        """At most BATCH_BYTES_MAX of text, no message skipped."""
+        for number in range(BATCH_BYTES_MAX // MESSAGE_BYTES_MAX + 1):
+            store.accept(draft(str(number), text=LARGE))
+        store.accept(draft("small"))
+        assert [message.id for message in disk.run(store.waiting_after("bob", 0))] == ["0", "1", "2", "3"]
+
+    def test_one_at_least(self, disk: OnClock, store: UserStore) -> None:
+        """A message larger than a batch comes alone."""
+        store.accept(draft("large", text=b"x" * (BATCH_BYTES_MAX + 1)))
+        store.accept(draft("small"))
+        assert [message.id for message in disk.run(store.waiting_after("bob", 0))] == ["large"]
+
+
+class TestOutbox:
+    def test_listed(self, disk: OnClock, store: UserStore) -> None:
+        """The latest messages come first; of those that wait the oldest do."""
+        rows = [disk.run(store.accept(draft(id_))).message.row for id_ in "abcd"]
+        disk.run(store.finish(rows[1:2], Status.DELIVERED, None, NOW_MS))
+        assert [kept.id for kept in disk.run(store.outbox(3, waiting=False))] == ["d", "c", "b"]
+        assert [kept.id for kept in disk.run(store.outbox(2, waiting=True))] == ["a", "c"]
+
+    def test_unknown_id(self, disk: OnClock, store: UserStore) -> None:
+        """An id that no message has is not found."""
+        with pytest.raises(NotFound, match="no message 'x' in the outbox"):
+            disk.run(store.outbox_by_id("x"))
+
+    def test_by_id_is_indexed(self, disk: OnClock) -> None:
+        """Looking a message up by its id does not read the whole outbox."""
+        plan = disk.connection.execute("EXPLAIN QUERY PLAN SELECT row FROM outbox WHERE id='a'").fetchall()
+        assert "SEARCH" in plan[0][3]
+
+
+class TestReceive:
+    def test_once(self, disk: OnClock, store: UserStore) -> None:
+        """A letter that comes again, alone or in another batch, is there once; only new ones are counted."""
+        record, signed = user()
+        assert disk.run(store.receive(record, signed, [letter("a"), letter("b")], NOW_MS)) == 2
+        assert disk.run(store.receive(record, signed, [letter("b"), letter("c")], NOW_MS)) == 1
+        assert disk.run(store.receive(record, None, [letter("a", b'"other"')], NOW_MS)) == 0
+        assert [(one.id, bytes(one.message)) for one in disk.run(store.inbox(0, None, 10))] == [
+            ("a", b'"hi"'),
+            ("b", b'"hi"'),
+            ("c", b'"hi"'),
+        ]
+
+    def test_unique_by_key(self, disk: OnClock, store: UserStore) -> None:
+        """The same id from another key is another message; from the same key under another name it is not."""
+        disk.run(store.receive(user("Bob", "key1")[0], None, [letter("a")], NOW_MS))
+        assert disk.run(store.receive(user("Eve", "key2")[0], None, [letter("a")], NOW_MS)) == 1
+        assert disk.run(store.receive(user("Robert", "key1")[0], None, [letter("a")], NOW_MS)) == 0
+
+    def test_as_it_came(self, disk: OnClock, store: UserStore) -> None:
+        """A message is shown with its sender's name and key, and the times of sending and of arrival."""
+        disk.run(store.receive(user("Bob", "key1")[0], None, [Letter("a", Raw(b"[1, 2]"), 5, "chat")], 9))
+        (one,) = disk.run(store.inbox(0, None, 10))
+        assert (one.sender, one.type, bytes(one.message)) == (Correspondent("Bob", "key1"), "chat", b"[1, 2]")
+        assert (one.sent_at, one.received_at) == (5, 9)
+
+    def test_cursor_is_never_used_again(self, disk: OnClock, store: UserStore) -> None:
+        """Also when the latest message is gone the next one gets a higher cursor."""
+        disk.run(store.receive(user()[0], None, [letter("a")], NOW_MS))
+        (gone,) = disk.run(store.inbox(0, None, 10))
+        disk.connection.execute("DELETE FROM inbox")
+        disk.run(store.receive(user()[0], None, [letter("b")], NOW_MS))
+        (one,) = disk.run(store.inbox(0, None, 10))
+        assert one.cursor > gone.cursor
+
+    def test_totals(self, disk: OnClock, store: UserStore) -> None:
+        """How many there are, and the latest cursor; nothing and 0 to begin with."""
+        assert disk.run(store.totals()) == (0, 0)
+        disk.run(store.receive(user()[0], None, [letter("a"), letter("b")], NOW_MS))
+        (_, last) = disk.run(store.inbox(0, None, 10))
+        assert disk.run(store.totals()) == (2, last.cursor)
+
+
+class TestPages:
+    @given(senders=st.lists(st.sampled_from(["Bob", "Eve"]), max_size=20), limit=st.integers(1, 7))
+    def test_every_message_once(self, senders: list[str], limit: int) -> None:
+        """Page after page brings every message once and in order, for everyone and for one sender."""
+        disk = OnClock(SCHEMA, SCHEMA_VERSION)
+        store = UserStore(disk.database)
+        for number, name in enumerate(senders):
+            disk.run(store.receive(user(name, name)[0], None, [letter(str(number))], NOW_MS))
+        for wanted in (None, "bOB"):
+            read: list[str] = []
+            after = 0
+            while page := disk.run(store.inbox(after, wanted, limit)):
+                assert len(page) <= limit
+                read += [one.id for one in page]
+                after = page[-1].cursor
+            assert read == [str(number) for number, name in enumerate(senders) if wanted is None or name == "Bob"]
+        disk.close()
+
+    def test_bytes_max(self, disk: OnClock, store: UserStore) -> None:
+        """A page holds at most PAGE_BYTES_MAX of text; what does not fit comes with the next."""
+        fits = PAGE_BYTES_MAX // MESSAGE_BYTES_MAX
+        for number in range(fits + 1):
+            store.receive(user()[0], None, [letter(str(number), LARGE)], NOW_MS)
+        page = disk.run(store.inbox(0, None, 1000))
+        assert len(page) == fits
+        (last,) = disk.run(store.inbox(page[-1].cursor, None, 1000))
+        assert last.id == str(fits)
+
+    def test_one_at_least(self, disk: OnClock, store: UserStore) -> None:
+        """A message larger than a page comes alone."""
+        store.receive(user()[0], None, [letter("large", b"x" * (PAGE_BYTES_MAX + 1)), letter("small")], NOW_MS)
+        assert [one.id for one in disk.run(store.inbox(0, None, 10))] == ["large"]
+
+
+class TestContacts:
+    def test_pinned(self, disk: OnClock, store: UserStore) -> None:
+        """A record with another key changes nothing, however new it is and whichever way it comes."""
+        record, signed = user("Bob", "key1", 1)
+        disk.run(store.save_contact(record, signed, 1))
+        other, other_signed = user("bob", "key2", 9)
+        disk.run(store.save_contact(other, other_signed, 2))
+        disk.run(store.receive(other, other_signed, [], 3))
+        contact = disk.run(store.contact("BOB"))
+        assert contact is not None
+        assert (contact.name, contact.key, contact.signed, contact.changed_at) == ("Bob", "key1", signed, 1)
+
+    def test_newer_record(self, disk: OnClock, store: UserStore) -> None:
+        """A newer record with the pinned key takes the place of the old one; the contact is as old as it was."""
+        disk.run(store.save_contact(*user("bob", seq=1), 1))
+        record, signed = user("Bob", seq=2)
+        disk.run(store.save_contact(record, signed, 5))
+        contact = disk.run(store.contact("bob"))
+        assert contact is not None
+        assert (contact.name, contact.signed, contact.first_seen, contact.changed_at) == ("Bob", signed, 1, 5)
+
+    def test_older_record(self, disk: OnClock, store: UserStore) -> None:
+        """An older record, brought by a batch that is sent once more, does not take the place of a newer one."""
+        newer, signed = user(seq=2)
+        disk.run(store.save_contact(newer, signed, 1))
+        disk.run(store.receive(*user(seq=1), [letter("a")], 5))
+        contact = disk.run(store.contact("Bob"))
+        assert contact is not None
+        assert (contact.signed, contact.changed_at) == (signed, 1)
+
+    def test_trust(self, disk: OnClock, store: UserStore) -> None:
+        """Trusting pins the other key, from then on; a lower sequence does not matter for another key."""
+        disk.run(store.save_contact(*user("Bob", "key1", 9), 1))
+        record, signed = user("Bob", "key2", 1)
+        disk.run(store.trust(record, signed, 2))
+        contact = disk.run(store.contact("bob"))
+        assert contact is not None
+        assert (contact.key, contact.signed) == ("key2", signed)
+        disk.run(store.save_contact(*user("Bob", "key1", 10), 3))
+        assert disk.run(store.contact("bob")) == contact
+
+    def test_all(self, disk: OnClock, store: UserStore) -> None:
+        """Contacts are listed by name; one that is not known is None."""
+        for name in ("eve", "Bob"):
+            disk.run(store.save_contact(*user(name), 1))
+        assert [contact.name for contact in disk.run(store.contacts())] == ["Bob", "eve"]
+        assert disk.run(store.contact("nobody")) is None
+
+
+class TestStart:
+    def test_fresh(self, disk: OnClock) -> None:
+        """A new node has no sequence, no seeds, and nothing waits."""
+        assert read_start(disk.connection) == Start(0, [], [])
+
+    def test_seq(self, disk: OnClock, store: UserStore) -> None:
+        """The sequence saved last is the one read."""
+        disk.run(store.save_seq(10))
+        disk.run(store.save_seq(11))
+        assert read_start(disk.connection).seq == 11
+
+    def test_seeds(self, disk: OnClock, store: UserStore) -> None:
+        """The seeds saved last take the place of those before, each once."""
+        disk.run(store.save_seeds(["b:1", "a:1"]))
+        disk.run(store.save_seeds(["c:1", "b:1", "c:1"]))
+        assert read_start(disk.connection).seeds == ["b:1", "c:1"]
+
+    def test_seeds_when_the_group_is_run_again(self, disk: OnClock, store: UserStore) -> None:
+        """Seeds given by an iterator are saved also when the job has to run twice."""
+        disk.database.submit(lambda connection: 1 / 0).addErrback(lambda failure: failure.trap(ZeroDivisionError))
+        disk.run(store.save_seeds(iter(["a:1"])))
+        assert read_start(disk.connection).seeds == ["a:1"]
+
+    def test_waiting(self, disk: OnClock, store: UserStore) -> None:
+        """What waits is counted for each recipient, with the age of the oldest; what has ended is not."""
+        rows = [
+            disk.run(store.accept(draft(id_, to, sent_at=at))).message.row
+            for id_, to, at in [("a", "Bob", 3), ("b", "Bob", 5), ("c", "bOB", 7), ("d", "Eve", 4), ("e", "Ann", 1)]
+        ]
+        disk.run(store.finish([rows[0], rows[4]], Status.EXPIRED, None, NOW_MS))
+        assert sorted(read_start(disk.connection).waiting) == [Waiting("bob", "Bob", 2, 5), Waiting("eve", "Eve", 1, 4)]

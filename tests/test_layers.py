@@ -1,0 +1,81 @@
+"""Imports point one way: errors <- wire <- core <- net <- taps."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import meshproto
+
+PACKAGE = Path(meshproto.__file__).parent
+RANKS = {"cli": 0, "errors": 1, "wire": 2, "core": 3, "net": 4, "tap": 5, "seed_tap": 6, "user_tap": 6}
+"""A module imports its own part and those of lower rank. The command line is a program of its own: it asks a node over
+HTTP, and shares no code with it."""
+SHELLS = {"twisted", "klein", "treq", "sqlite3", "asyncio", "meshproto.net"}
+IMPURE = {"twisted", "klein", "treq", "sqlite3", "socket", "ssl", "select", "threading", "time", "os"}
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+PURE = [name for name in MODULES if name.startswith(("meshproto.core", "meshproto.wire", "meshproto.errors"))]
+
+
+def part_of(module: str) -> str:
+    """`meshproto.core.seed` -> `core`."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that the file imports, wherever in it the import stands."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: imports are absolute"
+            assert node.module is not None
+            if node.module == "meshproto":
+                yield from (f"meshproto.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+def test_every_part_of_the_package_has_its_rank() -> None:
+    """A new part of meshproto must be given a place in the order."""
+    assert {part_of(name) for name in MODULES} - {""} == set(RANKS)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_one_way(module: str) -> None:
+    """No module imports one that stands above it."""
+    own = part_of(module)
+    for imported in imports(MODULES[module]):
+        part = part_of(imported)
+        if imported.startswith("meshproto.") and part != own and imported != "meshproto.__version__":
+            assert 0 < RANKS[part] < RANKS[own], f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize("module", PURE)
+def test_the_core_names_nothing_impure(module: str) -> None:
+    """No import statement of the core, the wire or the errors names a clock, a socket, a thread or a shell."""
+    assert not {name.split(".")[0] for name in imports(MODULES[module])} & IMPURE
+
+
+def test_the_core_brings_no_twisted_along() -> None:
+    """Each pure module, imported in a fresh interpreter, leaves sys.modules without any shell."""
+    check = (
+        "import importlib, sys\n"
+        "for name in sys.argv[2:]:\n"
+        "    importlib.import_module(name)\n"
+        "    shells = [s for s in sys.argv[1].split(',') if s in sys.modules]\n"
+        "    assert not shells, (name, shells)\n"
+        "print(len(sys.argv[2:]))\n"
+    )
+    command = [sys.executable, "-c", check, ",".join(sorted(SHELLS)), *PURE]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=PACKAGE.parent, timeout=60)
+    assert (done.returncode, done.stdout.strip()) == (0, str(len(PURE))), done.stderr
