@@ -4,14 +4,21 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 ONCE   ?=
+RUNS   ?= 1000
 
-.PHONY: demo test lint lock wheel clean
+.PHONY: demo test soak bench lint lock wheel clean
 
 demo: $(READY)  ## two seeds and two users, for real, on this machine; ONCE=1 ends by itself
 	@$(BIN)/mesh demo $(if $(ONCE),--once)
 
 test: $(READY)  ## the whole suite
 	$(BIN)/python -m pytest $(ARGS)
+
+soak: $(READY)  ## random operations on small meshes; RUNS=1000
+	$(BIN)/python -m bench.soak --runs $(RUNS)
+
+bench: $(READY)  ## what docs/benchmarks.md shows of gossip, measured anew; ARGS=--quick
+	$(BIN)/python -m bench.gossip $(ARGS)
 
 lint: $(READY)  ## style and types
 	$(BIN)/ruff check .

@@ -22,20 +22,20 @@ setup(
         "meshproto.net",
         "twisted.plugins",
     ],
-    package_data={"meshproto": ["py.typed"]},
+    package_data={"meshproto": ["py.typed", "web/seed/*"]},
     install_requires=[
         "Twisted>=25.5,<27",
         "klein>=24.8,<26",
         "treq>=25.5,<27",
         "msgspec>=0.19,<0.23",
         "PyNaCl>=1.5,<2",
-        # `names` in order, a page at a time, with a million of them and new ones every second.
-        "sortedcontainers>=2.4,<3",
         "platformdirs>=4,<5",
         "click>=8.1,<9",
         "rich>=13,<16",
     ],
     extras_require={
+        # The plots of `python -m bench.gossip`.
+        "bench": ["matplotlib>=3.9,<4"],
         "dev": [
             "pytest>=8.3,<10",
             "pytest-twisted>=1.14.3,<2",

@@ -2,7 +2,7 @@
 
 Every error has a `code` that reads like an HTTP status (JSON-RPC's own codes are negative), a stable `title`, and a
 `detail` that says what was wrong, where, and what to do. The line protocol sends them as JSON-RPC errors
-(:func:`meshproto.wire.encode_error`), HTTP as RFC 9457 problem documents (:mod:`meshproto.net.front`).
+(:func:`meshproto.wire.encode_error`), HTTP as RFC 9457 problem documents (:mod:`meshproto.net.http`).
 """
 
 from typing import ClassVar
@@ -143,6 +143,10 @@ class Unreachable(PeerError):
     """Nothing answered at the address, or not in time."""
 
     title = "unreachable"
+
+
+class NobodyListens(Unreachable):
+    """The connection was refused: there is no process at the address."""
 
 
 class PeerRefused(PeerError):

@@ -3,20 +3,24 @@
 import os
 import random
 import resource
+from pathlib import Path
 from typing import Any, ClassVar
 
 from twisted.application.service import IService
 
 from meshproto import __version__
+from meshproto.core.meshkey import NO_KEYS, Keyring
 from meshproto.core.seed import Seed, Settings
-from meshproto.errors import BadParams
+from meshproto.errors import BadParams, BadState
 from meshproto.net import seed_store
+from meshproto.net.http import LOOPBACK_HOSTS
 from meshproto.net.lines import LineHandler, LinesFactory
-from meshproto.net.listening import local_address
+from meshproto.net.listening import is_loopback, local_address
+from meshproto.net.seed_front import SeedFront, site
 from meshproto.net.seeding import SeedService
-from meshproto.net.state import StateDir
+from meshproto.net.state import StateDir, read_secret
 from meshproto.net.store import ThreadedDatabase, connect
-from meshproto.tap import NodeOptions, NodeService, addresses
+from meshproto.tap import NodeOptions, NodeService, addresses, server_endpoint
 
 
 class Options(NodeOptions):
@@ -24,7 +28,8 @@ class Options(NodeOptions):
     synopsis = "[options]"
     longdesc = (
         "A seed: knows where every user is, and tells whoever asks. Every option has a twin in the environment "
-        "(USER_NAME, PORT, MESH_LISTEN, MESH_ADVERTISE, MESH_STATE, MESH_PEERS, MESH_NAMES)."
+        "(USER_NAME, PORT, MESH_LISTEN, MESH_ADVERTISE, MESH_STATE, MESH_PEERS, MESH_KEY_FILE, MESH_NAMES, "
+        "MESH_HTTP)."
     )
     optParameters: ClassVar[list[list[Any]]] = [
         ["name", None, None, "this seed's name among the seeds [default: seed-PORT]"],
@@ -32,6 +37,8 @@ class Options(NodeOptions):
         ["listen", None, None, "a Twisted server endpoint instead of --port, such as tcp:5001"],
         ["advertise", None, None, "HOST:PORT at which others reach this seed"],
         ["state", None, None, "directory for what must outlive a restart"],
+        ["http", None, None, "a Twisted server endpoint for metrics and a picture of the mesh, such as tcp:5080"],
+        ["mesh-key", None, None, "file with the mesh's keys, one a line: gossip with those alone that prove one"],
         ["names", None, None, "whether clients may list names: yes or no [default: yes]"],
     ]
     twins: ClassVar[dict[str, str]] = {
@@ -41,7 +48,9 @@ class Options(NodeOptions):
         "advertise": "MESH_ADVERTISE",
         "state": "MESH_STATE",
         "peer": "MESH_PEERS",
+        "mesh-key": "MESH_KEY_FILE",
         "names": "MESH_NAMES",
+        "http": "MESH_HTTP",
     }
     fallbacks: ClassVar[dict[str, Any]] = {"port": 5001, "names": "yes", "peer": []}
     lists = frozenset({"peer"})
@@ -61,6 +70,8 @@ class Options(NodeOptions):
         super().postOptions()
         self._check("peer", addresses)
         self._check("names", _yes_or_no)
+        if self["http"] is not None:
+            self._check("http", server_endpoint)
         if self["advertise"] is not None:
             self._check("advertise", lambda address: addresses([address])[0])
 
@@ -78,6 +89,7 @@ class SeedNode(NodeService):
     def open(self, state: StateDir) -> SeedService:
         _raise_open_files()
         options, reactor = self.options, self.reactor
+        keys = NO_KEYS if options["mesh-key"] is None else _mesh_keys(Path(options["mesh-key"]))
         connection = connect(state.database("seed.db"), seed_store.SCHEMA, seed_store.SCHEMA_VERSION)
         where = self.listen(LinesFactory(self._link, reactor))
         address = options["advertise"] or self.dialled_at(where)
@@ -86,17 +98,38 @@ class SeedNode(NodeService):
             address,
             now=reactor.seconds(),
             rng=random.Random(os.urandom(16)),
-            settings=Settings(list_names=options["names"], version=__version__),
+            entropy=os.urandom,
+            settings=Settings(list_names=options["names"], mesh_keys=keys, version=__version__),
             entries=seed_store.read_entries(connection),
             peers=[*options["peer"], *seed_store.read_peers(connection)],
         )
         store = seed_store.SeedStore(ThreadedDatabase(connection, reactor))
         self.seed = SeedService(core, store, reactor, self.dial)
+        if options["http"] is not None:
+            self._open_http(core)
         state.announce(local_address(where) if where else address)
+        self.log.info("{name} listens, and says that it is at {address}", name=options["name"], address=address)
         return self.seed
+
+    def _open_http(self, core: Seed) -> None:
+        front = SeedFront(core, self.seed, self.reactor)
+        where = self.listen(site(front, self.reactor), self.options["http"])
+        if where is not None and is_loopback(where[0]):
+            front.hosts = LOOPBACK_HOSTS
+        url = f"http://{local_address(where)}/" if where else self.options["http"]
+        self.log.info("the mesh can be seen at {url}", url=url)
 
     def _link(self) -> LineHandler:
         return self.seed.link()
+
+
+def _mesh_keys(path: Path) -> Keyring:
+    """Raises :class:`BadState`."""
+    text = read_secret(path)
+    try:
+        return Keyring.parse(text)
+    except BadParams as wrong:
+        raise BadState(f"{path}: {wrong.detail}") from None
 
 
 def _raise_open_files() -> None:

@@ -44,7 +44,7 @@ class NodeOptions(usage.Options):
         self._check("name", self._name)
         self._check("port", self._port)
         if self["listen"] is not None:
-            self._check("listen", lambda text: str(text) if serverFromString(_NoReactor(), text) else text)
+            self._check("listen", server_endpoint)
         self["state"] = Path(self["state"]) if self["state"] else default_path(self.kind, self["name"])
 
     def _from_environment(self, option: str, given: str) -> str | list[str]:
@@ -83,6 +83,12 @@ def addresses(given: list[str]) -> list[str]:
     return given
 
 
+def server_endpoint(described: str) -> str:
+    """A Twisted server endpoint string, checked. Raises :class:`ValueError` and the like."""
+    serverFromString(_NoReactor(), described)
+    return described
+
+
 class _NoReactor:
     """Endpoint strings are parsed before there is a reactor to listen with."""
 
@@ -98,7 +104,7 @@ class NodeService(Service):
         self.options = options
         self.reactor = reactor
         self.state: StateDir | None = None
-        self.port: IListeningPort | None = None
+        self.ports: list[IListeningPort] = []
         self.inner: Service | None = None
 
     def open(self, state: StateDir) -> Service:
@@ -125,11 +131,13 @@ class NodeService(Service):
         super().stopService()
         return ensureDeferred(self._stop())
 
-    def listen(self, factory: IProtocolFactory) -> tuple[str, int] | None:
-        """Host and port where it listens now, None for an endpoint without them. Raises :class:`BadState`."""
-        described = self.options.endpoint
-        self.port = listen(serverFromString(self.reactor, described), factory, described)
-        return host_port(self.port)
+    def listen(self, factory: IProtocolFactory, described: str | None = None) -> tuple[str, int] | None:
+        """Host and port where it listens now, None for an endpoint without them. `described`: an endpoint other than
+        the node's own. Raises :class:`BadState`."""
+        described = described or self.options.endpoint
+        port = listen(serverFromString(self.reactor, described), factory, described)
+        self.ports.append(port)
+        return host_port(port)
 
     def dialled_at(self, where: tuple[str, int] | None) -> str:
         """HOST:PORT for others to dial. Raises :class:`BadState` when only the operator can know."""
@@ -141,8 +149,8 @@ class NodeService(Service):
         return HostnameEndpoint(self.reactor, *split_address(address), timeout=DIAL_TIMEOUT_S)
 
     async def _stop(self) -> None:
-        if self.port is not None:
-            await maybeDeferred(self.port.stopListening)
+        for port in self.ports:
+            await maybeDeferred(port.stopListening)
         if self.inner is not None:
             await maybeDeferred(self.inner.stopService)
         if self.state is not None:

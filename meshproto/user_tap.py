@@ -12,7 +12,8 @@ from twisted.web.client import HTTPConnectionPool
 from meshproto.core.identity import check_uri
 from meshproto.net import user_store
 from meshproto.net.courier import http_client, http_pool
-from meshproto.net.front import LOOPBACK_HOSTS, Door
+from meshproto.net.front import Door
+from meshproto.net.http import LOOPBACK_HOSTS
 from meshproto.net.listening import is_loopback, local_address
 from meshproto.net.node import UserNode
 from meshproto.net.state import TOKEN_FILE, StateDir
@@ -95,6 +96,7 @@ class UserService(NodeService):
             self.log.info("the owner's part asks for the token in {file}", file=str(state.path / TOKEN_FILE))
             node.front.door = Door(state.token(os.urandom), {*LOOPBACK_HOSTS, urlsplit(self.uri).hostname or ""})
         state.announce(f"http://{local_address(where)}" if where else self.uri)
+        self.log.info("{name} listens, and says that it is at {uri}", name=options["name"], uri=self.uri)
         return node
 
     def stopService(self) -> "Deferred[None]":

@@ -49,13 +49,19 @@ NAMES_PAGE_MAX: Final = 500
 """Names in one page of `names`: with 64 characters each it fits in half a line."""
 GOSSIP_SEEDS_MAX: Final = 1000
 """Seeds in one digest: about 60 bytes each, so that a digest always fits in a line."""
+NONCE_BYTES: Final = 32
+"""What each side of a seeds' handshake adds to it, fresh: 43 characters of base64url."""
 REASON_CHARS_MAX: Final = 1000
 """What is quoted of a value that does not fit: an error answer must not grow with the line it answers."""
+
+GONE_SEEDS_MAX: Final = 32
+"""Deaths that one seed tells of at a time."""
 
 Name = Annotated[str, Meta(pattern=NAME_PATTERN, description="1-64 of A-Z a-z 0-9 . _ -")]
 Address = Annotated[str, Meta(min_length=3, max_length=ADDRESS_CHARS_MAX)]
 Id = Annotated[int, Meta(ge=-(2**53), le=2**53)] | Annotated[str, Meta(max_length=ID_CHARS_MAX)]
 B64 = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]*\Z", max_length=128)]
+Nonce = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{43}\Z")]
 
 
 def fold(name: str) -> str:
@@ -90,9 +96,12 @@ class Nothing(Struct, frozen=True):
 
 
 class HelloParams(Struct, frozen=True, omit_defaults=True):
+    """`nonce` and `proof` are between seeds with a mesh key: :mod:`meshproto.core.meshkey`."""
+
     version: int
     role: Literal["seed", "user"]
     name: Name | None = None
+    nonce: Nonce | None = None
     proof: B64 | None = None
 
 
@@ -150,11 +159,16 @@ class GossipParams(Struct, frozen=True, omit_defaults=True):
     delta: list[Delta] = []
 
 
-class HelloResult(Struct, frozen=True):
+class HelloResult(Struct, frozen=True, omit_defaults=True):
+    """`mesh`: `key` when the seed gossips with those that prove its mesh key, else `open`. `nonce` and `proof` answer
+    the nonce of another seed."""
+
     version: int
     seed: str
     mesh: str
     limits: dict[str, int]
+    nonce: Nonce | None = None
+    proof: B64 | None = None
 
 
 class RegisterResult(Struct, frozen=True):
@@ -197,17 +211,25 @@ class EntryValue(Struct, frozen=True, gc=False):
     seen: Annotated[int, Meta(ge=0, le=2**53)]
 
 
-class SeedFacts(Struct, frozen=True):
-    """What a seed says of itself in its key space, under the key `@`."""
+class SeedFacts(Struct, frozen=True, omit_defaults=True):
+    """What a seed says of itself in its key space, under the key `@`; `gone`: seeds that it found dead lately, with
+    the generation of each that has died, so that others look too."""
 
     address: Address
+    gone: Annotated[dict[Name, int], Meta(max_length=GONE_SEEDS_MAX)] = {}
 
 
 class SeedInfo(Struct, frozen=True):
+    """`since`: ms since 1970 UTC when the seed was last found alive or dead; `phi`: how surprising its silence is,
+    `lag`: how many of its writes were not read yet."""
+
     name: str
     address: Address
     alive: bool
     users: int
+    since: int = 0
+    phi: float = 0.0
+    lag: int = 0
 
 
 class SeedsResult(Struct, frozen=True):
@@ -325,6 +347,13 @@ class ChangedParams(Struct, frozen=True):
 
     name: str
     entry: LookupResult | None
+
+
+class ConflictParams(Struct, frozen=True):
+    """What `conflict` tells a user node: the name was claimed earlier by another key (unpadded base64url)."""
+
+    name: str
+    key: str
 
 
 class _Probe(Struct, frozen=True):

@@ -37,8 +37,9 @@ from meshproto.net.state import ADDRESS_FILE, default_path
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
-PORTS = ("5001", "5002", "3000", "5012")
+PORTS = ("5001", "5002", "3000", "5012", "5080")
 SEED_PORT, USER_PORT = "5001", "3000"  # the defaults of the two plugins
+SEED_HTTP_PORT = "5080"
 DEADLINE_S = 60.0
 COMMAND_S = 60.0
 
@@ -217,6 +218,7 @@ class Session:
         (path / ADDRESS_FILE).unlink(missing_ok=True)  # one that was killed leaves it behind
         port = str(self._ports.get(documented, 0))
         command = re.sub(rf"(\bPORT=|--port[ =]){documented}\b", rf"\g<1>{port}", step.text)
+        command = command.replace(f"tcp:{SEED_HTTP_PORT}:", "tcp:0:")
         log = self._directory / f"{name}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
@@ -230,6 +232,9 @@ class Session:
         node = self._nodes[name] = _Node(process, log, None)
         address = until(lambda: self._address(name, node, path), f"{name} listens", DEADLINE_S)
         self._ports[documented] = int(address.rpartition(":")[2])
+        if "tcp:0:" in command:
+            seen = until(partial(_seen, log), f"{name} says where it can be seen", DEADLINE_S)
+            self._ports[SEED_HTTP_PORT] = int(seen)
         if kind == "user":
             node.url = address
             self._settle()
@@ -297,6 +302,10 @@ def _given(command: str, pattern: str) -> str | None:
 
 def _says(log: Path, line: tuple[str, ...]) -> bool | None:
     return any(matches(line, said) for said in log.read_text().splitlines()) or None
+
+
+def _seen(log: Path) -> str | None:
+    return _given(log.read_text(), r"can be seen at http://[^/]*:(\d+)/")
 
 
 def _is(url: str, fact: str) -> bool | None:

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import hmac
 import importlib
 import json
 import re
@@ -117,7 +118,7 @@ def test_options_are_complete(kind: str, options: NodeOptions) -> None:
     """The options of a plugin, their environment twins and their defaults are those that operating.md lists."""
     table = section(read("operating.md"), "## Options").partition(f" {kind} [options]`")[2].partition(" [options]`")[0]
     rows = [[cell.strip() for cell in row.split("|")[1:4]] for row in table.splitlines() if row.startswith("| `--")]
-    documented = {re.findall(r"--(\w+)", option)[0]: (twin, default) for option, twin, default in rows}
+    documented = {re.findall(r"--([\w-]+)", option)[0]: (twin, default) for option, twin, default in rows}
     assert {name: twin for name, (twin, _) in documented.items()} == {
         name: f"`{variable}`" for name, variable in options.twins.items()
     }
@@ -218,13 +219,17 @@ def json_lines() -> list[str]:
 def test_example_lines_are_of_the_protocol() -> None:
     """Every request in protocol.md decodes, every answer to it is of its kind, and every method has both."""
     methods: dict[Any, str] = {}
+    shown: dict[str, set[str]] = {method: set() for method in wire.METHODS}
     answered = set()
     for line in json_lines():
         example = json.loads(line)
         if "result" in example:
             method = methods[example["id"]]
             wire.decode_value(json.dumps(example["result"]), RESULTS[method])
-            assert set(RESULTS[method].__struct_fields__) == (set(example["result"]) or set())
+            fields, optional = RESULTS[method].__struct_fields__, len(RESULTS[method].__struct_defaults__)
+            needed = set(fields[: len(fields) - optional])
+            assert needed <= set(example["result"]) <= set(fields)
+            shown[method] |= set(example["result"])
             answered.add(method)
         elif example.get("method") in NOTIFICATIONS:
             wire.decode_value(json.dumps(example["params"]), NOTIFICATIONS[example["method"]])
@@ -232,6 +237,7 @@ def test_example_lines_are_of_the_protocol() -> None:
             wire.decode_request(line.encode())
             methods[example.get("id")] = example["method"]
     assert answered == wire.METHODS
+    assert shown == {method: set(result.__struct_fields__) for method, result in RESULTS.items()}
 
 
 def unb64(text: str) -> bytes:
@@ -280,6 +286,20 @@ def test_records_are_signed_as_described() -> None:
         assert unb64(record["key"]) == bytes(vectors()[record["name"]][0].verify_key)
         text = b"meshproto record 1\n" + thing["record"].encode()
         VerifyKey(unb64(record["key"])).verify(text, unb64(thing["sig"]))
+
+
+def test_the_mesh_key_is_proven_as_described() -> None:
+    """Both proofs in protocol.md are made with the mesh key below it, from the nonces and names beside them."""
+    text = read("protocol.md")
+    ((key, chars),) = re.findall(r"^The mesh key is `(\S+)` \(these (\d+) characters\)", text, re.MULTILINE)
+    assert len(key) == int(chars)
+    lines = [json.loads(line) for line in section(text, "## The mesh key").splitlines() if line.startswith("{")]
+    hello, greeting, answer = lines[0]["params"], lines[1]["result"], lines[2]["params"]
+    fields = [hello["nonce"], greeting["nonce"], hello["name"], greeting["seed"]]
+    framed = "".join(f"{len(field)}:{field}," for field in fields)
+    for role, proof in (("listener", greeting["proof"]), ("dialler", answer["proof"])):
+        proven = f"meshproto mesh 1 {role}\n{framed}"
+        assert b64(hmac.new(key.encode(), proven.encode(), hashlib.sha256).digest()) == proof
 
 
 def test_boxes_are_sealed_as_described() -> None:

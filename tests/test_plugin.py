@@ -296,6 +296,7 @@ def test_a_wheel_in_an_empty_environment(tmp_path: Path) -> None:
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--prefix", str(home)]
     subprocess.run([*install, "--ignore-installed", str(wheel)], check=True, capture_output=True, timeout=120)
     (site / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    assert (site / "meshproto" / "web" / "seed" / "index.html").is_file()
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     run = {"capture_output": True, "text": True, "cwd": elsewhere, "timeout": 60, "env": {"HOME": str(tmp_path)}}

@@ -159,6 +159,7 @@ class World:
         self._crashed: list[object] = []
         self._number = next(_worlds)
         self._ports = itertools.count(40_000)
+        self.connections = 0
         self.laptop = self._host("laptop")
         self._client = http_client(self.laptop, http_pool(self.laptop), _Endpoints(self.laptop))
 
@@ -198,10 +199,13 @@ class World:
         self.wait(node.stopService())
         self.crash(name)
 
-    def restart(self, name: str) -> None:
-        """The process starts again, on its disk, after the others have learnt that its connections are gone."""
+    def restart(self, name: str, settings: Settings | None = None) -> None:
+        """The process starts again, on its disk, after the others have learnt that its connections are gone. A seed may
+        be given other settings."""
         self.settle()
-        if isinstance(self._plans[name], _SeedPlan):
+        plan = self._plans[name]
+        if isinstance(plan, _SeedPlan):
+            self._plans[name] = _SeedPlan(plan.peers, settings or plan.settings)
             self._start_seed(name)
         else:
             self._start_user(name)
@@ -342,6 +346,7 @@ class World:
             self.address(name),
             now=self.clock.seconds(),
             rng=random.Random(self.rng.random()),
+            entropy=self.rng.randbytes,
             settings=plan.settings,
             entries=seed_store.read_entries(connection),
             peers=[*(self.address(peer) for peer in plan.peers), *seed_store.read_peers(connection)],
@@ -398,6 +403,7 @@ class World:
         ports = (next(self._ports), port)
         server = servers[0][1].buildProtocol(_address(host.ip, ports[0]))
         if client is not None:
+            self.connections += 1
             self._wires.append(Wire(host, target, client, server, ports))
 
     def _carry_all(self) -> bool:

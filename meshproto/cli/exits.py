@@ -47,12 +47,12 @@ _ADVICE = {
     409: "see what it clashes with and send it under another --id",
     413: "send it in smaller parts, or send the address of where it can be fetched",
     429: "wait a little and try again",
-    503: "start a seed or wait until one is back; `mesh seeds` shows those the node knows",
+    503: "start a seed, or wait until one is back and try again",
 }
 _KEY_ADVICE = "ask its owner for the fingerprint, and trust the new key only if `mesh lookup NAME` shows the same"
 _NOT_FOUND_ADVICE = "check the spelling, or ask its owner to register it with a seed of this mesh"
 _OTHER_ADVICE = "see the node's log, then try again"
-_START_ADVICE = "start it with `twistd -n meshuser --name NAME`, or say where it is with --node URL"
+_START_ADVICE = "start it with `twistd -n --pidfile= meshuser --name NAME`, or say where it is with --node URL"
 _UNCERTAIN_ADVICE = (
     "whether the message was taken is not known; see `mesh queue`, and use --id, which makes sending again harmless"
 )
@@ -91,6 +91,5 @@ def _advice(problem: Problem) -> str:
         return _NOT_FOUND_ADVICE
     if problem.status == 409 and "key" in problem.title.lower():
         return _KEY_ADVICE
-    if problem.retry_after_s is not None:
-        return f"try again in {problem.retry_after_s} s"
-    return _ADVICE.get(problem.status, _OTHER_ADVICE)
+    advice = _ADVICE.get(problem.status, _OTHER_ADVICE)
+    return advice if problem.retry_after_s is None else f"{advice} (in {problem.retry_after_s} s)"

@@ -182,7 +182,7 @@ def lookup(session: Session, name: str) -> None:
 @_json_option
 @click.pass_obj
 def seeds(session: Session) -> None:
-    """Show the seeds your node knows."""
+    """Show the mesh as your home seed sees it: who is there, where, and since when alive or dead."""
     session.show(session.node.seeds(), render.seeds)
 
 

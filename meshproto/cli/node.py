@@ -117,7 +117,7 @@ class Node:
 
     def outbox(self) -> Answer:
         """What waits, message by message and recipient by recipient."""
-        return self._ask("GET", "/outbox")
+        return self._ask("GET", "/outbox?waiting=true")
 
     def _ask(self, method: str, path: str, body: Document | None = None, *, wait_s: float = 0) -> Answer:
         connection = self._connection_type(self._host, self._port, timeout=self._timeout_s + wait_s)

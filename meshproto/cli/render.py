@@ -134,7 +134,10 @@ def sent(screen: Screen, answer: Document) -> None:
 
 def found(screen: Screen, answer: Document) -> None:
     """Where a name is."""
-    seen = "online" if answer["online"] else f"offline, last seen {moment(answer['seen'])}"
+    if answer["online"] is None:
+        seen = "unknown: no seed can be reached, this is the last known address"
+    else:
+        seen = "online" if answer["online"] else f"offline, last seen {moment(answer['seen'])}"
     rows = [
         ("name", answer["name"]),
         ("address", answer["address"]),
@@ -147,15 +150,24 @@ def found(screen: Screen, answer: Document) -> None:
 
 
 def seeds(screen: Screen, answer: Document) -> None:
-    """The seeds the node knows."""
+    """The mesh as the home seed sees it."""
     if not answer["seeds"]:
         screen.line("This node knows no seed: start it with --seed HOST:PORT.", "yellow")
         return
-    rows = [
-        (seed["name"], seed["address"], "alive" if seed["alive"] else "dead", seed["users"], "home" * seed["home"])
-        for seed in answer["seeds"]
-    ]
-    screen.table(("seed", "address", "state", "users", ""), rows)
+    detailed = all("since" in seed for seed in answer["seeds"])
+    headings = ("seed", "address", "state", *(("since",) if detailed else ()), "users")
+    screen.table((*headings, *(("phi", "lag") if detailed else ()), ""), [_seed(s, detailed) for s in answer["seeds"]])
+
+
+def _seed(seed: Document, detailed: bool) -> tuple[object, ...]:
+    """`detailed`: with how long it has been so, how surprising its silence is, and how much of it is not read yet; an
+    older seed does not say."""
+    name, home = seed["name"], "home" * seed["home"]
+    state = {True: "alive", False: "dead", None: "unknown"}[seed["alive"]]
+    if not detailed:
+        return name, seed["address"], state, seed["users"], home
+    phi = NOTHING if seed["phi"] is None else f"{seed['phi']:.1f}"
+    return name, seed["address"], state, moment(seed["since"] or None), seed["users"], phi, seed["lag"], home
 
 
 def status(screen: Screen, answer: Document) -> None:
@@ -176,9 +188,9 @@ def status(screen: Screen, answer: Document) -> None:
         ("inbox", f"{inbox['messages']} messages, the next after {inbox['next']}"),
         ("running", f"{span(answer['uptime_s'])}, version {answer['version']}"),
     ]
-    screen.table((), rows)
     if answer["problem"]:
-        screen.line(one_line(answer["problem"]), "yellow")
+        rows.append(("problem", one_line(answer["problem"])))
+    screen.table((), rows)
 
 
 def queue(screen: Screen, answer: Document, now_ms: float | None = None) -> None:

@@ -162,10 +162,16 @@ def open_receipt(body: bytes, pending: Pending) -> Receipt:
 
 
 T = TypeVar("T", bound=Struct)
+_CALLED: Final[dict[type[Struct], str]] = {
+    Sealed: "sealed batch",
+    Batch: "batch of letters",
+    SealedReceipt: "sealed receipt",
+    Receipt: "receipt",
+}
 
 
 def _decode(data: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as reason:
-        raise BadParams(f"not a {kind.__name__.lower()}: {reason}") from None
+        raise BadParams(f"not a {_CALLED[kind]}: {reason}") from None

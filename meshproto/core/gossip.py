@@ -16,11 +16,11 @@ What a value means is not known here.
 from array import array
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from meshproto.wire import GOSSIP_SEEDS_MAX, Cell, Delta, Summary
 
@@ -46,7 +46,7 @@ class Change(NamedTuple):
     value: bytes | None
 
 
-class _Value(NamedTuple):
+class _Value(Struct, frozen=True, gc=False):
     version: int
     value: bytes
 
@@ -55,8 +55,8 @@ class _Value(NamedTuple):
 class Space:
     """What one seed wrote, as far as it was read here. `version`: read up to here; `head`: how far there is known to
     be something to read; `collected`: what was deleted up to here may be missing, and no value that is known here was.
-    The log lists every (version, key) in order; entries that a later write of the same key has
-    overtaken are skipped, and dropped once they are the greater part."""
+    The log lists every (version, key) in order; entries that a later write of the same key has overtaken are skipped,
+    and dropped once they are the greater part."""
 
     generation: int
     heartbeat: int = 0
@@ -119,8 +119,8 @@ class Space:
 
 class Gossip:
     """Every key space as far as it is known here. `generation` tells a restarted seed from its former self: ms since
-    1970 UTC at start will do. Seeds past :data:`meshproto.wire.GOSSIP_SEEDS_MAX`,
-    or whose names would not fit into a digest any more, are not taken up."""
+    1970 UTC at start will do. Seeds past :data:`meshproto.wire.GOSSIP_SEEDS_MAX`, or whose names would not fit into a
+    digest any more, are not taken up."""
 
     def __init__(self, seed: str, generation: int) -> None:
         self.seed = seed
@@ -159,11 +159,11 @@ class Gossip:
         """What the writer of `digest` lacks, the spaces it lacks least of first (so that small news is not held up by
         a large catch-up), within `bytes_max` bytes of JSON; and whether there is more. One cell is told in any case:
         it will not get smaller."""
-        full = len(digest) >= GOSSIP_SEEDS_MAX
+        room_bytes = _room_bytes(digest)
         lacking = [
             (space.version - _base(known, space), seed)
             for seed, space in self.spaces.items()
-            if _lacks(known := digest.get(seed), space) and not (known is None and full)
+            if _lacks(known := digest.get(seed), space) and (known or _summary_bytes(seed) <= room_bytes)
         ]
         deltas: list[Delta] = []
         for _, seed in sorted(lacking):
@@ -210,7 +210,7 @@ class Gossip:
                     space.generation = told.generation + 1
                 continue
             if space is None:
-                if not self._has_room_for(seed):
+                if _summary_bytes(seed) > _room_bytes(self.spaces):
                     continue
                 space = self.spaces[seed] = Space(told.generation, heartbeat=-1)
             if told.generation < space.generation:
@@ -230,9 +230,11 @@ class Gossip:
         """Take in what is new in a delta. A delta that begins after what is known here is left alone: what lies between
         comes with the next exchange."""
         space = self.spaces.get(delta.seed)
-        if delta.seed == self.seed or (space is None and not self._has_room_for(delta.seed)):
+        if delta.seed == self.seed:
             return []
         if space is None:
+            if _summary_bytes(delta.seed) > _room_bytes(self.spaces):
+                return []
             space = self.spaces[delta.seed] = Space(delta.generation)
         if delta.generation < space.generation:
             return []
@@ -267,16 +269,6 @@ class Gossip:
             if told != known:
                 yield Change(delta.seed, cell.key, told)
 
-    def _has_room_for(self, seed: str) -> bool:
-        """Whether one more seed fits: each exchange carries the summaries of all."""
-        return (
-            len(self.spaces) < GOSSIP_SEEDS_MAX and self._digest_bytes + len(seed) + SUMMARY_BYTES <= DIGEST_BYTES_MAX
-        )
-
-    @property
-    def _digest_bytes(self) -> int:
-        return sum(map(len, self.spaces)) + SUMMARY_BYTES * len(self.spaces)
-
     def forget(self, seed: str) -> list[Change]:
         """Drop another seed's space whole."""
         if seed == self.seed or seed not in self.spaces:
@@ -284,6 +276,16 @@ class Gossip:
         space = self.spaces.pop(seed)
         live = [key for key, value in space.values.items() if value.value != TOMBSTONE]
         return [Change(seed, key, None) for key in (*live, *space.stale)]
+
+
+def _summary_bytes(seed: str) -> int:
+    return len(seed) + SUMMARY_BYTES
+
+
+def _room_bytes(seeds: Collection[str]) -> int:
+    """What one more seed may take up beside these in a digest: each exchange carries the summaries of all. Whoever
+    tells does not offer what the reader has no room for, or the exchange would never end."""
+    return DIGEST_BYTES_MAX - sum(map(_summary_bytes, seeds)) if len(seeds) < GOSSIP_SEEDS_MAX else 0
 
 
 def _base(known: Summary | None, space: Space) -> int:

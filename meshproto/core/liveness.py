@@ -1,8 +1,12 @@
 """Which seeds are alive: the phi-accrual detector (Hayashibara, Défago, Yared, Katayama: "The φ Accrual Failure
-Detector", SRDS 2004), with exponential arrivals as Cassandra has it.
+Detector", SRDS 2004), with exponential arrivals as Cassandra has it, and local health in the spirit of Lifeguard
+(Dadgar, Phillips, Currey: "Lifeguard: Local Health Awareness for More Accurate Failure Detection", 2017).
 
-phi says how surprising the silence is: phi = 1 means that such a silence would come up once in ten times, phi = 8 once
-in 10^8. A seed's heartbeats arrive over others too, so one broken line accuses nobody.
+phi says how surprising the silence is: phi = 1 means that such a silence would come up once in ten times, phi = 3 once
+in a thousand. A seed's heartbeats arrive over others too, so one broken line accuses nobody.
+
+The silence is measured on a clock of our own that stands still while this seed itself did nothing (its reactor lagged),
+and runs slowly while it hears from nobody: then the trouble is more likely here than everywhere else.
 """
 
 import math
@@ -10,8 +14,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
 
-PHI_DEAD: Final = 8.0
-"""Cassandra's default: between heartbeats that arrive each second that is a silence of about 18 s."""
+PHI_DEAD: Final = 3.0
+"""With heartbeats that arrive each second: a silence of about seven seconds."""
 WINDOW: Final = 100
 """Arrivals remembered: a minute or two, so that the detector follows a network that changes."""
 INTERVAL_PRIOR_S: Final = 1.0
@@ -20,48 +24,81 @@ INTERVAL_MIN_S: Final = 0.5
 """Bursts must not make the detector impatient: several seeds may tell of the same heartbeat within milliseconds."""
 INTERVAL_MAX_S: Final = 10.0
 """A silence that was survived is not taken as the new normal."""
+QUIET_S: Final = 5.0
+"""Not one heartbeat of anybody for this long: our own line is in doubt."""
+QUIET_RATE: Final = 1 / 3
+"""How fast silence counts then."""
+DOUBT_S: Final = 10.0
+"""After strong evidence of a seed's death, what others still tell of its heartbeats is old news for this long."""
 
 
 @dataclass
 class _Arrivals:
     last: float
-    intervals: deque[float] = field(default_factory=lambda: deque([INTERVAL_PRIOR_S], maxlen=WINDOW))
+    intervals: deque[float] = field(default_factory=lambda: deque([INTERVAL_PRIOR_S]))
+    total_s: float = INTERVAL_PRIOR_S
+
+    def add(self, interval_s: float) -> None:
+        self.intervals.append(interval_s)
+        self.total_s += interval_s
+        if len(self.intervals) > WINDOW:
+            self.total_s -= self.intervals.popleft()
 
     @property
     def mean_s(self) -> float:
-        return max(INTERVAL_MIN_S, sum(self.intervals) / len(self.intervals))
+        return max(INTERVAL_MIN_S, self.total_s / len(self.intervals))
 
 
 class Liveness:
-    def __init__(self) -> None:
+    def __init__(self, now: float) -> None:
         self._arrivals: dict[str, _Arrivals] = {}
+        self._doubted: dict[str, float] = {}
+        self._not_counted_s = 0.0
+        self._ticked = now
+        self._news = now
 
-    def heard(self, seed: str, now: float) -> None:
-        """A sign of life that is newer than all before it."""
+    def tick(self, now: float, lag_s: float) -> None:
+        """Time has gone by; `lag_s` of it this seed was not able to do anything."""
+        passed_s = max(0.0, now - self._ticked)
+        self._ticked = now
+        lag_s = min(max(0.0, lag_s), passed_s)
+        quiet_s = passed_s - lag_s if now - self._news > QUIET_S + lag_s else 0.0
+        self._not_counted_s += lag_s + quiet_s * (1 - QUIET_RATE)
+
+    def heard(self, seed: str, now: float, *, directly: bool = False) -> None:
+        """A sign of life that is newer than all before it; `directly`: from the seed itself."""
+        if directly:
+            self._doubted.pop(seed, None)
+        elif self.doubted(seed, now):
+            return
+        self._news = now
+        at = now - self._not_counted_s
         arrivals = self._arrivals.get(seed)
         if arrivals is None:
-            self._arrivals[seed] = _Arrivals(now)
+            self._arrivals[seed] = _Arrivals(at)
             return
-        arrivals.intervals.append(min(INTERVAL_MAX_S, max(0.0, now - arrivals.last)))
-        arrivals.last = now
+        arrivals.add(min(INTERVAL_MAX_S, max(0.0, at - arrivals.last)))
+        arrivals.last = at
 
     def phi(self, seed: str, now: float) -> float:
-        """Infinite for a seed that was never heard."""
+        """Infinite for a seed that was never heard, or is known to be dead."""
         arrivals = self._arrivals.get(seed)
         if arrivals is None:
             return math.inf
-        return (now - arrivals.last) / arrivals.mean_s * math.log10(math.e)
+        return max(0.0, now - self._not_counted_s - arrivals.last) / arrivals.mean_s * math.log10(math.e)
 
     def alive(self, seed: str, now: float) -> bool:
         return self.phi(seed, now) < PHI_DEAD
 
-    def last_heard(self, seed: str) -> float | None:
-        arrivals = self._arrivals.get(seed)
-        return arrivals.last if arrivals else None
-
-    def suspect(self, seed: str) -> None:
-        """Strong evidence of death (its process refused a connection): silent until it is heard again."""
+    def bury(self, seed: str, now: float) -> None:
+        """Its process is not there (the connection was refused): dead until it is heard from again."""
         self._arrivals.pop(seed, None)
+        self._doubted[seed] = now + DOUBT_S
+
+    def doubted(self, seed: str, now: float) -> bool:
+        """Whether it was found dead lately, and not heard itself since."""
+        return self._doubted.get(seed, now) > now
 
     def forget(self, seed: str) -> None:
         self._arrivals.pop(seed, None)
+        self._doubted.pop(seed, None)

@@ -112,6 +112,10 @@ class Cache:
     def is_missing(self, name: str, now: float) -> bool:
         return now < self._missing.get(fold(name), 0.0)
 
+    def drop_missing(self) -> None:
+        """Nobody who said so is there any more."""
+        self._missing.clear()
+
     def drop(self, name: str) -> None:
         self._found.pop(fold(name), None)
         self._missing.pop(fold(name), None)

@@ -1,15 +1,16 @@
 """The asking side of the line protocol: requests by id, answers in any order, notifications in between."""
 
-from collections.abc import Callable
-from typing import Final, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeVar
 
 from msgspec import UNSET, Raw, Struct
 from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.logger import Logger
 
 from meshproto import wire
-from meshproto.errors import MeshError, PeerError, Unreachable
+from meshproto.errors import MeshError, NobodyListens, PeerError, Unreachable
 from meshproto.net.lines import Lines, LinesFactory
 
 CALL_TIMEOUT_S: Final = 5.0
@@ -20,6 +21,7 @@ LINKS_MAX: Final = 200
 
 T = TypeVar("T")
 Notified = Callable[[str, Raw], None]
+Lost = Callable[[str], None]
 
 
 class Calls:
@@ -36,6 +38,15 @@ class Calls:
         self._pending: dict[int, Deferred[Raw]] = {}
         self._last_id = 0
         self._closed = False
+        self._past = (0, 0)
+
+    @property
+    def sent_bytes(self) -> int:
+        return self._lines.sent_bytes if self._lines is not None else self._past[0]
+
+    @property
+    def received_bytes(self) -> int:
+        return self._lines.received_bytes if self._lines is not None else self._past[1]
 
     @property
     def connected(self) -> bool:
@@ -95,6 +106,7 @@ class Calls:
 
     def closed(self, lines: Lines, reason: str) -> None:
         self._lines = None
+        self._past = (lines.sent_bytes, lines.received_bytes)
         for request_id in list(self._pending):
             self._fail(request_id, Unreachable(reason))
         if not self.lost.called:
@@ -118,12 +130,17 @@ class Calls:
 
 
 async def dial(endpoint: IStreamClientEndpoint, calls: Calls, clock: IReactorTime) -> None:
-    """Connect `calls`. Raises :class:`Unreachable`."""
+    """Connect `calls`. Raises :class:`Unreachable`, and :class:`NobodyListens` of that."""
     try:
         await endpoint.connect(LinesFactory(lambda: calls, clock))
+    except ConnectionRefusedError as reason:
+        raise NobodyListens(str(reason)) from None
     except Exception as reason:
         # Endpoints fail in as many ways as there are kinds of them: names, sockets, TLS.
         raise Unreachable(str(reason) or type(reason).__name__) from None
+
+
+Greet = Callable[[str, Calls], Coroutine[Any, Any, None]]
 
 
 class _Link:
@@ -135,15 +152,24 @@ class _Link:
 
 class Links:
     """Connections to seeds by address, made when they are needed and kept while they are used. `connect`: address ->
-    endpoint. `hello` is said first on each."""
+    endpoint. `greet` is what is done first on each, with its address; `lost` hears of each that ends after it was
+    done. The bytes are those of connections that have ended."""
 
     def __init__(
-        self, clock: IReactorTime, connect: Callable[[str], IStreamClientEndpoint], hello: wire.HelloParams
+        self,
+        clock: IReactorTime,
+        connect: Callable[[str], IStreamClientEndpoint],
+        greet: Greet,
+        lost: Lost | None = None,
     ) -> None:
         self._clock = clock
         self._connect = connect
-        self._hello = hello
+        self._greet = greet
+        self._lost = lost
         self._links: dict[str, _Link] = {}
+        self._closing = False
+        self.sent_bytes = 0
+        self.received_bytes = 0
 
     async def get(self, address: str) -> Calls:
         """A connection on which hello was answered. Raises :class:`MeshError`."""
@@ -154,14 +180,16 @@ class Links:
         link.used_at = self._clock.seconds()
         async with link.lock:
             if not link.calls.connected:
-                link.calls = Calls(self._clock)
-                await dial(self._connect(address), link.calls, self._clock)
+                link.calls = calls = Calls(self._clock)
+                await dial(self._connect(address), calls, self._clock)
+                calls.lost.addCallback(lambda _: self._count(calls))
                 try:
-                    await link.calls.call("hello", self._hello, wire.HelloResult)
+                    await self._greet(address, calls)
                 except Exception:
                     # Also when the caller was cancelled: nobody may use a connection without a hello.
                     link.calls.close()
                     raise
+                calls.lost.addCallback(lambda _: self._ended(address))
         return link.calls
 
     def ready(self, address: str) -> Calls | None:
@@ -170,8 +198,25 @@ class Links:
         return link.calls if link is not None and link.calls.connected and not link.lock.locked else None
 
     def close(self) -> None:
+        self._closing = True
         for link in self._links.values():
             link.calls.close()
+
+    def traffic(self) -> tuple[int, int]:
+        """Bytes sent and received over all connections so far."""
+        live = [link.calls for link in self._links.values() if link.calls.connected]
+        return (
+            self.sent_bytes + sum(calls.sent_bytes for calls in live),
+            self.received_bytes + sum(calls.received_bytes for calls in live),
+        )
+
+    def _count(self, calls: Calls) -> None:
+        self.sent_bytes += calls.sent_bytes
+        self.received_bytes += calls.received_bytes
+
+    def _ended(self, address: str) -> None:
+        if self._lost is not None and not self._closing:
+            self._lost(address)
 
     def _make_room(self) -> None:
         """Let go of the connection not used longest, when there are too many."""

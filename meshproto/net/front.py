@@ -8,7 +8,6 @@ To test it without a socket put `Front(...).app.resource()` into a `treq.testing
 """
 
 import hmac
-import ipaddress
 from collections.abc import Callable, Coroutine, Iterable
 from functools import wraps
 from typing import Annotated, Any, Final, TypeVar, cast
@@ -19,11 +18,8 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from twisted.internet.defer import ensureDeferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from twisted.python.failure import Failure
-from twisted.web.http import Request as HTTPRequest
 from twisted.web.iweb import IRequest
-from twisted.web.server import Request, Site
-from werkzeug.exceptions import HTTPException
+from twisted.web.server import Site
 
 from meshproto import __version__, wire
 from meshproto.core.envelope import (
@@ -38,6 +34,16 @@ from meshproto.core.identity import Entropy, Identity, fingerprint, parse_addres
 from meshproto.core.inbox import PAGE_MESSAGES, PAGE_MESSAGES_MAX, WAIT_S_MAX
 from meshproto.core.outbox import TTL_S, Status
 from meshproto.errors import BadParams, Forbidden, MeshError, TooLarge, Unauthorized
+from meshproto.net.http import (
+    LOOPBACK_HOSTS,
+    BoundedRequest,
+    answer_errors,
+    answer_json,
+    answer_problem,
+    check_host,
+    header,
+    quiet_site,
+)
 from meshproto.net.receiving import Receiving
 from meshproto.net.seeds import Seeds
 from meshproto.net.sending import Outcome, Sending
@@ -51,13 +57,8 @@ TO_NAMES_MAX: Final = 100
 """Recipients of one `/send`: each is a lookup and a delivery of its own."""
 SEND_BYTES_MAX: Final = MESSAGE_BYTES_MAX + 64 * 1024
 """A message of full size, a hundred names, and the rest of the request."""
-LOOPBACK_HOSTS: Final = ("localhost",)
 OUTBOX_PAGE: Final = 100
 OUTBOX_PAGE_MAX: Final = 1000
-IDLE_TIMEOUT_S: Final = 60
-"""An HTTP connection that says nothing is closed."""
-DISCARD_BYTES_MAX: Final = 16 * 1024 * 1024
-"""A body that is too large is read and thrown away up to here, so that its sender reads our answer; then we hang up."""
 
 # -- who is asking ------------------------------------------------------------------------------------------------
 
@@ -74,43 +75,23 @@ class Door:
     def check(self, request: IRequest) -> None:
         """Raises :class:`Forbidden` for what a web page or a proxy may have sent, :class:`Unauthorized` without the
         token."""
-        host = _header(request, b"host") or ""
-        name = _without_port(host)
-        if name not in self._hosts and not _is_address(name):
-            raise Forbidden(f"this node is not called {host[:100]!r}: use the address it listens on")
-        origin = _header(request, b"origin")
+        check_host(request, self._hosts)
+        host = header(request, b"host")
+        origin = header(request, b"origin")
         if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
             raise Forbidden("a page from another origin may not talk to this node")
-        if _header(request, b"sec-fetch-site") in ("cross-site", "same-site"):
+        if header(request, b"sec-fetch-site") in ("cross-site", "same-site"):
             raise Forbidden("a page from another site may not talk to this node")
         if self._token is None:
             if any(request.requestHeaders.hasHeader(name) for name in _FORWARDED):
                 raise Forbidden("this node has no token, so it takes no requests from a proxy: listen with a token")
             return
-        scheme, _, given = (_header(request, b"authorization") or "").partition(" ")
+        scheme, _, given = (header(request, b"authorization") or "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._token.encode()):
             raise Unauthorized("the owner's part needs the header 'Authorization: Bearer TOKEN', from the file 'token'")
 
 
 _FORWARDED: Final = (b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto")
-
-
-def _header(request: IRequest, name: bytes) -> str | None:
-    value = request.getHeader(name)
-    return None if value is None else value.decode("latin-1")
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
-        return False
-    return True
-
-
-def _without_port(host: str) -> str:
-    name, colon, port = host.rpartition(":")
-    return (name if colon and port.isdigit() else host).lower()
 
 
 F = TypeVar("F", bound=Callable[..., Coroutine[Any, Any, bytes]])
@@ -255,14 +236,14 @@ class Front:
 
     async def _send(self, request: IRequest, body: SendBody) -> bytes:
         check_message(bytes(body.message))
-        message_id = body.id or _header(request, b"idempotency-key") or self._entropy(16).hex()
+        message_id = body.id or header(request, b"idempotency-key") or self._entropy(16).hex()
         if len(message_id) > ID_CHARS_MAX:
             raise BadParams(f"an id has at most {ID_CHARS_MAX} characters")
         if isinstance(body.to, str):
             return _outcome(request, await self._send_one(body.to, message_id, body))
         names = list(dict.fromkeys(body.to))
         sent = [ensureDeferred(self._try_one(name, message_id, body)) for name in names]
-        return _json(request, {"results": await gatherResults(sent)}, 207)
+        return answer_json(request, {"results": await gatherResults(sent)}, 207)
 
     async def _try_one(self, to: str, message_id: str, body: SendBody) -> dict[str, Any]:
         """One of several recipients: what came of it, whatever it is."""
@@ -296,7 +277,7 @@ class Front:
             }
             for message in page.messages
         ]
-        return _json(request, {"messages": messages, "next": page.next})
+        return answer_json(request, {"messages": messages, "next": page.next})
 
     @app.route("/outbox", methods=["GET"])
     @owner
@@ -314,13 +295,13 @@ class Front:
             }
             for queue in self._sending.outbox.queues.values()
         ]
-        return _json(request, {"messages": [self._shown(message) for message in kept], "recipients": recipients})
+        return answer_json(request, {"messages": [self._shown(message) for message in kept], "recipients": recipients})
 
     @app.route("/outbox/<message_id>", methods=["GET"])
     @owner
     async def outbox_message(self, request: IRequest, message_id: str) -> bytes:
         shown = [self._shown(message) for message in await self._store.outbox_by_id(message_id)]
-        return _json(request, shown[0] if len(shown) == 1 else {"results": shown})
+        return answer_json(request, shown[0] if len(shown) == 1 else {"results": shown})
 
     def _shown(self, kept: Kept) -> dict[str, Any]:
         status = self._sending.status_of(kept)
@@ -342,7 +323,7 @@ class Front:
         located = await self._seeds.locate(parse_address(name)[0], fresh=True)
         record, said = located.record, located.said
         print_ = fingerprint(record.key_bytes)
-        return _json(
+        return answer_json(
             request,
             {
                 "name": record.name,
@@ -368,13 +349,16 @@ class Front:
             {
                 "name": seed.name,
                 "address": seed.address,
-                "alive": seed.alive,
+                "alive": seed.alive if home is not None else None,
                 "users": seed.users,
+                "since": seed.since,
+                "phi": seed.phi,
+                "lag": seed.lag,
                 "home": home is not None and home.name == seed.name,
             }
             for seed in self._seeds.seeds
         ]
-        return _json(request, {"seeds": seeds})
+        return answer_json(request, {"seeds": seeds})
 
     @app.route("/contacts", methods=["GET"])
     @owner
@@ -388,7 +372,7 @@ class Front:
             }
             for contact in await self._store.contacts()
         ]
-        return _json(request, {"contacts": contacts})
+        return answer_json(request, {"contacts": contacts})
 
     @app.route("/contacts/<name>", methods=["PUT"])
     @owner
@@ -396,7 +380,7 @@ class Front:
         body = _parse(_body(request, SEND_BYTES_MAX), TrustBody)
         record = await self._sending.trust(parse_address(name)[0], body.fingerprint)
         shown = {"name": record.name, "key": record.key, "fingerprint": fingerprint(record.key_bytes)}
-        return _json(request, shown)
+        return answer_json(request, shown)
 
     @app.route("/status", methods=["GET"])
     @owner
@@ -404,7 +388,7 @@ class Front:
         messages, last = await self._store.totals()
         home, outbox = self._seeds.home, self._sending.outbox
         oldest = min((queue.oldest_at for queue in outbox.queues.values()), default=None)
-        return _json(
+        return answer_json(
             request,
             {
                 "name": self._seeds.user,
@@ -439,52 +423,15 @@ class Front:
             "batch_messages": BATCH_MESSAGES_MAX,
         }
         told = {"version": __version__, "protocol": wire.PROTOCOL_VERSION, "limits": limits}
-        return _json(request, {**told, "record": own.record, "sig": own.sig})
+        return answer_json(request, {**told, "record": own.record, "sig": own.sig})
 
     @app.route("/healthz", methods=["GET"])
     async def healthz(self, request: IRequest) -> bytes:
         await self._store.totals()
-        return _json(request, {"status": "ok"})
-
-    # errors
-
-    @app.handle_errors(MeshError)
-    def refused(self, request: IRequest, failure: Failure) -> bytes:
-        error = cast(MeshError, failure.value)
-        if error.retry_after_s is not None:
-            request.setHeader(b"retry-after", b"%d" % max(1, round(error.retry_after_s)))
-        if isinstance(error, Unauthorized):
-            request.setHeader(b"www-authenticate", b"Bearer")
-        return _problem(request, error.code if error.code > 0 else 400, error.title, error.detail)
-
-    @app.handle_errors(HTTPException)
-    def no_route(self, request: IRequest, failure: Failure) -> bytes:
-        error = cast(HTTPException, failure.value)
-        for name, value in error.get_headers():
-            if name.lower() == "allow":
-                request.setHeader(b"allow", value.encode("ascii"))
-        where = f"{request.method.decode('latin-1')} {request.path.decode('latin-1')}"[:200]
-        return _problem(request, error.code or 500, error.name, f"{where}: {error.description}")
-
-    @app.handle_errors(Exception)
-    def bug(self, request: IRequest, failure: Failure) -> bytes:
-        self.log.failure("a bug in a request", failure=failure)
-        return _problem(request, 500, "Internal Error", "the node's log says more")
+        return answer_json(request, {"status": "ok"})
 
 
 # -- what goes out ------------------------------------------------------------------------------------------------
-
-
-def _json(request: IRequest, value: Any, code: int = 200) -> bytes:
-    request.setResponseCode(code)
-    request.setHeader(b"content-type", b"application/json")
-    return encode_value(value) + b"\n"
-
-
-def _problem(request: IRequest, status: int, title: str, detail: str, **more: Any) -> bytes:
-    body = _json(request, {"type": "about:blank", "title": title, "status": status, "detail": detail, **more}, status)
-    request.setHeader(b"content-type", b"application/problem+json")
-    return body
 
 
 def _told(outcome: Outcome) -> dict[str, Any]:
@@ -494,11 +441,11 @@ def _told(outcome: Outcome) -> dict[str, Any]:
 
 def _outcome(request: IRequest, outcome: Outcome) -> bytes:
     if outcome.status is Status.DELIVERED:
-        return _json(request, _told(outcome))
+        return answer_json(request, _told(outcome))
     if not outcome.status.final:
-        return _json(request, _told(outcome), 202)
+        return answer_json(request, _told(outcome), 202)
     detail = outcome.reason or f"the message is {outcome.status}"
-    return _problem(request, 409, f"message {outcome.status}", detail, id=outcome.id, to=outcome.to)
+    return answer_problem(request, 409, f"message {outcome.status}", detail, id=outcome.id, to=outcome.to)
 
 
 def _sentence(error: MeshError) -> str:
@@ -507,50 +454,13 @@ def _sentence(error: MeshError) -> str:
 
 # -- HTTP itself --------------------------------------------------------------------------------------------------
 
-
-class BoundedRequest(Request):
-    """A request whose body is kept only as far as any route takes it."""
-
-    too_large = False
-    _received = 0
-
-    def gotLength(self, length: int | None) -> None:
-        super().gotLength(0 if length is not None and length > SEALED_BYTES_MAX else length)
-        if length is not None and length > DISCARD_BYTES_MAX:
-            self._hang_up()
-        self.too_large = length is not None and length > SEALED_BYTES_MAX
-
-    def handleContentChunk(self, data: bytes) -> None:
-        self._received += len(data)
-        self.too_large = self.too_large or self._received > SEALED_BYTES_MAX
-        if not self.too_large:
-            super().handleContentChunk(data)
-        elif self._received > DISCARD_BYTES_MAX:
-            self._hang_up()
-
-    def _hang_up(self) -> None:
-        body = encode_value({"type": "about:blank", "title": TooLarge.title, "status": 413})
-        head = b"HTTP/1.1 413 Content Too Large\r\nContent-Type: application/problem+json\r\nConnection: close\r\n"
-        self.channel.writeSequence([head, b"Content-Length: %d\r\n\r\n" % len(body), body])
-        self.channel.loseConnection()
+answer_errors(Front.app, Front.log)
 
 
-class _QuietSite(Site):
-    """Without a line in the log for each request; /status tells what goes on."""
-
-    noisy = False
-    displayTracebacks = False
-
-    def log(self, request: HTTPRequest) -> None:
-        """Nothing: an access log at thousands of requests a second costs more than the requests."""
+class FrontRequest(BoundedRequest):
+    body_bytes_max = SEALED_BYTES_MAX
 
 
 def site(front: Front, reactor: Any) -> Site:
     """The HTTP server's factory."""
-    return _QuietSite(
-        front.app.resource(),
-        requestFactory=BoundedRequest,
-        parsePOSTFormSubmission=False,  # curl -d says "form", whatever the body is
-        timeout=IDLE_TIMEOUT_S,
-        reactor=reactor,
-    )
+    return quiet_site(front.app, reactor, FrontRequest)

@@ -65,6 +65,8 @@ class Lines(TwistedProtocol):
         self._buffer = b""
         self._out: list[bytes] = []
         self._out_bytes = 0
+        self.sent_bytes = 0
+        self.received_bytes = 0
         self._backlog_bytes = 0
         self._draining = False
         self._blocked = False
@@ -138,6 +140,7 @@ class Lines(TwistedProtocol):
         self.handler.opened(self)
 
     def dataReceived(self, data: bytes) -> None:
+        self.received_bytes += len(data)
         if not self._ending:
             self._buffer += data
             self._drain()
@@ -218,6 +221,7 @@ class Lines(TwistedProtocol):
         if self._out and not self._ending:
             data = b"".join(self._out)
             self._out, self._out_bytes = [], 0
+            self.sent_bytes += len(data)
             self.transport.write(data)
 
     def _stop_timer(self) -> None:

@@ -12,9 +12,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from meshproto import wire
-from meshproto.core.seed import Effect, Exchange, Log, Push, Save, SavePeer, Seed, Send
-from meshproto.errors import MeshError, Unavailable
-from meshproto.net.calls import Links
+from meshproto.core.effects import Effect, Exchange, Log, Push, Save, SavePeer, Send
+from meshproto.core.seed import Seed
+from meshproto.errors import MeshError, NobodyListens, Unavailable
+from meshproto.net.calls import Calls, Links
 from meshproto.net.lines import LineHandler, Lines
 from meshproto.net.seed_store import SeedStore
 
@@ -41,8 +42,9 @@ class SeedService(Service):
         self._clock = clock
         self._links: dict[int, Lines] = {}
         self._numbers = itertools.count(1)
-        hello = wire.HelloParams(wire.PROTOCOL_VERSION, "seed", core.name)
-        self._peers = Links(clock, connect, hello)
+        self._peers = Links(clock, connect, self._greet, self._lost)
+        self._answered_bytes = 0
+        self._asked_bytes = 0
         self._exchanging: set[str] = set()
         self._troubled: dict[str, str] = {}
         self._timer: IDelayedCall | None = None
@@ -61,9 +63,18 @@ class SeedService(Service):
             self._timer.cancel()
             self._timer = None
         self._peers.close()
-        for lines in list(self._links.values()):
+        for number, lines in list(self._links.items()):
+            self.closed(number)  # that its users are away is saved before the disk is closed
             lines.abort()
         return self._store.close()
+
+    @property
+    def gossip_sent_bytes(self) -> int:
+        return self._peers.traffic()[0] + self._answered_bytes
+
+    @property
+    def gossip_received_bytes(self) -> int:
+        return self._peers.traffic()[1] + self._asked_bytes
 
     # -- links ---------------------------------------------------------------------------------------------------
 
@@ -85,11 +96,16 @@ class SeedService(Service):
         except wire.LineError as wrong:
             lines.send(wire.encode_error(wrong.request_id, wrong.error))
             return
-        self._carry_out(self._core.receive(number, request, self._clock.seconds()))
+        effects = self._core.receive(number, request, self._clock.seconds())
+        if isinstance(request, wire.Gossip):
+            self._asked_bytes += len(line) + 1
+            self._answered_bytes += sum(len(effect.line) for effect in effects if isinstance(effect, Send))
+        self._carry_out(effects)
         self._arm()
 
     def closed(self, number: int) -> None:
-        del self._links[number]
+        if self._links.pop(number, None) is None:
+            return
         self._carry_out(self._core.closed(number, self._clock.seconds()))
         self._arm()
 
@@ -136,6 +152,19 @@ class SeedService(Service):
         failure.trap(MeshError)
         self.log.error("not saved: {reason}", reason=failure.getErrorMessage())
 
+    async def _greet(self, address: str, calls: Calls) -> None:
+        gate = self._core.gate
+        hello = gate.hello()
+        greeting = await calls.call("hello", hello, wire.HelloResult)
+        answer = gate.answer(address, hello, greeting)
+        if answer is not None:
+            await calls.call("hello", answer, wire.HelloResult)
+        self._core.greeted(address, greeting.seed)
+
+    def _lost(self, address: str) -> None:
+        self._core.lost(address, self._clock.seconds())
+        self._arm()
+
     def _push(self, effect: Push) -> None:
         peer = self._peers.ready(effect.address)
         if peer is not None:
@@ -157,7 +186,8 @@ class SeedService(Service):
             if self._troubled.get(address) != error.detail:
                 self._troubled[address] = error.detail
                 self.log.warn("seed {address} does not answer: {reason}", address=address, reason=error.detail)
-            effects = self._core.unreachable(address, self._clock.seconds())
+            refused = isinstance(error, NobodyListens)
+            effects = self._core.unreachable(address, self._clock.seconds(), refused=refused)
         else:
             self._exchanging.discard(address)
             if self._troubled.pop(address, None) is not None:

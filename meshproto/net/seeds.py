@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from meshproto import wire
-from meshproto.core.identity import Identity, next_seq, verify
+from meshproto.core.identity import Identity, fingerprint, next_seq, unb64, verify
 from meshproto.core.lookup import MISSING_TTL_S, Cache, Located, Said, Walk
 from meshproto.errors import MeshError, NameTaken, PeerError, Unavailable, UserNotFound
 from meshproto.net.calls import Calls, Links, dial
@@ -88,7 +88,7 @@ class Seeds(Service):
         self.problem: str | None = None
         self._troubles: set[str] = set()
         self._signed: wire.SignedRecord | None = None
-        self._links = Links(clock, connect, wire.HelloParams(wire.PROTOCOL_VERSION, "user", user))
+        self._links = Links(clock, connect, self._greet)
         self._loop: Deferred[None] | None = None
 
     # -- the service ---------------------------------------------------------------------------------------------
@@ -216,13 +216,22 @@ class Seeds(Service):
                 self.log.debug("cannot unwatch {name}: {reason}", name=name, reason=error.detail)
 
     def _notified(self, method: str, params: Raw) -> None:
-        if method != "changed":
-            return
         try:
-            changed = wire.decode_value(params, wire.ChangedParams)
+            if method == "conflict":
+                self._lost_the_name(wire.decode_value(params, wire.ConflictParams))
+            elif method == "changed":
+                self._has_changed(wire.decode_value(params, wire.ChangedParams))
         except MeshError as error:
             self.log.warn("the home seed sent a notification that does not read: {reason}", reason=error.detail)
-            return
+
+    def _lost_the_name(self, conflict: wire.ConflictParams) -> None:
+        """Try the other seeds; they will say the same, until the owner of this node has chosen another name."""
+        owner = fingerprint(unb64(conflict.key))
+        self._trouble(f"the name {conflict.name} belongs to the key {owner}, which claimed it earlier", loud=True)
+        if self._calls is not None:
+            self._calls.close()
+
+    def _has_changed(self, changed: wire.ChangedParams) -> None:
         self._cache.drop(changed.name)
         if changed.entry is not None and changed.entry.online:
             self._changed(changed.name)
@@ -246,6 +255,7 @@ class Seeds(Service):
             finally:
                 self._stop_timers()
                 self._calls = self._home = None
+                self._cache.drop_missing()
                 calls.close()
             await deferLater(self._clock, self._retry_delay(failed))
 
@@ -266,20 +276,22 @@ class Seeds(Service):
     async def _settle(self, address: str, calls: Calls) -> None:
         """Connect, say hello and register; raises :class:`MeshError` when this seed will not be our home."""
         await dial(self._connect(address), calls, self._clock)
-        hello = wire.HelloParams(wire.PROTOCOL_VERSION, "user", self.user)
-        greeting = await calls.call("hello", hello, wire.HelloResult)
-        self._names[address] = greeting.seed
+        await self._greet(address, calls)
         registered = await self._register(calls)
         names = list(self._watched.values())
         for at in range(0, len(names), wire.WATCH_NAMES_MAX):
             await calls.call("watch", wire.WatchParams(names[at : at + wire.WATCH_NAMES_MAX]), wire.Nothing)
         self._calls = calls
-        self._home = Home(greeting.seed, address, registered.since)
+        self._home = Home(self._names[address], address, registered.since)
         self.problem = None
         self._troubles.clear()
-        self.log.info("{name} is registered at {seed}", name=self.user, seed=f"{greeting.seed} ({address})")
+        self.log.info("{name} is registered at {seed}", name=self.user, seed=f"{self._home.name} ({address})")
         self._later(PING_S, self._ping)
         self._later(0, self._learn)
+
+    async def _greet(self, address: str, calls: Calls) -> None:
+        hello = wire.HelloParams(wire.PROTOCOL_VERSION, "user", self.user)
+        self._names[address] = (await calls.call("hello", hello, wire.HelloResult)).seed
 
     async def _register(self, calls: Calls) -> wire.RegisterResult:
         self._seq = next_seq(self._seq, int(self._clock.seconds() * 1000))

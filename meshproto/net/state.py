@@ -23,6 +23,17 @@ def default_path(kind: str, name: str) -> Path:
     return user_state_path("meshproto") / f"{kind}-{name.lower()}"
 
 
+def read_secret(path: Path) -> bytes:
+    """A file that nobody but its owner can read. Raises :class:`BadState`."""
+    try:
+        with path.open("rb") as file:
+            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
+                raise BadState(f"others can read {path}: chmod 600 {path}")
+            return file.read()
+    except OSError as reason:
+        raise BadState(f"{path} cannot be used: {reason.strerror}") from None
+
+
 class StateDir:
     """Made with mode 0700 and locked against a second process. Raises :class:`BadState`."""
 
@@ -78,12 +89,9 @@ class StateDir:
         try:
             if not path.exists():
                 self._write(name, make(), 0o600)
-            mode = stat.S_IMODE(path.stat().st_mode)
-            if mode & 0o077:
-                raise BadState(f"others can read {path}: chmod 600 {path}")
-            return path.read_bytes()
         except OSError as reason:
             raise BadState(f"{path} cannot be used: {reason.strerror}") from None
+        return read_secret(path)
 
     def _write(self, name: str, text: bytes, mode: int) -> None:
         """Whole or not at all, also when the power fails."""

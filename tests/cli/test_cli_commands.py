@@ -34,6 +34,12 @@ FOUND = {
     "sig": "s",
 }
 SEEDS = {"seeds": [{"name": "seedX", "address": "127.0.0.1:5001", "alive": True, "users": 2, "home": True}]}
+FULL_SEEDS = {
+    "seeds": [
+        {**SEEDS["seeds"][0], "since": AT_MS, "phi": 0.31, "lag": 0},
+        {"name": "y", "address": "h:1", "alive": False, "users": 9, "home": False, "since": 0, "phi": 99.0, "lag": 4},
+    ]
+}
 STATUS = {
     "name": "UserX",
     "fingerprint": "abcdefgh",
@@ -65,6 +71,8 @@ COMMANDS = [
     (["lookup", "UserX"], FOUND, ["UserX~abcdefgh", "http://192.0.2.7:3000", "offline, last seen " + moment(AT_MS)]),
     (["lookup", "UserX"], {**FOUND, "online": True}, ["presence  online"]),
     (["seeds"], SEEDS, ["SEED ", "seedX  127.0.0.1:5001  alive  2      home"]),
+    (["seeds"], FULL_SEEDS, [f"seedX  127.0.0.1:5001  alive  {moment(AT_MS)}  2      0.3   0    home", "99.0  4"]),
+    (["seeds"], FULL_SEEDS, ["SINCE ", "  dead   -"]),
     (["seeds"], {"seeds": []}, ["knows no seed"]),
     (["status"], STATUS, ["seedX at 127.0.0.1:5001", "2 waiting for 1 recipients", "1 min, version 0.1.0"]),
     (["status"], {**STATUS, "home": None, "registered": False, "problem": "no seed"}, ["registered  no", "no seed"]),
@@ -122,7 +130,7 @@ def test_problems_end_as_a_sentence_and_a_code(stub: Stub, run: Mesh, status: in
 def test_retry_after_is_passed_on(stub: Stub, run: Mesh) -> None:
     """The node knows best when to come back."""
     stub.refuses(429, "Slow Down", "", Retry_After="9")
-    assert run("queue").stderr == "mesh: Slow Down: try again in 9 s.\n"
+    assert run("queue").stderr == "mesh: Slow Down: wait a little and try again (in 9 s).\n"
 
 
 def test_a_send_without_an_answer_is_called_uncertain(stub: Stub, run: Mesh) -> None:

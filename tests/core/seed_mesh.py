@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 from msgspec import UNSET, Struct
 
-from meshproto.core.seed import Effect, Exchange, Log, Push, Save, SavePeer, Seed, Send, Settings
+from meshproto.core.effects import Effect, Exchange, Log, Push, Save, SavePeer, Send
+from meshproto.core.seed import Seed, Settings
 from meshproto.wire import (
     LINE_BYTES_MAX,
     Answer,
@@ -84,6 +85,7 @@ class SeedMesh:
             host.address,
             now=self.now,
             rng=self.rng,
+            entropy=self.rng.randbytes,
             settings=self.settings,
             entries=list(host.disk.items()),
             peers=sorted({first, *host.peers}),

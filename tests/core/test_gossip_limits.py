@@ -3,11 +3,12 @@
 from typing import Any
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import given, settings
 from msgspec import Raw
 
-from meshproto.core.gossip import TOMBSTONE_GRACE_S, Change, Gossip
-from meshproto.wire import GOSSIP_SEEDS_MAX, Cell, Delta, Digest, Summary, encode_value
+from meshproto.core.gossip import DIGEST_BYTES_MAX, TOMBSTONE_GRACE_S, Change, Gossip
+from meshproto.wire import GOSSIP_SEEDS_MAX, NAME_CHARS_MAX, Cell, Delta, Digest, Summary, encode_value
 from tests.core.scuttlebutt import PLENTY_BYTES, over_the_wire, pair, tell
 
 ENTRIES_MANY = 50_000
@@ -111,9 +112,11 @@ class TestWork:
 
 
 class TestSeedsMax:
-    def crowd(self) -> Gossip:
+    def crowd(self, chars: int = 4) -> Gossip:
+        """A seed that has heard of more others than it can follow, with names of so many characters."""
         full = Gossip("full", 1000)
-        full.heard({f"s{at}": Summary(1000, 1, 1, 0) for at in range(2 * GOSSIP_SEEDS_MAX)})
+        told = Summary(1_795_343_300_123, 12_345_678, 12_345_678, 0)
+        full.heard({f"{at:0{chars}}": told for at in range(2 * GOSSIP_SEEDS_MAX)})
         return full
 
     def test_no_more_spaces_are_taken_up(self) -> None:
@@ -126,12 +129,24 @@ class TestSeedsMax:
         digest: Digest = over_the_wire(full.digest(), []).digest
         assert len(digest) == GOSSIP_SEEDS_MAX
 
+    @pytest.mark.parametrize("chars", [4, 20, NAME_CHARS_MAX])
+    def test_a_digest_fits_whatever_the_names(self, chars: int) -> None:
+        """With long names fewer seeds are followed: the digest of all stays within its share of a line."""
+        full = self.crowd(chars)
+        assert len(encode_value(full.digest())) <= DIGEST_BYTES_MAX
+        stranger = "x" * NAME_CHARS_MAX
+        assert full.merge(Delta(stranger, 1000, 0, 1, 1, 0, [Cell("x", 1, Raw(b"1"))])) == []
+
     def test_those_known_go_on(self) -> None:
         """A full seed still follows the seeds that it knows."""
         full = self.crowd()
-        assert full.merge(Delta("s1", 1000, 0, 1, 1, 0, [Cell("x", 1, Raw(b"1"))])) == [Change("s1", "x", b"1")]
+        (known, *_) = (seed for seed in full.spaces if seed != full.seed)
+        news = Delta(known, 1_795_343_300_123, 0, 1, 1, 0, [Cell("x", 1, Raw(b"1"))])
+        assert full.merge(news) == [Change(known, "x", b"1")]
 
-    def test_a_full_reader_is_not_told_of_strangers(self) -> None:
+    @pytest.mark.parametrize("chars", [4, 20, NAME_CHARS_MAX])
+    def test_a_full_reader_is_not_told_of_strangers(self, chars: int) -> None:
         """What a full seed cannot take is not offered to it: the exchange would never end."""
-        stranger, _ = pair("x")
-        assert stranger.delta(self.crowd().digest(), PLENTY_BYTES) == ([], False)
+        stranger = Gossip("x" * NAME_CHARS_MAX, 1000)
+        stranger.put("x", b"1")
+        assert stranger.delta(self.crowd(chars).digest(), PLENTY_BYTES) == ([], False)

@@ -5,18 +5,9 @@ from itertools import pairwise
 
 import pytest
 
-from meshproto.core.seed import (
-    GOSSIP_INTERVAL_S,
-    GOSSIP_PEERS,
-    LEASE_S,
-    PUSH_DELAY_S,
-    REDIAL_DEAD_S,
-    SWEEP_NAMES,
-    Exchange,
-    Save,
-    Seed,
-    Settings,
-)
+from meshproto.core.effects import Exchange, Save
+from meshproto.core.peering import GOSSIP_INTERVAL_S, GOSSIP_PEERS, PUSH_DELAY_S, REDIAL_DEAD_S
+from meshproto.core.seed import LEASE_S, SWEEP_NAMES, Seed, Settings
 from meshproto.errors import PeerError
 from meshproto.wire import EntryValue, NameParams, Nothing, WatchParams
 from tests.core.seed_mesh import START_S, Client, SeedMesh
@@ -171,12 +162,14 @@ class TestRestart:
                 "seedA:5001",
                 now=START_S,
                 rng=random.Random(1),
+                entropy=random.Random(1).randbytes,
                 entries=[("userx", EntryValue("{}", "", 0, True, 0))],
             )
 
 
 def lonely(*peers: str) -> Seed:
-    return Seed("seedA", "seedA:5001", now=START_S, rng=random.Random(1), peers=peers)
+    rng = random.Random(1)
+    return Seed("seedA", "seedA:5001", now=START_S, rng=rng, entropy=rng.randbytes, peers=peers)
 
 
 class TestRounds:
@@ -228,7 +221,7 @@ class TestRounds:
         asked = [len(seed.tick(seed.wake_at)) for _ in range(10)]
         assert set(asked) == {GOSSIP_PEERS}
         seed.gossip.beat()
-        while seed.liveness.alive("seed1", seed.wake_at):
+        while seed.peering.liveness.alive("seed1", seed.wake_at):
             seed.tick(seed.wake_at)
         assert max(len(seed.tick(seed.wake_at)) for _ in range(10)) <= GOSSIP_PEERS + 1
 
@@ -240,6 +233,7 @@ class TestRounds:
             "seedA:5001",
             now=START_S,
             rng=random.Random(1),
+            entropy=random.Random(1).randbytes,
             settings=Settings(claim_ttl_s=60.0),
             entries=entries,
         )

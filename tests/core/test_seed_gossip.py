@@ -4,8 +4,10 @@ import pytest
 from msgspec import Raw
 
 from meshproto.core.gossip import TOMBSTONE_GRACE_S
-from meshproto.core.seed import FACTS_KEY, LEASE_S, PUSH_DELAY_S, PUSH_PEERS
+from meshproto.core.peering import FACTS_KEY, PUSH_DELAY_S, PUSH_PEERS
+from meshproto.core.seed import LEASE_S
 from meshproto.wire import (
+    GOSSIP_SEEDS_MAX,
     Cell,
     Delta,
     GossipParams,
@@ -169,6 +171,26 @@ class TestConvergence:
         mesh.advance(SETTLED_S)
         assert len(mesh["seedE"].seed.directory) == 19
 
+    def test_as_many_seeds_as_there_may_be(self) -> None:
+        """Seeds that know GOSSIP_SEEDS_MAX others still tell each other of users, in lines that fit, and come to an end
+        although there is a stranger for whom they have no room."""
+        mesh = SeedMesh("seedA", "seedB")
+        mesh.advance(SETTLED_S)
+        crowd = {f"seed-of-a-crowd-{at:04}": Summary(NOW_MS, 1, 0) for at in range(GOSSIP_SEEDS_MAX)}
+        for name in ("seedA", "seedB"):
+            mesh[name].seed.gossip.heard(crowd)
+        mesh["seedA"].seed.gossip.forget("seed-of-a-crowd-0000")
+        Stranger(mesh, "seedA").claims(signed("UserX", 1))
+        for at in range(100):
+            Client(mesh, "seedA").register(f"user{at}")
+        mesh.cut = {frozenset(("seedA", "seedB"))}
+        mesh.advance(1.0)
+        mesh.cut.clear()
+        mesh.advance(SETTLED_S)
+        assert "stranger" not in mesh["seedB"].seed.gossip.spaces
+        assert len(mesh["seedB"].seed.directory) == 100
+        assert len(mesh["seedA"].seed.directory) == 101
+
 
 def sorted_infos(mesh: SeedMesh, name: str) -> list[SeedInfo]:
     return sorted(Client(mesh, name).call("seeds", Nothing(), SeedsResult).seeds, key=lambda info: info.name)
@@ -195,7 +217,7 @@ class TestDeath:
         for _ in range(100):
             mesh.advance(0.1)
             assert set(homes(mesh, "UserX").values()) == {"seedA"}
-        assert mesh["seedB"].seed.liveness.alive("seedA", mesh.now)
+        assert mesh["seedB"].seed.peering.liveness.alive("seedA", mesh.now)
 
     def test_a_seed_that_lost_its_disk(self, mesh: SeedMesh) -> None:
         """What a restarted seed no longer knows is gone everywhere."""

@@ -3,6 +3,7 @@
 import pytest
 from msgspec import Struct
 
+from meshproto.core.liveness import PHI_DEAD
 from meshproto.core.seed import (
     LEASE_S,
     NOT_FOUND_RETRY_S,
@@ -21,7 +22,6 @@ from meshproto.wire import (
     NamesParams,
     NamesResult,
     Nothing,
-    SeedInfo,
     SeedsResult,
     StatusResult,
     WatchParams,
@@ -47,7 +47,7 @@ class TestHello:
         """A user's hello is answered with the version, the seed's name and its limits."""
         limits = {"line_bytes": LINE_BYTES_MAX, "watches": WATCHES_PER_LINK_MAX, "names_page": NAMES_PAGE_MAX}
         told = client.call("hello", HelloParams(1, "user"), HelloResult)
-        assert told == HelloResult(1, "seedA", "", limits)
+        assert told == HelloResult(1, "seedA", "open", limits)
 
     @pytest.mark.parametrize(
         ("params", "code", "detail"),
@@ -277,11 +277,15 @@ class TestAsking:
         mesh.advance(5.0)
         mesh.stop("seedC")
         mesh.advance(60.0)
-        assert Client(mesh, "seedA").call("seeds", Nothing(), SeedsResult).seeds == [
-            SeedInfo("seedA", "seedA:5001", True, 0),
-            SeedInfo("seedB", "seedB:5001", True, 1),
-            SeedInfo("seedC", "seedC:5001", False, 0),
+        seeds = Client(mesh, "seedA").call("seeds", Nothing(), SeedsResult).seeds
+        assert [(seed.name, seed.address, seed.alive, seed.users) for seed in seeds] == [
+            ("seedA", "seedA:5001", True, 0),
+            ("seedB", "seedB:5001", True, 1),
+            ("seedC", "seedC:5001", False, 0),
         ]
+        assert all(seed.lag == 0 for seed in seeds)
+        assert seeds[1].phi < PHI_DEAD < seeds[2].phi
+        assert mesh.now - 60.0 < seeds[2].since / 1000 < mesh.now
 
     def test_ping(self, client: Client) -> None:
         """A ping is answered with nothing."""

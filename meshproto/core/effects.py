@@ -1,0 +1,53 @@
+"""What a seed wants done: frozen values that the shell carries out in order.
+
+A *link* is a number that the shell gave to a connection; an *address* is a HOST:PORT where another seed listens.
+"""
+
+from msgspec import Struct
+
+from meshproto.wire import EntryValue, GossipParams
+
+
+class Send(Struct, frozen=True):
+    """Write the line to the link."""
+
+    link: int
+    line: bytes
+
+
+class Save(Struct, frozen=True):
+    """Write the rows (None: delete); when they are on disk carry out `then`, if that fails `otherwise`."""
+
+    rows: tuple[tuple[str, EntryValue | None], ...]
+    then: tuple[Send, ...] = ()
+    otherwise: tuple[Send, ...] = ()
+
+
+class SavePeer(Struct, frozen=True):
+    """Remember the address for the next start."""
+
+    address: str
+
+
+class Exchange(Struct, frozen=True):
+    """Ask the seed at the address for a gossip exchange and bring the answer to
+    :meth:`meshproto.core.seed.Seed.exchanged`, its absence to :meth:`meshproto.core.seed.Seed.unreachable`."""
+
+    address: str
+    params: GossipParams
+
+
+class Push(Struct, frozen=True):
+    """Tell the seed at the address without waiting for an answer; nothing is lost if it is not reached."""
+
+    address: str
+    params: GossipParams
+
+
+class Log(Struct, frozen=True):
+    """Something the operator should read."""
+
+    text: str
+
+
+Effect = Send | Save | SavePeer | Exchange | Push | Log

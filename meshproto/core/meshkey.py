@@ -1,0 +1,152 @@
+"""The mesh key: how two seeds prove to each other that they belong to one mesh, without telling anybody the key.
+
+Both sides pick a nonce, and each shows an HMAC (RFC 2104, with SHA-256) of both nonces and both names:
+
+    dialler -> listener   hello, with the dialler's nonce
+    listener -> dialler   its own nonce, and its proof over both
+    dialler -> listener   hello again, with the dialler's proof over both
+
+A proof is good for one connection, since each side has put a fresh nonce into it; for one direction, since the roles
+are in it; and for these two seeds, since their names are. A listener shows its proof to anybody who asks, so a key that
+can be guessed can be guessed at leisure: keys are to be random.
+
+Several keys are a keyring: the first one proves, any of them is accepted. So a key is changed seed by seed, without a
+break. Keys stay in :class:`Keyring`, which shows them to nobody.
+"""
+
+import hashlib
+import hmac
+from typing import Final, Literal
+
+from msgspec import Struct
+
+from meshproto.core.identity import Entropy, b64
+from meshproto.errors import BadParams, PeerError, Unauthorized
+from meshproto.wire import NONCE_BYTES, PROTOCOL_VERSION, HelloParams, HelloResult
+
+KEY_CHARS_MIN: Final = 16
+"""Below it a key is surely a word or two; a good one is 32 random bytes in base64."""
+KEYS_MAX: Final = 16
+"""A rotation takes two; each key costs an HMAC for each proof that is checked."""
+
+Role = Literal["dialler", "listener"]
+
+
+class Handshake(Struct, frozen=True):
+    """What is proven over. The nonces as they travel: unpadded base64url."""
+
+    dialler: str
+    listener: str
+    dialler_nonce: str
+    listener_nonce: str
+
+
+def proven_text(role: Role, handshake: Handshake) -> bytes:
+    """What the HMAC is taken of: no two (role, handshake) share it, because each field says its length first (as
+    D. J. Bernstein's netstrings do, https://cr.yp.to/proto/netstrings.txt)."""
+    nonces = handshake.dialler_nonce, handshake.listener_nonce
+    fields = [text.encode() for text in (*nonces, handshake.dialler, handshake.listener)]
+    return b"meshproto mesh 1 %b\n" % role.encode() + b"".join(b"%d:%b," % (len(field), field) for field in fields)
+
+
+class Keyring:
+    """Keys that are never shown; an empty one is false."""
+
+    def __init__(self, *keys: str) -> None:
+        self._keys = tuple(key.encode() for key in keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __repr__(self) -> str:
+        return f"<Keyring of {len(self)}>"
+
+    @classmethod
+    def parse(cls, text: bytes) -> "Keyring":
+        """A file's text: one key a line; blank lines and those that begin with # are skipped. Raises
+        :class:`BadParams`, which names the line and not what is in it."""
+        try:
+            lines = [line.strip() for line in text.decode("utf-8-sig").split("\n")]
+        except UnicodeDecodeError:
+            raise BadParams("a mesh key file is text in UTF-8") from None
+        keys = [(number, line) for number, line in enumerate(lines, 1) if line and not line.startswith("#")]
+        for number, key in keys:
+            if len(key) < KEY_CHARS_MIN:
+                raise BadParams(f"line {number}: a mesh key has at least {KEY_CHARS_MIN} characters, not {len(key)}")
+        if not keys:
+            raise BadParams("there is no mesh key in it: write one with openssl rand -base64 32")
+        if len(keys) > KEYS_MAX:
+            raise BadParams(f"{len(keys)} mesh keys, where {KEYS_MAX} are the most")
+        return cls(*(key for _, key in keys))
+
+    def prove(self, role: Role, handshake: Handshake) -> str:
+        """The proof that the first key gives: unpadded base64url."""
+        return _proof(self._keys[0], role, handshake)
+
+    def accepts(self, proof: str, role: Role, handshake: Handshake) -> bool:
+        """Whether one of the keys gives this proof; how long that takes does not tell how nearly it fits."""
+        return any(hmac.compare_digest(proof, _proof(key, role, handshake)) for key in self._keys)
+
+
+NO_KEYS: Final = Keyring()
+
+
+def _proof(key: bytes, role: Role, handshake: Handshake) -> str:
+    return b64(hmac.digest(key, proven_text(role, handshake), hashlib.sha256))
+
+
+class Gate:
+    """One seed's part in the handshake, on either side. `entropy` makes a nonce for each hello."""
+
+    def __init__(self, name: str, keys: Keyring, entropy: Entropy) -> None:
+        self._name = name
+        self._keys = keys
+        self._entropy = entropy
+
+    @property
+    def keyed(self) -> bool:
+        """Whether this seed gossips with those alone that prove the mesh key."""
+        return bool(self._keys)
+
+    # -- listening -----------------------------------------------------------------------------------------------
+
+    def challenge(self, dialler: str, nonce: str) -> Handshake:
+        """What a dialler that said hello with the nonce has to prove."""
+        return Handshake(dialler, self._name, nonce, self._nonce())
+
+    def greeting(self, limits: dict[str, int], handshake: Handshake | None) -> HelloResult:
+        """The answer to a hello; where there is a handshake it proves that this seed has the key."""
+        mesh = "key" if self.keyed else "open"
+        if handshake is None:
+            return HelloResult(PROTOCOL_VERSION, self._name, mesh, limits)
+        proof = self._keys.prove("listener", handshake)
+        return HelloResult(PROTOCOL_VERSION, self._name, mesh, limits, handshake.listener_nonce, proof)
+
+    def check(self, handshake: Handshake | None, dialler: str, proof: str) -> None:
+        """Raises :class:`Unauthorized` unless the dialler has proven what it was asked to (None: nothing was)."""
+        if handshake is None:
+            raise Unauthorized("a proof answers a nonce: say hello with a nonce of your own first")
+        if dialler != handshake.dialler or not self._keys.accepts(proof, "dialler", handshake):
+            raise Unauthorized("this is no proof of the mesh key: start both seeds with the same --mesh-key")
+
+    # -- dialling ------------------------------------------------------------------------------------------------
+
+    def hello(self) -> HelloParams:
+        """What is said first on a connection."""
+        return HelloParams(PROTOCOL_VERSION, "seed", self._name, nonce=self._nonce() if self.keyed else None)
+
+    def answer(self, address: str, hello: HelloParams, greeting: HelloResult) -> HelloParams | None:
+        """What is said next to the seed at the address, if anything is. Raises :class:`PeerError` when it is none to
+        gossip with."""
+        if not self.keyed:
+            if greeting.mesh == "key":
+                raise PeerError(f"the seed at {address} asks for a mesh key: start this seed with the same --mesh-key")
+            return None
+        handshake = Handshake(self._name, greeting.seed, hello.nonce or "", greeting.nonce or "")
+        if greeting.proof is None or not self._keys.accepts(greeting.proof, "listener", handshake):
+            raise PeerError(f"the seed at {address} does not prove the mesh key")
+        proof = self._keys.prove("dialler", handshake)
+        return HelloParams(PROTOCOL_VERSION, "seed", self._name, proof=proof)
+
+    def _nonce(self) -> str:
+        return b64(self._entropy(NONCE_BYTES))

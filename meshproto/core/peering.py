@@ -1,0 +1,270 @@
+"""One seed among seeds: whom it talks to and when, what it passes on, and who is alive.
+
+Every second, jittered, it exchanges digests with a few live peers, and now and then with one that is silent or was only
+heard of, for ever: so splits heal, and one address is enough to join. News does not wait for the round: it is pushed at
+once to some peers, and passed on by those to whom it was news.
+
+A connection to a seed that ends is looked after at once: when nobody listens there any more, the seed is dead.
+"""
+
+import random
+from collections.abc import Iterable
+from typing import Final
+
+from msgspec import Struct
+
+from meshproto import wire
+from meshproto.core.effects import Effect, Exchange, Log, Push, SavePeer
+from meshproto.core.gossip import Change, Gossip
+from meshproto.core.liveness import Liveness
+from meshproto.errors import MeshError
+from meshproto.wire import Delta, Digest, GossipParams, GossipResult
+
+GOSSIP_INTERVAL_S: Final = 1.0
+GOSSIP_PEERS: Final = 3
+"""Live peers asked each round: news reaches N seeds in about log4(N) rounds even if every push is lost."""
+GOSSIP_BYTES_MAX: Final = wire.LINE_BYTES_MAX - 2048
+"""Digest and deltas of one line; the rest is for the request around them."""
+PUSH_DELAY_S: Final = 0.02
+"""Changes within this time travel together."""
+PUSH_PEERS: Final = 6
+"""Peers that hear of news at once from each seed it reaches; what they all miss the rounds repair."""
+REDIAL_DEAD_S: Final = 5.0
+"""A dead seed or a bootstrap address is tried about this often, for ever."""
+PROBE_S_MAX: Final = 0.3
+"""Within this time a seed whose connection ended is called again; spread, since all its peers do so."""
+FACTS_KEY: Final = "@"
+"""No name contains it: where a seed writes about itself."""
+PHI_SHOWN_MAX: Final = 99.0
+
+
+class SeedView(Struct, frozen=True):
+    """What is known of a seed. `since`: when it was last found alive or dead (seconds since 1970 UTC), `lag`: versions
+    of its key space that are known to exist and were not read yet."""
+
+    name: str
+    address: str
+    alive: bool
+    since: float
+    users: int
+    phi: float
+    version: int
+    lag: int
+    itself: bool
+
+
+class Peering:
+    def __init__(self, name: str, address: str, *, now: float, rng: random.Random, bootstrap: Iterable[str]) -> None:
+        self.name = name
+        self.address = address
+        self.gossip = Gossip(name, int(now * 1000))
+        self.liveness = Liveness(now)
+        self.addresses: dict[str, str] = {}  # other seeds: name -> address
+        self._names: dict[str, str] = {}  # address -> seed: what seeds say, and who answered there
+        self._bootstrap = [peer for peer in bootstrap if peer != address]
+        self._rng = rng
+        self._started = now
+        self._redial: dict[str, float] = {}  # addresses that do not answer -> when to try again
+        self._probes: dict[str, float] = {}  # addresses to be called soon -> when
+        self._states: dict[str, tuple[bool, float]] = {}  # alive, since when
+        self.next_round = now
+        self._push_at: float | None = None
+        self._pushed = 0
+        self._relay: list[Delta] = []
+        self._gone: dict[str, int] = {}  # seeds that were found dead here -> the generation that died
+        self._tell_facts()
+
+    @property
+    def wake_at(self) -> float:
+        times = [self.next_round, *self._probes.values()]
+        return min(times if self._push_at is None else [*times, self._push_at])
+
+    def alive(self, seed: str, now: float) -> bool:
+        return seed == self.name or self.liveness.alive(seed, now)
+
+    def name_at(self, address: str) -> str | None:
+        return self._names.get(address)
+
+    def greeted(self, address: str, seed: str) -> None:
+        """A seed may be reached at more addresses than the one it tells of (`localhost`, say)."""
+        if address in self._bootstrap:
+            self._names[address] = seed
+
+    def begin(self) -> None:
+        """What was written up to here is no news to anybody."""
+        self._pushed = self.gossip.own.version
+
+    # -- hearing -------------------------------------------------------------------------------------------------
+
+    def hear(
+        self, digest: Digest, deltas: list[Delta], now: float, *, teller: str | None, pushed: bool
+    ) -> tuple[list[Change], list[Effect]]:
+        """Take in what a seed tells: the changes in what users' seeds say, and what follows of its own facts. `pushed`
+        news is passed on: what a round brings is old to most."""
+        for seed in self.gossip.heard(digest):
+            self.liveness.heard(seed, now, directly=seed == teller)
+        changes: list[Change] = []
+        effects: list[Effect] = []
+        for delta in deltas:
+            fresh = self.gossip.merge(delta)
+            if fresh and pushed:
+                self._relay.append(delta)
+                self.push_soon(now)
+            for change in fresh:
+                if change.key == FACTS_KEY:
+                    effects += self._meet(change, now)
+                else:
+                    changes.append(change)
+        return changes, effects
+
+    def answer(self, digest: Digest) -> GossipResult:
+        delta, more = self.gossip.delta(digest, self._delta_budget())
+        return GossipResult(self.gossip.digest(), delta, more)
+
+    def exchanged(self, address: str, result: GossipResult) -> list[Effect]:
+        """After :meth:`hear`: what the other side lacks."""
+        self._redial.pop(address, None)
+        delta, more = self.gossip.delta(result.digest, self._delta_budget())
+        if delta or more or result.more:
+            return [Exchange(address, GossipParams(self.gossip.digest(), delta))]
+        return []
+
+    def unreachable(self, address: str, now: float, *, refused: bool) -> None:
+        """Nobody answered at the address; `refused`: nobody listens there."""
+        self._redial[address] = now + REDIAL_DEAD_S * self._rng.uniform(0.75, 1.25)
+        seed = self._names.get(address)
+        if refused and seed is not None and self.liveness.alive(seed, now):
+            self.liveness.bury(seed, now)
+            self._gone[seed] = self.gossip.spaces[seed].generation
+            self._gone = dict(list(self._gone.items())[-wire.GONE_SEEDS_MAX :])
+            self._tell_facts()
+            self.push_soon(now)
+
+    def _tell_facts(self) -> None:
+        self.gossip.put(FACTS_KEY, wire.encode_value(wire.SeedFacts(self.address, self._gone)))
+
+    def _forget_gone(self, now: float) -> None:
+        """Deaths that are over, or that everybody has had the time to see."""
+        spaces, gone = self.gossip.spaces, self._gone
+        kept = {seed: life for seed, life in gone.items() if self.liveness.doubted(seed, now)}
+        kept = {seed: life for seed, life in kept.items() if seed in spaces and spaces[seed].generation == life}
+        if kept != gone:
+            self._gone = kept
+            self._tell_facts()
+
+    def lost(self, address: str, now: float) -> None:
+        """A connection from or to the seed there has ended: call it, to see whether it lives."""
+        if address in self._names and address not in self._probes:
+            self._probes[address] = now + self._rng.uniform(0.0, PROBE_S_MAX)
+
+    def _meet(self, change: Change, now: float) -> list[Effect]:
+        """A seed says where it listens, and whom it has found dead."""
+        if change.value is None:
+            self._names.pop(self.addresses.pop(change.seed, ""), None)
+            return []
+        try:
+            facts = wire.decode_value(change.value, wire.SeedFacts)
+        except MeshError as error:
+            return [Log(f"dropped what seed {change.seed} says of itself: {error.detail}")]
+        if facts.address == self.address:
+            return [Log(f"seed {change.seed} says that it listens at this seed's own address {self.address}")]
+        self._look_after(facts.gone, now)
+        former = self.addresses.get(change.seed)
+        if former == facts.address:
+            return []
+        if former is not None and former not in self._bootstrap:
+            self._names.pop(former, None)
+        self.addresses[change.seed] = facts.address
+        self._names[facts.address] = change.seed
+        return [SavePeer(facts.address)]
+
+    def _look_after(self, gone: dict[str, int], now: float) -> None:
+        """Another's word kills nobody, but is reason enough to call whom it says to be dead."""
+        for seed, life in gone.items():
+            space = self.gossip.spaces.get(seed)
+            known = seed in self.addresses and space is not None and space.generation == life
+            if known and self.liveness.alive(seed, now):
+                self.lost(self.addresses[seed], now)
+
+    # -- telling -------------------------------------------------------------------------------------------------
+
+    def push_soon(self, now: float) -> None:
+        if self._push_at is None:
+            self._push_at = now + PUSH_DELAY_S
+
+    def tick(self, now: float) -> list[Effect]:
+        """Do what is due."""
+        effects: list[Effect] = []
+        if now >= self.next_round:
+            lag_s = now - self.next_round
+            self.next_round = now + GOSSIP_INTERVAL_S * self._rng.uniform(0.8, 1.2)
+            effects += self._round(now, lag_s)
+        if self._push_at is not None and now >= self._push_at:
+            effects += self._push(now)
+        for address in [address for address, at in self._probes.items() if at <= now]:
+            del self._probes[address]
+            effects.append(Exchange(address, GossipParams(self.gossip.digest())))
+        return effects
+
+    def _round(self, now: float, lag_s: float) -> list[Effect]:
+        """One gossip round: some live peers, and now and then one that is silent or was only heard of."""
+        self.gossip.beat()
+        self.gossip.collect(now)
+        self.liveness.tick(now, lag_s)
+        self._forget_gone(now)
+        live = self._live(now)
+        known = {*self._bootstrap, *self.addresses.values()} - set(live)
+        silent = sorted(address for address in known if not self._answers_elsewhere(address, now))
+        due = [address for address in silent if self._redial.get(address, now) <= now]
+        chosen = self._rng.sample(live, min(GOSSIP_PEERS, len(live)))
+        chosen += self._rng.sample(due, min(1 if live else GOSSIP_PEERS, len(due)))
+        digest = self.gossip.digest()
+        return [Exchange(address, GossipParams(digest)) for address in chosen]
+
+    def _answers_elsewhere(self, address: str, now: float) -> bool:
+        """Whether it is but another address of a seed that is alive."""
+        seed = self._names.get(address)
+        return seed == self.name or (seed in self.addresses and self.liveness.alive(seed, now))
+
+    def _push(self, now: float) -> list[Effect]:
+        """Tell some live peers what is new: own writes, and what was heard from others."""
+        self._push_at = None
+        deltas, self._relay = self._relay, []
+        if self.gossip.own.version > self._pushed:
+            deltas.append(self.gossip.news(self._pushed, GOSSIP_BYTES_MAX // 2))
+            self._pushed = self.gossip.own.version
+        live = self._live(now)
+        peers = self._rng.sample(live, min(PUSH_PEERS, len(live)))
+        own = {self.name: self.gossip.own.summary}
+        return [Push(peer, GossipParams(own, [delta])) for peer in peers for delta in deltas]
+
+    def _delta_budget(self) -> int:
+        return GOSSIP_BYTES_MAX - len(wire.encode_value(self.gossip.digest()))
+
+    # -- looking -------------------------------------------------------------------------------------------------
+
+    def _live(self, now: float) -> list[str]:
+        """The addresses of the others that are alive; notes on the way who has changed."""
+        live = []
+        for name in sorted(self.addresses):
+            alive = self.liveness.alive(name, now)
+            if self._states.get(name, (None, 0.0))[0] is not alive:
+                self._states[name] = (alive, now)
+            if alive:
+                live.append(self.addresses[name])
+        return live
+
+    def views(self, now: float, users: dict[str, int]) -> list[SeedView]:
+        """This seed and all that are known, by name. `users`: how many each has."""
+        self._live(now)
+        own = self.gossip.own
+        views = [
+            SeedView(self.name, self.address, True, self._started, users.get(self.name, 0), 0.0, own.version, 0, True)
+        ]
+        for name, address in sorted(self.addresses.items()):
+            alive, since = self._states[name]
+            space = self.gossip.spaces[name]
+            phi = min(PHI_SHOWN_MAX, self.liveness.phi(name, now))
+            lag = max(0, space.head - space.version)
+            views.append(SeedView(name, address, alive, since, users.get(name, 0), phi, space.version, lag, False))
+        return views

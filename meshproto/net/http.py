@@ -1,0 +1,147 @@
+"""What every HTTP face has in common: JSON, RFC 9457 problem documents, a body with a bound, and who may be asking."""
+
+import ipaddress
+from collections.abc import Collection
+from typing import Any, ClassVar, Final, cast
+
+from klein import Klein
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.http import Request as HTTPRequest
+from twisted.web.iweb import IRequest
+from twisted.web.server import Request, Site
+from werkzeug.exceptions import HTTPException
+
+from meshproto.errors import Forbidden, MeshError, TooLarge, Unauthorized
+from meshproto.wire import encode_value
+
+LOOPBACK_HOSTS: Final = ("localhost",)
+IDLE_TIMEOUT_S: Final = 60
+"""An HTTP connection that says nothing is closed."""
+DISCARD_BYTES_MAX: Final = 16 * 1024 * 1024
+"""A body that is too large is read and thrown away up to here, so that its sender reads our answer; then we hang up."""
+
+# -- who is asking ------------------------------------------------------------------------------------------------
+
+
+def header(request: IRequest, name: bytes) -> str | None:
+    value = request.getHeader(name)
+    return None if value is None else value.decode("latin-1")
+
+
+def check_host(request: IRequest, hosts: Collection[str]) -> None:
+    """Raises :class:`Forbidden` when the node is called by a name that is not its own. `hosts`: its names in lower
+    case, without a port; besides them any IP address is taken, since a page can be given a name that leads here (DNS
+    rebinding) but not an address."""
+    host = header(request, b"host") or ""
+    name = _without_port(host)
+    if name not in hosts and not _is_address(name):
+        raise Forbidden(f"this node is not called {host[:100]!r}: use the address it listens on")
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+def _without_port(host: str) -> str:
+    name, colon, port = host.rpartition(":")
+    return (name if colon and port.isdigit() else host).lower()
+
+
+# -- what goes out ------------------------------------------------------------------------------------------------
+
+
+def answer_json(request: IRequest, value: Any, code: int = 200) -> bytes:
+    request.setResponseCode(code)
+    request.setHeader(b"content-type", b"application/json")
+    return encode_value(value) + b"\n"
+
+
+def answer_problem(request: IRequest, status: int, title: str, detail: str, **more: Any) -> bytes:
+    document = {"type": "about:blank", "title": title, "status": status, "detail": detail, **more}
+    body = answer_json(request, document, status)
+    request.setHeader(b"content-type", b"application/problem+json")
+    return body
+
+
+def answer_errors(app: Klein, log: Logger) -> None:
+    """Whatever a route of the app raises is answered as a problem document."""
+
+    @app.handle_errors(MeshError)
+    def refused(self: Any, request: IRequest, failure: Failure) -> bytes:
+        error = cast(MeshError, failure.value)
+        if error.retry_after_s is not None:
+            request.setHeader(b"retry-after", b"%d" % max(1, round(error.retry_after_s)))
+        if isinstance(error, Unauthorized):
+            request.setHeader(b"www-authenticate", b"Bearer")
+        return answer_problem(request, error.code if error.code > 0 else 400, error.title, error.detail)
+
+    @app.handle_errors(HTTPException)
+    def no_route(self: Any, request: IRequest, failure: Failure) -> bytes:
+        error = cast(HTTPException, failure.value)
+        for name, value in error.get_headers():
+            if name.lower() == "allow":
+                request.setHeader(b"allow", value.encode("ascii"))
+        where = f"{request.method.decode('latin-1')} {request.path.decode('latin-1')}"[:200]
+        return answer_problem(request, error.code or 500, error.name, f"{where}: {error.description}")
+
+    @app.handle_errors(Exception)
+    def bug(self: Any, request: IRequest, failure: Failure) -> bytes:
+        log.failure("a bug in a request", failure=failure)
+        return answer_problem(request, 500, "Internal Error", "the node's log says more")
+
+
+# -- HTTP itself --------------------------------------------------------------------------------------------------
+
+
+class BoundedRequest(Request):
+    """A request whose body is kept only as far as any route takes it: `body_bytes_max`."""
+
+    body_bytes_max: ClassVar[int] = 0
+    too_large = False
+    _received = 0
+
+    def gotLength(self, length: int | None) -> None:
+        super().gotLength(0 if length is not None and length > self.body_bytes_max else length)
+        if length is not None and length > DISCARD_BYTES_MAX:
+            self._hang_up()
+        self.too_large = length is not None and length > self.body_bytes_max
+
+    def handleContentChunk(self, data: bytes) -> None:
+        self._received += len(data)
+        self.too_large = self.too_large or self._received > self.body_bytes_max
+        if not self.too_large:
+            super().handleContentChunk(data)
+        elif self._received > DISCARD_BYTES_MAX:
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        body = encode_value({"type": "about:blank", "title": TooLarge.title, "status": 413})
+        head = b"HTTP/1.1 413 Content Too Large\r\nContent-Type: application/problem+json\r\nConnection: close\r\n"
+        self.channel.writeSequence([head, b"Content-Length: %d\r\n\r\n" % len(body), body])
+        self.channel.loseConnection()
+
+
+class _QuietSite(Site):
+    """Without a line in the log for each request; /status tells what goes on."""
+
+    noisy = False
+    displayTracebacks = False
+
+    def log(self, request: HTTPRequest) -> None:
+        """Nothing: an access log at thousands of requests a second costs more than the requests."""
+
+
+def quiet_site(app: Klein, reactor: Any, request: type[BoundedRequest] = BoundedRequest) -> Site:
+    """The factory of an HTTP server for an app that is bound to its instance."""
+    return _QuietSite(
+        app.resource(),
+        requestFactory=request,
+        parsePOSTFormSubmission=False,  # curl -d says "form", whatever the body is
+        timeout=IDLE_TIMEOUT_S,
+        reactor=reactor,
+    )

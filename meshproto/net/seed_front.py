@@ -1,0 +1,141 @@
+"""The HTTP face of a seed, on Klein: health, metrics, and the mesh as a picture. For looking only.
+
+It is off unless the operator asks for it (`--http`). It tells which seeds there are and how they are, and how many
+users each has; never a user's name, and never anything to whom the network does not let in: there is no token.
+
+To test it without a socket put `SeedFront(...).app.resource()` into a `treq.testing.StubTreq`.
+"""
+
+from collections.abc import Collection
+from importlib.resources import files
+from typing import Any, Final
+
+from klein import Klein
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.web.iweb import IRequest
+from twisted.web.server import Site
+
+from meshproto.core.liveness import PHI_DEAD
+from meshproto.core.peering import SeedView
+from meshproto.core.seed import Seed
+from meshproto.net import seed_metrics
+from meshproto.net.http import answer_errors, answer_json, check_host, quiet_site
+from meshproto.net.seeding import SeedService
+
+POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""The page needs its own three files and /mesh; nothing else, and from nowhere else."""
+
+_HEADERS: Final = {
+    b"content-security-policy": POLICY.encode(),
+    b"cross-origin-resource-policy": b"same-origin",
+    b"referrer-policy": b"no-referrer",
+    b"x-content-type-options": b"nosniff",
+    b"cache-control": b"no-cache",
+}
+_TYPES: Final = {
+    "html": b"text/html; charset=utf-8",
+    "css": b"text/css; charset=utf-8",
+    "js": b"text/javascript; charset=utf-8",
+    "svg": b"image/svg+xml",
+}
+
+
+class SeedFront:
+    """`hosts`: the names this seed may be called by, where it can be reached from this machine only; None where the
+    network decides who reaches it, under whatever name."""
+
+    app = Klein()
+    log = Logger()
+
+    def __init__(self, core: Seed, service: SeedService, clock: IReactorTime) -> None:
+        self.hosts: Collection[str] | None = None
+        self._core = core
+        self._service = service
+        self._clock = clock
+        web = files("meshproto") / "web" / "seed"
+        self._files = {file.name: file.read_bytes() for file in web.iterdir()}
+
+    @app.route("/healthz", methods=["GET"])
+    def healthz(self, request: IRequest) -> bytes:
+        self._admit(request)
+        return answer_json(request, {"status": "ok"})
+
+    @app.route("/status", methods=["GET"])
+    def status(self, request: IRequest) -> bytes:
+        """What the method `status` of the line protocol says."""
+        self._admit(request)
+        return answer_json(request, self._core.status(self._clock.seconds()))
+
+    @app.route("/mesh", methods=["GET"])
+    def mesh(self, request: IRequest) -> bytes:
+        self._admit(request)
+        now = self._clock.seconds()
+        seeds = [_shown(seed) for seed in self._core.picture(now)]
+        status = self._core.status(now)
+        return answer_json(request, {"now": _ms(now), "phi_dead": PHI_DEAD, "status": status, "seeds": seeds})
+
+    @app.route("/metrics", methods=["GET"])
+    def metrics(self, request: IRequest) -> bytes:
+        self._admit(request)
+        now, service = self._clock.seconds(), self._service
+        traffic = seed_metrics.Traffic(self._core.dropped, service.gossip_sent_bytes, service.gossip_received_bytes)
+        request.setHeader(b"content-type", seed_metrics.CONTENT_TYPE)
+        return seed_metrics.metrics(self._core.status(now), self._core.picture(now), traffic).encode()
+
+    @app.route("/", methods=["GET"])
+    def page(self, request: IRequest) -> bytes:
+        return self._file(request, "index.html")
+
+    @app.route("/style.css", methods=["GET"])
+    def style(self, request: IRequest) -> bytes:
+        return self._file(request, "style.css")
+
+    @app.route("/mesh.js", methods=["GET"])
+    def script(self, request: IRequest) -> bytes:
+        return self._file(request, "mesh.js")
+
+    @app.route("/icon.svg", methods=["GET"])
+    def icon(self, request: IRequest) -> bytes:
+        return self._file(request, "icon.svg")
+
+    def _file(self, request: IRequest, name: str) -> bytes:
+        self._admit(request)
+        request.setHeader(b"content-type", _TYPES[name.rpartition(".")[2]])
+        return self._files[name]
+
+    def _admit(self, request: IRequest) -> None:
+        """Raises :class:`Forbidden` for a page that has taken a name for this machine."""
+        for name, value in _HEADERS.items():
+            request.setHeader(name, value)
+        if self.hosts is not None:
+            check_host(request, self.hosts)
+
+
+answer_errors(SeedFront.app, SeedFront.log)
+
+
+def site(front: SeedFront, reactor: Any) -> Site:
+    """The HTTP server's factory. No route takes a body."""
+    return quiet_site(front.app, reactor)
+
+
+def _shown(seed: SeedView) -> dict[str, Any]:
+    return {
+        "name": seed.name,
+        "address": seed.address,
+        "alive": seed.alive,
+        "since": _ms(seed.since),
+        "users": seed.users,
+        "phi": round(seed.phi, 2),
+        "version": seed.version,
+        "lag": seed.lag,
+        "itself": seed.itself,
+    }
+
+
+def _ms(seconds: float) -> int:
+    return int(seconds * 1000)
