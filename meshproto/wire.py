@@ -43,6 +43,10 @@ ADDRESS_CHARS_MAX: Final = 262
 ID_CHARS_MAX: Final = 128
 RECORD_CHARS_MAX: Final = 8 * 1024
 """Eight URIs of full length and the keys fit; escaped twice it still leaves most of a line."""
+CELL_BYTES_MAX: Final = 6 * 1024
+"""One value of a key space as JSON: a record with eight URIs of full length fits, and beside it the largest digest."""
+SEEDS_BYTES_MAX: Final = 60 * 1024
+"""What an answer to `seeds` may hold, so that it fits in a line."""
 WATCH_NAMES_MAX: Final = 500
 """Names in one `watch`: 500 of full length fit in a line."""
 NAMES_PAGE_MAX: Final = 500
@@ -69,6 +73,10 @@ def fold(name: str) -> str:
     return name.lower()
 
 
+_HOST: Final = re.compile(r"[A-Za-z0-9._:-]{1,253}\Z")
+"""A DNS name or an IP address, in ASCII."""
+
+
 def split_address(address: str) -> tuple[str, int]:
     """`HOST:PORT` or `[IPV6]:PORT` -> host and port. Raises :class:`BadParams`."""
     host, colon, port = address.rpartition(":")
@@ -76,7 +84,7 @@ def split_address(address: str) -> tuple[str, int]:
         host = host[1:-1]
     elif ":" in host:
         host = ""
-    if not colon or not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
+    if not colon or not _HOST.match(host) or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
         raise BadParams(f"{address[:100]!r} is not HOST:PORT")
     return host, int(port)
 

@@ -33,6 +33,8 @@ REDIAL_DEAD_S: Final = 5.0
 """A dead seed or a bootstrap address is tried about this often, for ever."""
 PROBE_S_MAX: Final = 0.3
 """Within this time a seed whose connection ended is called again; spread, since all its peers do so."""
+CLOCK_AHEAD_S: Final = 86400.0
+"""A generation is the time at which a seed was started: none is from more than a day ahead of our clock."""
 FACTS_KEY: Final = "@"
 """No name contains it: where a seed writes about itself."""
 PHI_SHOWN_MAX: Final = 99.0
@@ -101,11 +103,16 @@ class Peering:
     ) -> tuple[list[Change], list[Effect]]:
         """Take in what a seed tells: the changes in what users' seeds say, and what follows of its own facts. `pushed`
         news is passed on: what a round brings is old to most."""
+        latest = int((now + CLOCK_AHEAD_S) * 1000)
+        digest = {seed: told for seed, told in digest.items() if told.generation <= latest}
         for seed in self.gossip.heard(digest):
             self.liveness.heard(seed, now, directly=seed == teller)
         changes: list[Change] = []
         effects: list[Effect] = []
         for delta in deltas:
+            if delta.generation > latest or any(len(cell.value) > wire.CELL_BYTES_MAX for cell in delta.cells):
+                effects.append(Log(f"dropped what was told of seed {delta.seed}: no seed says such a thing"))
+                continue
             fresh = self.gossip.merge(delta)
             if fresh and pushed:
                 self._relay.append(delta)

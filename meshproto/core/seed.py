@@ -22,7 +22,17 @@ from meshproto.core.gossip import Change
 from meshproto.core.identity import Entropy, verify
 from meshproto.core.meshkey import NO_KEYS, Gate, Handshake, Keyring
 from meshproto.core.peering import Peering, SeedView
-from meshproto.errors import BadParams, CallerError, Forbidden, MeshError, SlowDown, Unauthorized, UserNotFound
+from meshproto.errors import (
+    BadParams,
+    CallerError,
+    Forbidden,
+    MeshError,
+    SlowDown,
+    StaleRecord,
+    TooLarge,
+    Unauthorized,
+    UserNotFound,
+)
 from meshproto.wire import AnyRequest, EntryValue, GossipResult, Id, LookupResult, fold
 
 LEASE_S: Final = 30.0
@@ -197,7 +207,13 @@ class Seed:
             raise SlowDown(f"at most {REGISTRATIONS_PER_LINK_MAX} names may be registered over one connection")
         _, dropped = self.directory.verified(key, _ms(now))
         since = self.directory.claim(record, _ms(now))
+        known = self.directory.at_home(key, self.name)
+        if known is not None and known.key == record.key and known.seq >= record.seq and self._link_of.get(key) != link:
+            # Anybody can look a record up and send it again: over another connection only a newer one counts.
+            raise StaleRecord(f"this record of {record.name} was registered already: sign one with a higher seq")
         value = EntryValue(request.params.record, request.params.sig, since, True, _ms(now))
+        if len(wire.encode_value(value)) > wire.CELL_BYTES_MAX:
+            raise TooLarge(f"the record is larger than seeds pass on: {wire.CELL_BYTES_MAX} bytes with its signature")
         effects: list[Effect] = [self._forged(bad) for bad in dropped]
         effects += self._enter(entry_of(record, value, self.name, verified=True), now)
         session.names.add(key)
@@ -284,10 +300,17 @@ class Seed:
                 self._watchers.pop(key, None)
 
     def _seeds(self, now: float) -> list[wire.SeedInfo]:
-        return [
-            wire.SeedInfo(view.name, view.address, view.alive, view.users, _ms(view.since), view.phi, view.lag)
-            for view in self.picture(now)
-        ]
+        """This seed and as many others as fit in a line, those that are alive first."""
+        room, fit = wire.SEEDS_BYTES_MAX, []
+        for view in sorted(self.picture(now), key=lambda view: (not view.itself, not view.alive)):
+            info = wire.SeedInfo(
+                view.name, view.address, view.alive, view.users, _ms(view.since), round(view.phi, 3), view.lag
+            )
+            room -= len(wire.encode_value(info)) + 1
+            if room < 0:
+                break
+            fit.append(info)
+        return fit
 
     def status(self, now: float) -> wire.StatusResult:
         alive = sum(self.peering.alive(name, now) for name in self.peering.addresses)

@@ -22,6 +22,7 @@ LINKS_MAX: Final = 200
 T = TypeVar("T")
 Notified = Callable[[str, Raw], None]
 Lost = Callable[[str], None]
+Connect = Callable[[str], IStreamClientEndpoint]
 
 
 class Calls:
@@ -129,10 +130,10 @@ class Calls:
             waiting.errback(error)
 
 
-async def dial(endpoint: IStreamClientEndpoint, calls: Calls, clock: IReactorTime) -> None:
+async def dial(connect: Connect, address: str, calls: Calls, clock: IReactorTime) -> None:
     """Connect `calls`. Raises :class:`Unreachable`, and :class:`NobodyListens` of that."""
     try:
-        await endpoint.connect(LinesFactory(lambda: calls, clock))
+        await connect(address).connect(LinesFactory(lambda: calls, clock))
     except ConnectionRefusedError as reason:
         raise NobodyListens(str(reason)) from None
     except Exception as reason:
@@ -181,7 +182,7 @@ class Links:
         async with link.lock:
             if not link.calls.connected:
                 link.calls = calls = Calls(self._clock)
-                await dial(self._connect(address), calls, self._clock)
+                await dial(self._connect, address, calls, self._clock)
                 calls.lost.addCallback(lambda _: self._count(calls))
                 try:
                     await self._greet(address, calls)

@@ -243,7 +243,7 @@ class Front:
             return _outcome(request, await self._send_one(body.to, message_id, body))
         names = list(dict.fromkeys(body.to))
         sent = [ensureDeferred(self._try_one(name, message_id, body)) for name in names]
-        return answer_json(request, {"results": await gatherResults(sent)}, 207)
+        return answer_json(request, {"results": await gatherResults(sent, consumeErrors=True)}, 207)
 
     async def _try_one(self, to: str, message_id: str, body: SendBody) -> dict[str, Any]:
         """One of several recipients: what came of it, whatever it is."""

@@ -252,6 +252,12 @@ class Seeds(Service):
             except MeshError as error:
                 failed += 1
                 self._trouble(f"seed {address}: {error.detail}", loud=isinstance(error, NameTaken))
+            except CancelledError:
+                raise
+            except Exception:
+                failed += 1  # a bug, or a seed that found one: the other seeds are tried all the same
+                self.log.failure("a bug at seed {address}", address=address)
+                self._trouble(f"seed {address}: internal error, the node's log says more", loud=True)
             finally:
                 self._stop_timers()
                 self._calls = self._home = None
@@ -275,7 +281,7 @@ class Seeds(Service):
 
     async def _settle(self, address: str, calls: Calls) -> None:
         """Connect, say hello and register; raises :class:`MeshError` when this seed will not be our home."""
-        await dial(self._connect(address), calls, self._clock)
+        await dial(self._connect, address, calls, self._clock)
         await self._greet(address, calls)
         registered = await self._register(calls)
         names = list(self._watched.values())

@@ -352,7 +352,7 @@ class TestDistrust:
             b"7",
             b"{}",
             encode_value(value_of(SignedRecord("nonsense", ""))),
-            encode_value(value_of(SignedRecord('{"x":' + "[" * 8000, ""))),
+            encode_value(value_of(SignedRecord('{"x":' + "[" * 5000, ""))),
             encode_value(value_of(signed("Other", 1))),
         ],
         ids=["number", "empty", "no record", "deep", "another name"],

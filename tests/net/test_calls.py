@@ -207,7 +207,7 @@ def test_dial_says_why_it_failed() -> None:
         def connect(self, factory: IProtocolFactory) -> "Deferred[IProtocol]":
             return fail(ValueError())
 
-    error = failure_of(start(dial(Broken(), Calls(Clock()), Clock())), Unreachable)
+    error = failure_of(start(dial(lambda _: Broken(), "seed:1", Calls(Clock()), Clock())), Unreachable)
     assert error.getErrorMessage() == "ValueError"
 
 

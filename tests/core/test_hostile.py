@@ -1,0 +1,73 @@
+"""What an attacker found: each once stopped a node or a seed, and is refused now."""
+
+import random
+
+import pytest
+from msgspec import Raw
+
+from meshproto import wire
+from meshproto.core.peering import CLOCK_AHEAD_S, Peering
+from meshproto.errors import BadParams
+from tests.core.seed_mesh import Client, SeedMesh
+from tests.core.users import signed
+
+NOW_S = 1_795_000_000.0
+
+
+def peering(name: str = "seedX") -> Peering:
+    return Peering(name, f"{name}:5001", now=NOW_S, rng=random.Random(1), bootstrap=[])
+
+
+@pytest.mark.parametrize("address", ["[::%é]:80", "sé:1", "a b:1", "a/b:1", "\n:1"])
+def test_a_host_is_ascii(address: str) -> None:
+    """An address that no socket takes is refused where it is read."""
+    with pytest.raises(BadParams):
+        wire.split_address(address)
+
+
+def test_nobody_lives_in_the_future() -> None:
+    """A generation from beyond the clock's doubt is not believed, neither of oneself nor of others."""
+    mine = peering()
+    before = mine.gossip.own.generation
+    ahead = int((NOW_S + CLOCK_AHEAD_S) * 1000) + 1
+    told = wire.Summary(ahead, 0, 0, 0)
+    mine.hear({"seedX": told, "seedY": told}, [], NOW_S, teller="seedY", pushed=False)
+    assert mine.gossip.own.generation == before
+    assert "seedY" not in mine.gossip.spaces
+
+
+def test_a_cell_that_fits_no_line_is_not_taken() -> None:
+    """Whoever tells of a larger value than seeds pass on is not believed, so that nobody has to pass it on."""
+    mine = peering()
+    for size, known in ((wire.CELL_BYTES_MAX - 2, True), (wire.CELL_BYTES_MAX + 1, False)):
+        cell = wire.Cell("a", 1, Raw(b'"' + b"x" * size + b'"'))
+        name = f"seed{size}"
+        mine.hear({}, [wire.Delta(name, 1, 0, 1, 1, 0, [cell])], NOW_S, teller=None, pushed=False)
+        assert (name in mine.gossip.spaces) is known
+
+
+def test_the_answer_to_seeds_fits_in_a_line() -> None:
+    """However many seeds with however long addresses: those that fit are named, this one first."""
+    mesh = SeedMesh("seedA")
+    peers = mesh["seedA"].seed.peering
+    for number in range(900):
+        facts = Raw(wire.encode_value(wire.SeedFacts("a" * 200 + ":1")))
+        delta = wire.Delta(f"e{number}", 1, 0, 1, 1, 0, [wire.Cell("@", 1, facts)])
+        peers.hear({}, [delta], mesh.now, teller=None, pushed=False)
+    answer = Client(mesh, "seedA").call("seeds", wire.Nothing(), wire.SeedsResult)
+    assert answer.seeds[0].name == "seedA"
+    assert 100 < len(answer.seeds) < 900
+    assert len(wire.encode_result(1, answer)) < wire.LINE_BYTES_MAX
+
+
+def test_a_record_that_was_looked_up_registers_nobody() -> None:
+    """A stranger who sends a user's public record again, over a link of their own, cannot take them offline."""
+    mesh = SeedMesh("seedA")
+    owner, stranger = Client(mesh, "seedA"), Client(mesh, "seedA")
+    owner.register("UserX", 1)
+    found = stranger.lookup("UserX")
+    refused = stranger.refused("register", found.signed)
+    assert (refused.code, refused.message) == (409, "stale record")
+    stranger.close()
+    assert owner.lookup("UserX").online
+    assert owner.call("register", signed("UserX", 1), wire.RegisterResult).seed == "seedA"
