@@ -90,7 +90,9 @@ class SeedNode(NodeService):
         _raise_open_files()
         options, reactor = self.options, self.reactor
         keys = NO_KEYS if options["mesh-key"] is None else _mesh_keys(Path(options["mesh-key"]))
-        connection = connect(state.database("seed.db"), seed_store.SCHEMA, seed_store.SCHEMA_VERSION)
+        connection = connect(
+            state.database("seed.db"), seed_store.SCHEMA, seed_store.SCHEMA_VERSION, seed_store.UPGRADES
+        )
         where = self.listen(LinesFactory(self._link, reactor))
         address = options["advertise"] or self.dialled_at(where)
         core = Seed(

@@ -60,6 +60,8 @@ REASON_CHARS_MAX: Final = 1000
 
 GONE_SEEDS_MAX: Final = 32
 """Deaths that one seed tells of at a time."""
+FAREWELLS_MAX: Final = 3
+"""Former owners of a name that its entry remembers: about 350 bytes each, beside the largest record in one cell."""
 
 Name = Annotated[str, Meta(pattern=NAME_PATTERN, description="1-64 of A-Z a-z 0-9 . _ -")]
 Address = Annotated[str, Meta(min_length=3, max_length=ADDRESS_CHARS_MAX)]
@@ -209,14 +211,16 @@ class NamesResult(Struct, frozen=True):
     next: str | None
 
 
-class EntryValue(Struct, frozen=True, gc=False):
-    """What a home seed says of a user in its key space and keeps on disk: a :class:`LookupResult` without `home`."""
+class EntryValue(Struct, frozen=True, gc=False, omit_defaults=True):
+    """What a home seed says of a user in its key space and keeps on disk: a :class:`LookupResult` without `home`.
+    `farewells`: the last records of those who had the name before, which say that they have left."""
 
     record: Annotated[str, Meta(max_length=RECORD_CHARS_MAX)]
     sig: B64
     since: Annotated[int, Meta(ge=0, le=2**53)]
     online: bool
     seen: Annotated[int, Meta(ge=0, le=2**53)]
+    farewells: Annotated[tuple[SignedRecord, ...], Meta(max_length=FAREWELLS_MAX)] = ()
 
 
 class SeedFacts(Struct, frozen=True, omit_defaults=True):

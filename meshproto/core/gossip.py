@@ -10,17 +10,21 @@ version; whoever had not read so far starts that space again. A space that start
 restarted: a new generation) keeps what was known before, as `stale`, until it has caught up, so nothing that still
 exists is unknown in between.
 
-What a value means is not known here.
+What a value means is not known here. It travels as JSON; in which form it is kept says a :class:`Packing`.
+
+A heartbeat is the number of seconds since the seed was started, so a summary tells when its seed was last alive by its
+own clock, and everybody comes to the same answer on who has been gone for too long to be remembered.
 """
 
+import math
 from array import array
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
-from msgspec import Raw, Struct
+from msgspec import Raw
 
 from meshproto.wire import GOSSIP_SEEDS_MAX, Cell, Delta, Summary
 
@@ -38,17 +42,50 @@ SUMMARY_BYTES: Final = 48
 _LOG_SLACK: Final = 1024
 
 
+_VERSION_BYTES: Final = 8
+
+
 class Change(NamedTuple):
-    """A key of a seed's space has a new value; None: it has none any more."""
+    """A key of a seed's space was written: its value as it is stored (:func:`content`), which may be the one it had
+    before; None: it has none any more."""
 
     seed: str
     key: str
-    value: bytes | None
+    stored: bytes | None
 
 
-class _Value(Struct, frozen=True, gc=False):
-    version: int
-    value: bytes
+class Packing(Protocol):
+    """In which form values are kept."""
+
+    def pack(self, key: str, value: bytes, /) -> bytes:
+        """JSON text -> what is kept; `null` stays `null`."""
+
+    def unpack(self, packed: bytes, /) -> bytes:
+        """The JSON text, byte for byte."""
+
+
+class AsItComes:
+    """The :class:`Packing` that does nothing."""
+
+    def pack(self, _key: str, value: bytes) -> bytes:
+        return value
+
+    def unpack(self, packed: bytes) -> bytes:
+        return packed
+
+
+def content(stored: bytes) -> bytes:
+    """The packed value. What is stored is its version and then the value, in one piece: of a million values each, two
+    objects would cost 60 MB more."""
+    return stored[_VERSION_BYTES:]
+
+
+def version_of(stored: bytes) -> int:
+    return int.from_bytes(stored[:_VERSION_BYTES])
+
+
+def is_tombstone(stored: bytes) -> bool:
+    return stored.endswith(TOMBSTONE) and content(stored) == TOMBSTONE
 
 
 @dataclass
@@ -63,7 +100,7 @@ class Space:
     version: int = 0
     head: int = 0
     collected: int = 0
-    values: dict[str, _Value] = field(default_factory=dict)
+    values: dict[str, bytes] = field(default_factory=dict)
     stale: dict[str, bytes] = field(default_factory=dict)
     _log_versions: "array[int]" = field(default_factory=lambda: array("Q"))
     _log_keys: list[str] = field(default_factory=list)
@@ -72,39 +109,40 @@ class Space:
     def summary(self) -> Summary:
         return Summary(self.generation, self.heartbeat, self.version, self.collected)
 
-    def write(self, key: str, version: int, value: bytes) -> None:
-        self.values[key] = _Value(version, value)
+    def write(self, key: str, version: int, packed: bytes) -> bytes:
+        """What is stored."""
+        stored = self.values[key] = version.to_bytes(_VERSION_BYTES) + packed
         self._log_versions.append(version)
         self._log_keys.append(key)
         self.version = version
         self.head = max(self.head, version)
         if len(self._log_keys) > 2 * len(self.values) + _LOG_SLACK:
             self._compact()
+        return stored
 
-    def after(self, version: int) -> Iterator[tuple[str, _Value]]:
-        """Every key whose last write came after `version`, oldest write first."""
+    def after(self, version: int) -> Iterator[tuple[str, int, bytes]]:
+        """Key, version and stored value of every key whose last write came after `version`, oldest write first."""
         for at in range(bisect_right(self._log_versions, version), len(self._log_keys)):
             key = self._log_keys[at]
-            value = self.values.get(key)
-            if value is not None and value.version == self._log_versions[at]:
-                yield key, value
+            stored = self.values.get(key)
+            if stored is not None and version_of(stored) == self._log_versions[at]:
+                yield key, self._log_versions[at], stored
 
     def collect(self, upto: int) -> None:
         """Forget the tombstones written at or before `upto`."""
         upto = min(upto, self.version)
         if upto <= self.collected:
             return
-        for key, value in self.after(self.collected):
-            if value.version > upto:
+        for key, version, stored in self.after(self.collected):
+            if version > upto:
                 break
-            if value.value == TOMBSTONE:
+            if is_tombstone(stored):
                 del self.values[key]
         self.collected = upto
 
     def restart(self, generation: int, collected: int) -> None:
         """Begin at version 0 again; what was known stays as `stale`. Another generation counts its heartbeats anew."""
-        known = {key: value.value for key, value in self.values.items() if value.value != TOMBSTONE}
-        self.stale = {**self.stale, **known}
+        self.stale = {**self.stale, **self.values} if self.stale else self.values
         if generation != self.generation:
             self.heartbeat = 0
         self.generation, self.collected, self.version, self.head = generation, collected, 0, 0
@@ -113,8 +151,8 @@ class Space:
 
     def _compact(self) -> None:
         live = list(self.after(0))
-        self._log_versions = array("Q", (value.version for _, value in live))
-        self._log_keys = [key for key, _ in live]
+        self._log_versions = array("Q", (version for _, version, _ in live))
+        self._log_keys = [key for key, _, _ in live]
 
 
 class Gossip:
@@ -122,25 +160,32 @@ class Gossip:
     1970 UTC at start will do. Seeds past :data:`meshproto.wire.GOSSIP_SEEDS_MAX`, or whose names would not fit into a
     digest any more, are not taken up."""
 
-    def __init__(self, seed: str, generation: int) -> None:
+    def __init__(self, seed: str, generation: int, packing: Packing | None = None) -> None:
         self.seed = seed
         self.own = Space(generation)
         self.spaces: dict[str, Space] = {seed: self.own}
+        self.advances = 0  # how often something was heard that was new here
+        self._digest: dict[str, Summary] = {}
+        self._touched = {seed}  # the spaces whose summary in the digest is not up to date
+        self._packing = packing or AsItComes()
         self._tombstones: deque[tuple[float, int]] = deque()
 
     # -- writing the own space -----------------------------------------------------------------------------------
 
-    def beat(self) -> None:
-        self.own.heartbeat += 1
+    def beat(self, now: float) -> None:
+        """Another heartbeat; the time (seconds since 1970 UTC) bounds it from below."""
+        self._touched.add(self.seed)
+        self.own.heartbeat = max(self.own.heartbeat + 1, int(now) - self.own.generation // 1000)
 
-    def put(self, key: str, value: bytes) -> None:
-        """`value`: JSON text, not `null`."""
-        self.own.write(key, self.own.version + 1, value)
+    def put(self, key: str, packed: bytes) -> bytes:
+        """Write a packed value: what is stored."""
+        self._touched.add(self.seed)
+        return self.own.write(key, self.own.version + 1, packed)
 
     def delete(self, key: str, now: float) -> None:
         known = self.own.values.get(key)
-        if known is not None and known.value != TOMBSTONE:
-            self.own.write(key, self.own.version + 1, TOMBSTONE)
+        if known is not None and not is_tombstone(known):
+            self.put(key, TOMBSTONE)
             self._tombstones.append((now, self.own.version))
 
     def collect(self, now: float) -> None:
@@ -148,23 +193,33 @@ class Gossip:
         upto = 0
         while self._tombstones and self._tombstones[0][0] + TOMBSTONE_GRACE_S <= now:
             upto = self._tombstones.popleft()[1]
-        self.own.collect(upto)
+        if upto:
+            self._touched.add(self.seed)
+            self.own.collect(upto)
 
     # -- telling -------------------------------------------------------------------------------------------------
 
     def digest(self) -> dict[str, Summary]:
-        return {seed: space.summary for seed, space in self.spaces.items()}
+        while self._touched:
+            seed = self._touched.pop()
+            if seed in self.spaces:
+                self._digest[seed] = self.spaces[seed].summary
+        return self._digest.copy()
 
     def delta(self, digest: dict[str, Summary], bytes_max: int) -> tuple[list[Delta], bool]:
         """What the writer of `digest` lacks, the spaces it lacks least of first (so that small news is not held up by
         a large catch-up), within `bytes_max` bytes of JSON; and whether there is more. One cell is told in any case:
         it will not get smaller."""
-        room_bytes = _room_bytes(digest)
-        lacking = [
-            (space.version - _base(known, space), seed)
-            for seed, space in self.spaces.items()
-            if _lacks(known := digest.get(seed), space) and (known or _summary_bytes(seed) <= room_bytes)
-        ]
+        lacking: list[tuple[int, str]] = []
+        for seed, space in self.spaces.items():
+            known = digest.get(seed)
+            if known is None:
+                if _summary_bytes(seed) <= _room_bytes(digest):
+                    lacking.append((space.version, seed))
+            elif known.generation < space.generation or (
+                known.version < space.version and known.generation == space.generation
+            ):
+                lacking.append((space.version - _base(known, space), seed))
         deltas: list[Delta] = []
         for _, seed in sorted(lacking):
             delta, size = self._delta_of(seed, digest.get(seed), bytes_max)
@@ -186,65 +241,81 @@ class Gossip:
         base = _base(known, space)
         cells: list[Cell] = []
         upto, size = base, DELTA_OVERHEAD_BYTES
-        for key, value in space.after(base):
-            cell_bytes = len(key.encode()) + len(value.value) + CELL_OVERHEAD_BYTES
+        for key, version, stored in space.after(base):
+            value = self._packing.unpack(content(stored))
+            cell_bytes = len(key.encode()) + len(value) + CELL_OVERHEAD_BYTES
             if cells and size + cell_bytes > bytes_max:
                 break
-            cells.append(Cell(key, value.version, Raw(value.value)))
-            upto, size = value.version, size + cell_bytes
+            cells.append(Cell(key, version, Raw(value)))
+            upto, size = version, size + cell_bytes
         else:
             upto = space.version
         return Delta(seed, space.generation, base, upto, max(space.head, upto), space.collected, cells), size
 
     # -- hearing -------------------------------------------------------------------------------------------------
 
-    def heard(self, digest: dict[str, Summary]) -> list[str]:
-        """Take over the heartbeats of a digest; the names of the seeds that have made a sign of life since. Whoever
-        knows a later life of this very seed (its clock was set back while it was down) would not listen to this one:
-        it becomes the latest."""
+    def heard(self, digest: dict[str, Summary], since: float = 0.0, until: float = math.inf) -> list[str]:
+        """Take over the heartbeats of a digest; the names of the seeds that have made a sign of life since something
+        was last heard of them. Nothing is believed of a seed that lived last, by its own clock, before `since` or after
+        `until` (seconds since 1970 UTC). Whoever knows a later life of this very seed (its clock was set back while it
+        was down) would not listen to this one: it becomes the latest."""
         alive = []
+        spaces = self.spaces
         for seed, told in digest.items():
-            space = self.spaces.get(seed)
+            space = spaces.get(seed)
+            if space is not None and _is_old(told, space):
+                continue  # as most, most of the time
+            if not since <= told.generation / 1000 + told.heartbeat <= until:
+                continue
             if space is self.own:
-                if (told.generation, told.version) > (space.generation, space.version):
-                    space.generation = told.generation + 1
-                continue
-            if space is None:
-                if _summary_bytes(seed) > _room_bytes(self.spaces):
-                    continue
-                space = self.spaces[seed] = Space(told.generation, heartbeat=-1)
-            if told.generation < space.generation:
-                continue
-            if told.generation > space.generation:
-                space.restart(told.generation, 0)
-                space.heartbeat = -1
-            if told.heartbeat > space.heartbeat:
-                space.heartbeat = told.heartbeat
+                self._heard_of_self(told)
+            elif space is None:
+                self._meet(seed, told)
+            elif told.generation >= space.generation and self._heard_of(space, told):
                 alive.append(seed)
-            space.head = max(space.head, told.version)
-            if space.version >= told.collected:
-                space.collect(told.collected)
+            self._touched.add(seed)
         return alive
 
+    def _meet(self, seed: str, told: Summary) -> None:
+        if _summary_bytes(seed) <= _room_bytes(self.spaces):
+            space = self.spaces[seed] = Space(told.generation, told.heartbeat)
+            space.head = told.version
+
+    def _heard_of(self, space: Space, told: Summary) -> bool:
+        """Whether it is a sign of life."""
+        if told.generation > space.generation:
+            space.restart(told.generation, 0)
+            space.heartbeat = -1
+        alive = told.heartbeat > space.heartbeat
+        space.heartbeat = max(space.heartbeat, told.heartbeat)
+        space.head = max(space.head, told.version)
+        if told.collected <= space.version:
+            space.collect(told.collected)
+        return alive
+
+    def _heard_of_self(self, told: Summary) -> None:
+        own = self.own
+        if (told.generation, told.version) > (own.generation, own.version):
+            own.generation = told.generation + 1
+        elif told.generation == own.generation:
+            own.heartbeat = max(own.heartbeat, told.heartbeat)
+
     def merge(self, delta: Delta) -> list[Change]:
-        """Take in what is new in a delta. A delta that begins after what is known here is left alone: what lies between
-        comes with the next exchange."""
+        """Take in what is new in a delta. A delta that begins after what is known here is left alone, since what lies
+        between comes with the next exchange; and one of a seed that no digest has told of, since nobody knows whether
+        it is still alive."""
         space = self.spaces.get(delta.seed)
-        if delta.seed == self.seed:
-            return []
-        if space is None:
-            if _summary_bytes(delta.seed) > _room_bytes(self.spaces):
-                return []
-            space = self.spaces[delta.seed] = Space(delta.generation)
-        if delta.generation < space.generation:
+        if space is None or space is self.own or delta.generation < space.generation:
             return []
         if delta.generation > space.generation or _skipped(delta, space):
             if delta.base > 0:
                 return []
+            self._touched.add(delta.seed)
             space.restart(delta.generation, delta.collected)
         if delta.base > space.version:
             return []
-        if space.version < min(space.collected, delta.upto):
+        before = space.version
+        if before < min(space.collected, delta.upto):
             # What a teller adds who has not collected as much may have been deleted meanwhile.
             space.collected = min(space.collected, delta.collected)
         changes = list(self._take(delta, space))
@@ -252,30 +323,36 @@ class Gossip:
         space.head = max(space.head, delta.head, space.version)
         if space.stale and space.version >= space.head > 0:
             # At version 0 it is not yet known how far there is to go: every seed writes something.
-            changes += [Change(delta.seed, key, None) for key in space.stale]
+            changes += [Change(delta.seed, key, None) for key in _live(space.stale)]
             space.stale = {}
+        self.advances += space.version > before
+        self._touched.add(delta.seed)
         return changes
 
     def _take(self, delta: Delta, space: Space) -> Iterator[Change]:
         for cell in delta.cells:
             if cell.version <= space.version or cell.version > delta.upto:
                 continue
-            value = bytes(cell.value)
-            before = space.values.get(cell.key)
+            packed = self._packing.pack(cell.key, bytes(cell.value))
             stale = space.stale.pop(cell.key, None)
-            space.write(cell.key, cell.version, value)
-            known = before.value if before is not None and before.value != TOMBSTONE else stale
-            told = None if value == TOMBSTONE else value
-            if told != known:
-                yield Change(delta.seed, cell.key, told)
+            known = space.values.get(cell.key, stale)
+            stored = space.write(cell.key, cell.version, packed)
+            if packed != TOMBSTONE:
+                yield Change(delta.seed, cell.key, stored)
+            elif known is not None and not is_tombstone(known):
+                yield Change(delta.seed, cell.key, None)
 
     def forget(self, seed: str) -> list[Change]:
         """Drop another seed's space whole."""
         if seed == self.seed or seed not in self.spaces:
             return []
         space = self.spaces.pop(seed)
-        live = [key for key, value in space.values.items() if value.value != TOMBSTONE]
-        return [Change(seed, key, None) for key in (*live, *space.stale)]
+        self._digest.pop(seed, None)
+        return [Change(seed, key, None) for key in _live({**space.stale, **space.values})]
+
+
+def _live(values: dict[str, bytes]) -> Iterator[str]:
+    return (key for key, stored in values.items() if not is_tombstone(stored))
 
 
 def _summary_bytes(seed: str) -> int:
@@ -295,12 +372,13 @@ def _base(known: Summary | None, space: Space) -> int:
     return known.version
 
 
-def _lacks(known: Summary | None, space: Space) -> bool:
-    if known is None:
-        return True
-    if known.generation != space.generation:
-        return known.generation < space.generation
-    return known.version < space.version
+def _is_old(told: Summary, space: Space) -> bool:
+    return (
+        told.heartbeat <= space.heartbeat
+        and told.version <= space.head
+        and told.generation == space.generation
+        and told.collected <= space.collected
+    )
 
 
 def _skipped(delta: Delta, space: Space) -> bool:

@@ -80,6 +80,9 @@ class Liveness:
         arrivals.add(min(INTERVAL_MAX_S, max(0.0, at - arrivals.last)))
         arrivals.last = at
 
+    def knows(self, seed: str) -> bool:
+        return seed in self._arrivals
+
     def phi(self, seed: str, now: float) -> float:
         """Infinite for a seed that was never heard, or is known to be dead."""
         arrivals = self._arrivals.get(seed)

@@ -14,8 +14,9 @@ from typing import Final
 from msgspec import Struct
 
 from meshproto import wire
+from meshproto.core import entry
 from meshproto.core.effects import Effect, Exchange, Log, Push, SavePeer
-from meshproto.core.gossip import Change, Gossip
+from meshproto.core.gossip import CELL_OVERHEAD_BYTES, Change, Gossip, content
 from meshproto.core.liveness import Liveness
 from meshproto.errors import MeshError
 from meshproto.wire import Delta, Digest, GossipParams, GossipResult
@@ -34,7 +35,10 @@ REDIAL_DEAD_S: Final = 5.0
 PROBE_S_MAX: Final = 0.3
 """Within this time a seed whose connection ended is called again; spread, since all its peers do so."""
 CLOCK_AHEAD_S: Final = 86400.0
-"""A generation is the time at which a seed was started: none is from more than a day ahead of our clock."""
+"""A generation is the time at which a seed was started, and its heartbeats are seconds since then: none is from more
+than a day ahead of our clock."""
+RELAY_BYTES_MAX: Final = GOSSIP_BYTES_MAX - 2048
+"""Cells of a delta that is passed on; larger ones the rounds bring."""
 FACTS_KEY: Final = "@"
 """No name contains it: where a seed writes about itself."""
 PHI_SHOWN_MAX: Final = 99.0
@@ -56,16 +60,22 @@ class SeedView(Struct, frozen=True):
 
 
 class Peering:
-    def __init__(self, name: str, address: str, *, now: float, rng: random.Random, bootstrap: Iterable[str]) -> None:
+    """`forget_s`: a seed that was not alive for so long is as if it had never been."""
+
+    def __init__(
+        self, name: str, address: str, *, now: float, rng: random.Random, bootstrap: Iterable[str], forget_s: float
+    ) -> None:
         self.name = name
         self.address = address
-        self.gossip = Gossip(name, int(now * 1000))
+        self.gossip = Gossip(name, int(now * 1000), entry)
+        self._forget_s = forget_s
         self.liveness = Liveness(now)
         self.addresses: dict[str, str] = {}  # other seeds: name -> address
         self._names: dict[str, str] = {}  # address -> seed: what seeds say, and who answered there
         self._bootstrap = [peer for peer in bootstrap if peer != address]
         self._rng = rng
         self._started = now
+        self._stages: dict[str, int] = {}  # addresses with which an exchange goes on -> how far it had come
         self._redial: dict[str, float] = {}  # addresses that do not answer -> when to try again
         self._probes: dict[str, float] = {}  # addresses to be called soon -> when
         self._states: dict[str, tuple[bool, float]] = {}  # alive, since when
@@ -103,18 +113,22 @@ class Peering:
     ) -> tuple[list[Change], list[Effect]]:
         """Take in what a seed tells: the changes in what users' seeds say, and what follows of its own facts. `pushed`
         news is passed on: what a round brings is old to most."""
-        latest = int((now + CLOCK_AHEAD_S) * 1000)
-        digest = {seed: told for seed, told in digest.items() if told.generation <= latest}
-        for seed in self.gossip.heard(digest):
-            self.liveness.heard(seed, now, directly=seed == teller)
-        changes: list[Change] = []
         effects: list[Effect] = []
+        changes: list[Change] = []
+        generation = self.gossip.own.generation
+        alive = self.gossip.heard(digest, now - self._forget_s, now + CLOCK_AHEAD_S)
+        if teller in digest and teller in self.gossip.spaces and not self.liveness.knows(teller):
+            alive.append(teller)  # what others say counts from the second heartbeat on: the first may be an old one
+        for seed in alive:
+            self.liveness.heard(seed, now, directly=seed == teller)
+        if self.gossip.own.generation != generation:
+            effects.append(Log(f"a later life of {self.name} is known: its clock was set back, or two have this name"))
         for delta in deltas:
-            if delta.generation > latest or any(len(cell.value) > wire.CELL_BYTES_MAX for cell in delta.cells):
+            if any(len(cell.value) > wire.CELL_BYTES_MAX for cell in delta.cells):
                 effects.append(Log(f"dropped what was told of seed {delta.seed}: no seed says such a thing"))
                 continue
             fresh = self.gossip.merge(delta)
-            if fresh and pushed:
+            if fresh and pushed and _fits(delta):
                 self._relay.append(delta)
                 self.push_soon(now)
             for change in fresh:
@@ -124,20 +138,37 @@ class Peering:
                     changes.append(change)
         return changes, effects
 
+    def forget(self, now: float) -> list[Change]:
+        """The seeds that have not been alive for too long, and all that they had said."""
+        changes: list[Change] = []
+        for seed, space in list(self.gossip.spaces.items()):
+            if seed != self.name and space.generation / 1000 + space.heartbeat < now - self._forget_s:
+                changes += [change for change in self.gossip.forget(seed) if change.key != FACTS_KEY]
+                self._names.pop(self.addresses.pop(seed, ""), None)
+                self._states.pop(seed, None)
+                self.liveness.forget(seed)
+        return changes
+
     def answer(self, digest: Digest) -> GossipResult:
         delta, more = self.gossip.delta(digest, self._delta_budget())
         return GossipResult(self.gossip.digest(), delta, more)
 
     def exchanged(self, address: str, result: GossipResult) -> list[Effect]:
-        """After :meth:`hear`: what the other side lacks."""
+        """After :meth:`hear`: what the other side lacks. It goes on at once for as long as either side gets ahead: the
+        other may not take what it is told, or promise more than it has."""
         self._redial.pop(address, None)
         delta, more = self.gossip.delta(result.digest, self._delta_budget())
         if delta or more or result.more:
-            return [Exchange(address, GossipParams(self.gossip.digest(), delta))]
+            stage = self.gossip.advances + sum(told.version for told in result.digest.values())
+            if stage > self._stages.get(address, -1):
+                self._stages[address] = stage
+                return [Exchange(address, GossipParams(self.gossip.digest(), delta))]
+        self._stages.pop(address, None)
         return []
 
     def unreachable(self, address: str, now: float, *, refused: bool) -> None:
         """Nobody answered at the address; `refused`: nobody listens there."""
+        self._stages.pop(address, None)
         self._redial[address] = now + REDIAL_DEAD_S * self._rng.uniform(0.75, 1.25)
         seed = self._names.get(address)
         if refused and seed is not None and self.liveness.alive(seed, now):
@@ -166,11 +197,11 @@ class Peering:
 
     def _meet(self, change: Change, now: float) -> list[Effect]:
         """A seed says where it listens, and whom it has found dead."""
-        if change.value is None:
+        if change.stored is None:
             self._names.pop(self.addresses.pop(change.seed, ""), None)
             return []
         try:
-            facts = wire.decode_value(change.value, wire.SeedFacts)
+            facts = wire.decode_value(content(change.stored), wire.SeedFacts)
         except MeshError as error:
             return [Log(f"dropped what seed {change.seed} says of itself: {error.detail}")]
         if facts.address == self.address:
@@ -215,7 +246,7 @@ class Peering:
 
     def _round(self, now: float, lag_s: float) -> list[Effect]:
         """One gossip round: some live peers, and now and then one that is silent or was only heard of."""
-        self.gossip.beat()
+        self.gossip.beat(now)
         self.gossip.collect(now)
         self.liveness.tick(now, lag_s)
         self._forget_gone(now)
@@ -275,3 +306,8 @@ class Peering:
             lag = max(0, space.head - space.version)
             views.append(SeedView(name, address, alive, since, users.get(name, 0), phi, space.version, lag, False))
         return views
+
+
+def _fits(delta: Delta) -> bool:
+    """Whether the delta may be passed on beside an own summary: it came in a line that may have been full."""
+    return sum(len(cell.value) + len(cell.key) + CELL_OVERHEAD_BYTES for cell in delta.cells) <= RELAY_BYTES_MAX

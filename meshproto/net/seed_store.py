@@ -1,14 +1,16 @@
 """What a seed keeps on disk: the entries of the users registered with it, and where other seeds were."""
 
 import sqlite3
+from collections.abc import Iterator
 from typing import Final
 
 from twisted.internet.defer import Deferred
 
+from meshproto.errors import BadState, PeerError
 from meshproto.net.store import Database
-from meshproto.wire import EntryValue
+from meshproto.wire import EntryValue, SignedRecord, decode_value, encode_value
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 SCHEMA: Final = """
 CREATE TABLE entries (
     name TEXT PRIMARY KEY,              -- folded
@@ -16,10 +18,12 @@ CREATE TABLE entries (
     sig TEXT NOT NULL,
     since INTEGER NOT NULL,             -- ms since 1970 UTC
     online INTEGER NOT NULL,
-    seen INTEGER NOT NULL               -- ms since 1970 UTC
+    seen INTEGER NOT NULL,              -- ms since 1970 UTC
+    farewells TEXT NOT NULL             -- JSON of those before
 ) WITHOUT ROWID;
 CREATE TABLE peers (address TEXT PRIMARY KEY, met_at INTEGER NOT NULL) WITHOUT ROWID
 """
+UPGRADES: Final = {1: "ALTER TABLE entries ADD COLUMN farewells TEXT NOT NULL DEFAULT '[]'"}
 PEERS_MAX: Final = 1000
 """Addresses kept, the latest met; a start needs one that answers."""
 
@@ -40,8 +44,9 @@ class SeedStore:
                 if value is None:
                     connection.execute("DELETE FROM entries WHERE name=?", (name,))
                 else:
-                    row = (name, value.record, value.sig, value.since, value.online, value.seen)
-                    connection.execute("INSERT OR REPLACE INTO entries VALUES (?,?,?,?,?,?)", row)
+                    farewells = encode_value(value.farewells).decode()
+                    row = (name, value.record, value.sig, value.since, value.online, value.seen, farewells)
+                    connection.execute("INSERT OR REPLACE INTO entries VALUES (?,?,?,?,?,?,?)", row)
 
         return self._database.submit(job)
 
@@ -59,11 +64,15 @@ class SeedStore:
         return self._database.close()
 
 
-def read_entries(connection: sqlite3.Connection) -> list[tuple[str, EntryValue]]:
-    rows = connection.execute("SELECT name, record, sig, since, online, seen FROM entries")
-    return [
-        (name, EntryValue(record, sig, since, bool(online), seen)) for name, record, sig, since, online, seen in rows
-    ]
+def read_entries(connection: sqlite3.Connection) -> Iterator[tuple[str, EntryValue]]:
+    """One after the other, by name: there may be millions. Raises :class:`BadState` at one that does not read."""
+    rows = connection.execute("SELECT name, record, sig, since, online, seen, farewells FROM entries ORDER BY name")
+    for name, record, sig, since, online, seen, text in rows:
+        try:
+            farewells = decode_value(text, tuple[SignedRecord, ...]) if text != "[]" else ()
+        except PeerError as reason:
+            raise BadState(f"the entry of {name} is damaged ({reason.detail}): restore a backup") from None
+        yield name, EntryValue(record, sig, since, bool(online), seen, farewells)
 
 
 def read_peers(connection: sqlite3.Connection) -> list[str]:

@@ -11,8 +11,9 @@ The rules are in :mod:`meshproto.core`; the SQL is in :mod:`meshproto.net.seed_s
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred, succeed
@@ -26,6 +27,7 @@ GROUP_JOBS_MAX: Final = 2000
 QUEUE_JOBS_MAX: Final = 100_000
 """Jobs that wait for the disk; past that new ones are refused."""
 RETRY_S: Final = 5.0
+NO_UPGRADES: Final[Mapping[int, str]] = MappingProxyType({})
 
 T = TypeVar("T")
 Job = Callable[[sqlite3.Connection], T]
@@ -47,14 +49,17 @@ class _Submitted(NamedTuple):
     done: "Deferred[Any]"
 
 
-def connect(path: str | Path, schema: str, schema_version: int) -> sqlite3.Connection:
-    """Open or create a database. Raises :class:`BadState` with what to do when it cannot be used."""
+def connect(
+    path: str | Path, schema: str, schema_version: int, upgrades: Mapping[int, str] = NO_UPGRADES
+) -> sqlite3.Connection:
+    """Open or create a database; `upgrades`: the SQL that leads from each former version of the schema to the next.
+    Before an upgrade a copy is put beside the file. Raises :class:`BadState` with what to do when it cannot be used."""
     try:
         connection = sqlite3.connect(
             path, isolation_level=None, check_same_thread=False, uri=str(path).startswith("file:")
         )
         try:
-            _prepare(connection, path, schema, schema_version)
+            _prepare(connection, path, schema, schema_version, upgrades)
         except BaseException:
             connection.close()
             raise
@@ -65,14 +70,28 @@ def connect(path: str | Path, schema: str, schema_version: int) -> sqlite3.Conne
     return connection
 
 
-def _prepare(connection: sqlite3.Connection, path: str | Path, schema: str, schema_version: int) -> None:
+def _prepare(
+    connection: sqlite3.Connection, path: str | Path, schema: str, schema_version: int, upgrades: Mapping[int, str]
+) -> None:
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
     (found,) = connection.execute("PRAGMA user_version").fetchone()
-    if found not in (0, schema_version):
+    if found == schema_version:
+        return
+    steps = (
+        [schema] if found == 0 else [upgrades[number] for number in range(found, schema_version) if number in upgrades]
+    )
+    if found and len(steps) != schema_version - found:
         raise BadState(f"{path} was written by another version of meshproto (schema {found}): use that version")
-    if found == 0:
-        connection.executescript(f"BEGIN; {schema}; PRAGMA user_version={schema_version}; COMMIT;")
+    if found:
+        _copy(connection, f"{path}.schema{found}")
+    connection.executescript(f"BEGIN; {'; '.join(steps)}; PRAGMA user_version={schema_version}; COMMIT;")
+
+
+def _copy(connection: sqlite3.Connection, path: str) -> None:
+    """A copy of the whole database; one that an earlier attempt has left there is replaced."""
+    Path(path).unlink(missing_ok=True)
+    connection.execute("VACUUM INTO ?", (path,))
 
 
 def commit_group(connection: sqlite3.Connection, group: list[_Submitted]) -> list[tuple["Deferred[Any]", Any]]:

@@ -3,7 +3,7 @@ told. Every message goes through the wire's own encoding."""
 
 from collections.abc import Iterable
 
-from meshproto.core.gossip import TOMBSTONE, Change, Gossip, Space
+from meshproto.core.gossip import Change, Gossip, Space, content, is_tombstone, version_of
 from meshproto.wire import Delta, Digest, GossipParams, decode_value, encode_value
 
 PLENTY_BYTES = 10_000_000
@@ -12,10 +12,7 @@ FACTS = "@"
 
 def live(space: Space) -> dict[str, bytes]:
     """What a space exposes: the values that are not tombstones, and what is still kept of its former life."""
-    return {
-        **space.stale,
-        **{key: value.value for key, value in space.values.items() if value.value != TOMBSTONE},
-    }
+    return {key: content(held) for key, held in {**space.stale, **space.values}.items() if not is_tombstone(held)}
 
 
 def over_the_wire(digest: Digest, deltas: list[Delta]) -> GossipParams:
@@ -31,10 +28,14 @@ def pair(*keys: str) -> tuple[Gossip, Gossip]:
 
 
 def tell(teller: Gossip, reader: Gossip, bytes_max: int = PLENTY_BYTES) -> list[Change]:
-    """One step of an exchange: the digest, and what the reader lacks."""
+    """One step of an exchange: the digest, and what the reader lacks. The changes show values, without versions."""
     deltas, _ = teller.delta(reader.digest(), bytes_max)
     reader.heard(teller.digest())
-    return [change for delta in deltas for change in reader.merge(delta)]
+    return [shown(change) for delta in deltas for change in reader.merge(delta)]
+
+
+def shown(change: Change) -> Change:
+    return change if change.stored is None else change._replace(stored=content(change.stored))
 
 
 def known(reader: Gossip, seed: str = "writer") -> dict[str, bytes]:
@@ -108,11 +109,11 @@ class Mesh:
     def replay(self, reader: str, changes: list[Change]) -> None:
         for change in changes:
             known = self.told[reader].setdefault(change.seed, {})
-            assert known.get(change.key) != change.value, "a change that changes nothing"
-            if change.value is None:
+            if change.stored is None:
                 del known[change.key]
             else:
-                known[change.key] = change.value
+                known[change.key] = content(change.stored)
+                assert self.nodes[reader].spaces[change.seed].values[change.key] is change.stored, "kept twice"
 
     def exchange(self, asker: str, asked: str, bytes_max: int = PLENTY_BYTES) -> int:
         """A whole exchange as :class:`meshproto.core.seed.Seed` does it; the number of requests it took."""
@@ -156,11 +157,11 @@ class Mesh:
         for key, (version, value) in last_writes.items():
             held = space.values.get(key)
             if version <= space.version:
-                known = None if held is None or held.value == TOMBSTONE else held.value
+                known = None if held is None or is_tombstone(held) else content(held)
                 assert known == value, f"{seed}'s {key} at version {space.version}: {known!r} instead of {value!r}"
         for key, held in space.values.items():
-            assert held.version <= space.version
-            assert life.writes[held.version - 1] == (key, None if held.value == TOMBSTONE else held.value)
+            assert version_of(held) <= space.version
+            assert life.writes[version_of(held) - 1] == (key, None if is_tombstone(held) else content(held))
 
     def _check_kept(self, seed: str, space: Space, before: dict[str, bytes]) -> None:
         life = self.lives[seed][space.generation]

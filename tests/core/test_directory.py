@@ -7,11 +7,12 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from meshproto.core.directory import CLAIM_TTL_S, Directory, Entry, entry_of, read_entry
+from meshproto.core.directory import CLAIM_TTL_S, Directory
+from meshproto.core.entry import Entry
 from meshproto.core.identity import verify
-from meshproto.errors import NameTaken, PeerError, StaleRecord
-from meshproto.wire import NAMES_PAGE_MAX, SignedRecord, encode_value, fold
-from tests.core.users import forged, key_of, signed, user, value_of
+from meshproto.errors import NameTaken, StaleRecord
+from meshproto.wire import FAREWELLS_MAX, NAMES_PAGE_MAX, SignedRecord, fold
+from tests.core.users import entry_of, forged, key_of, signed, user, value_of
 
 NOW_MS = 10 * int(CLAIM_TTL_S * 1000)
 TTL_MS = int(CLAIM_TTL_S * 1000)
@@ -28,16 +29,17 @@ def entry(
     online: bool = True,
     seen: int = NOW_MS,
     verified: bool = True,
+    farewells: tuple[SignedRecord, ...] = (),
 ) -> Entry:
     record = signed(name, seq, owner=owner, gone=gone)
-    value = value_of(record, since=since, online=online and not gone, seen=seen)
-    return entry_of(verify(record), value, home, verified=verified)
+    value = value_of(record, since=since, online=online and not gone, seen=seen, farewells=farewells)
+    return entry_of(value, home, verified=verified)
 
 
 def directory(*entries: Entry) -> Directory:
     made = Directory()
     for each in entries:
-        made.put(each)
+        made.put(fold(each.name), each)
     return made
 
 
@@ -105,9 +107,25 @@ class TestOwner:
         assert away.best("UserX", NOW_MS + TTL_MS) is not None
         assert away.best("UserX", NOW_MS + TTL_MS + 1) is None
 
-    def test_who_is_online_keeps_the_name(self) -> None:
-        """A claim does not run out while its user is online."""
-        assert directory(entry(seen=0)).best("UserX", NOW_MS) is not None
+    def test_a_home_that_never_came_back(self) -> None:
+        """A claim runs out too when its home had last said that the user is online: a home says so anew."""
+        assert directory(entry(seen=NOW_MS - TTL_MS)).best("UserX", NOW_MS) is not None
+        assert directory(entry(seen=NOW_MS - TTL_MS - 1)).best("UserX", NOW_MS) is None
+
+    def test_a_farewell_that_the_next_owner_carries(self) -> None:
+        """An older entry of somebody who left owns nothing, although the farewell itself has been overwritten; a newer
+        one does."""
+        left = signed("UserX", 5, owner=1, gone=True)
+        following = entry(owner=2, since=9, home="seedB", farewells=(left,))
+        assert directory(entry(seq=4, since=1), following).best("UserX", NOW_MS) is following
+        back = entry(seq=6, since=1, home="seedC")
+        assert directory(entry(seq=4, since=0), following, back).best("UserX", NOW_MS) is back
+
+    def test_a_claim_begins_anew_after_a_farewell(self) -> None:
+        """What a key had claimed before it left does not make its next claim older."""
+        left = entry(seq=5, gone=True, since=1)
+        back, other = entry(seq=6, since=9, home="seedB"), entry(owner=2, since=7, home="seedC")
+        assert directory(entry(seq=4, since=1, home="seedD"), left, back, other).best("UserX", NOW_MS) is other
 
     def test_one_entry_for_each_home(self) -> None:
         """A newer entry of a home replaces the one it had."""
@@ -152,10 +170,11 @@ class TestClaim:
         ("past", "since"),
         [
             (entry(seq=5), 0),
-            (entry(seq=5, gone=True), NOW_MS),
+            (entry(seq=4, gone=True), NOW_MS),
+            (entry(owner=2, seq=9, gone=True, farewells=(signed("UserX", 4, gone=True),)), NOW_MS),
             (entry(seq=5, online=False, seen=NOW_MS - TTL_MS - 1), NOW_MS),
         ],
-        ids=["held", "gone", "ran out"],
+        ids=["held", "gone", "gone before another", "ran out"],
     )
     def test_an_older_record_is_refused(self, past: Entry, since: int) -> None:
         """Records are public: nobody can bring a user back by registering an old one, not even under a free name."""
@@ -164,11 +183,28 @@ class TestClaim:
         assert directory(past).claim(verify(signed("UserX", 5)), NOW_MS) == since
 
 
+class TestFarewells:
+    def test_what_the_next_owner_carries(self) -> None:
+        """Everybody's latest farewell but the own, also those that another entry carries."""
+        first, later = signed("UserX", 3, owner=1, gone=True), signed("UserX", 5, owner=1, gone=True)
+        second = entry(owner=2, seq=4, gone=True, home="seedB", farewells=(first,))
+        held = directory(entry(seq=5, gone=True), second)
+        assert held.farewells("userx", key_of(3)) == (later, second.signed)
+        assert held.farewells("userx", key_of(1)) == (second.signed,)
+        assert directory(entry()).farewells("userx", key_of(3)) == ()
+
+    def test_no_more_than_fit(self) -> None:
+        """The oldest are forgotten."""
+        said = tuple(signed("UserX", owner, owner=owner, gone=True) for owner in range(1, FAREWELLS_MAX + 1))
+        last = entry(owner=9, seq=9, gone=True, farewells=said)
+        carried = directory(last).farewells("userx", key_of(8))
+        assert carried == (last.signed, *reversed(said[1:]))
+
+
 class TestVerified:
     def forged_entry(self, **fields: object) -> Entry:
         made = entry(**fields, verified=False)  # type: ignore[arg-type]
-        bad = forged(made.signed)
-        return read_entry(made.home, fold(made.name), encode_value(value_of(bad, since=made.value.since)))
+        return entry_of(value_of(forged(made.signed), since=made.value.since), made.home, verified=False)
 
     def test_a_signature_is_checked_once(self) -> None:
         """An entry that fits is marked."""
@@ -194,16 +230,11 @@ class TestVerified:
         found, dropped = held.verified("UserX", NOW_MS)
         assert (found, len(dropped), len(held)) == (None, 2, 0)
 
-    def test_reading_what_is_no_entry(self) -> None:
-        """A value that is no entry, a record that is none, and one under another name are a peer's errors."""
-        good = value_of(signed("UserX", 1))
-        assert read_entry("seedA", "userx", encode_value(good)) == entry(seen=0, verified=False)
-        with pytest.raises(PeerError, match="stands under usery"):
-            read_entry("seedA", "usery", encode_value(good))
-        with pytest.raises(PeerError, match="EntryValue"):
-            read_entry("seedA", "userx", b"{}")
-        with pytest.raises(PeerError, match="Record"):
-            read_entry("seedA", "userx", encode_value(value_of(SignedRecord("{}", ""))))
+    def test_a_forged_farewell(self) -> None:
+        """An entry stands for its farewells too."""
+        lie = forged(signed("UserX", 9, owner=2, gone=True))
+        true, lying = entry(owner=2), entry(home="seedB", farewells=(lie,), verified=False)
+        assert directory(true, lying).verified("UserX", NOW_MS) == (true, [lying])
 
 
 class TestPage:
@@ -260,40 +291,28 @@ class TestPage:
         assert made.page("", "", 1, NOW_MS) == (["b"], None)
 
 
-class TestLapsed:
-    def test_only_own_entries_that_ran_out(self) -> None:
-        """The sweep names the entries of one home whose user was not seen for 30 days, those who left included."""
-        old = NOW_MS - TTL_MS - 1
-        made = directory(
-            entry("away", online=False, seen=old),
-            entry("elsewhere", online=False, seen=old, home="seedB"),
-            entry("gone", gone=True, seen=old),
-            entry("here", seen=old),
-            entry("lately", online=False, seen=old + 1),
-        )
-        assert made.lapsed("seedA", "", 100, NOW_MS) == (["away", "gone"], "")
-
+class TestWindow:
     @given(st.integers(1, 7), st.sets(st.text("abc", min_size=1, max_size=3), max_size=20))
-    def test_a_sweep_comes_round(self, limit: int, names: set[str]) -> None:
+    def test_it_comes_round(self, limit: int, names: set[str]) -> None:
         """Steps of any size look at every name once and then begin again."""
-        made = directory(*(entry(name, online=False, seen=0) for name in names))
-        over: list[str] = []
+        made = directory(*map(entry, names))
+        seen: list[str] = []
         after = ""
         for _ in range(len(names) // limit + 1):
-            found, after = made.lapsed("seedA", after, limit, NOW_MS)
-            over += found
-        assert (over, after) == (sorted(names), "")
+            found, after = made.window(after, limit)
+            seen += found
+        assert (seen, after) == (sorted(names), "")
 
 
 class TestCounters:
     @settings(deadline=None)
     @given(st.lists(st.one_of(entries, st.tuples(st.sampled_from(["userx", "usery"]), st.sampled_from("ABCD")))))
     def test_counters_fit_what_is_there(self, steps: list[Entry | tuple[str, str]]) -> None:
-        """After any puts and removals: the number of names, of entries of each home, and of those online."""
+        """After any puts and removals: the number of names, and of each home's entries and those online."""
         made, model = Directory(), dict[tuple[str, str], Entry]()
         for step in steps:
             if isinstance(step, Entry):
-                made.put(step)
+                made.put(fold(step.name), step)
                 model[fold(step.name), step.home] = step
             else:
                 made.remove(step[0], f"seed{step[1]}")
@@ -301,8 +320,7 @@ class TestCounters:
         homes = Counter(home for _, home in model)
         assert len(made) == len({key for key, _ in model})
         assert +made.users_by_home == homes
-        online = {fold(each.name) for each in model.values() if each.online}
-        assert made.online == len(online)
+        assert +made.online_by_home == Counter(home for (_, home), each in model.items() if each.online)
         for (key, home), each in model.items():
             assert made.at_home(key, home) is each
         wanted = sorted(key for key in {key for key, _ in model} if made.best(key, NOW_MS))

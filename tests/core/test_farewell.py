@@ -3,7 +3,7 @@
 import pytest
 
 from tests.core.seed_mesh import Client, SeedMesh
-from tests.core.users import key_of
+from tests.core.users import key_of, signed
 
 NAMES = ["seedA", "seedB", "seedC"]
 SETTLED_S = 10.0
@@ -16,9 +16,10 @@ def mesh() -> SeedMesh:
     return mesh
 
 
-def owners(mesh: SeedMesh) -> set[str]:
-    """Whose the name is, at every seed."""
-    return {Client(mesh, name).lookup("UserX").record.partition('"key":"')[2].partition('"')[0] for name in NAMES}
+def owners(mesh: SeedMesh, *seeds: str) -> set[str]:
+    """Whose the name is, at these seeds, or at every one."""
+    found = [Client(mesh, name).lookup("UserX").record for name in seeds or NAMES]
+    return {record.partition('"key":"')[2].partition('"')[0] for record in found}
 
 
 def test_a_move_and_a_farewell_in_one_breath(mesh: SeedMesh) -> None:
@@ -50,3 +51,65 @@ def test_a_farewell_outlives_the_next_owner(mesh: SeedMesh) -> None:
     mesh.start("seedA")
     mesh.advance(SETTLED_S)
     assert owners(mesh) == {key_of(2)}
+
+
+def test_a_name_that_is_taken_where_the_farewell_stands(mesh: SeedMesh) -> None:
+    """The next owner's entry takes the farewell's place at that seed, and carries it: the former home, which was down,
+    does not bring the old owner back. Nor does anybody who sends the old record again."""
+    Client(mesh, "seedA").register("UserX", 1)
+    mesh.advance(SETTLED_S)
+    mesh.stop("seedA")
+    moved = Client(mesh, "seedB")
+    moved.register("UserX", 2)
+    moved.unregister("UserX", 3)
+    for owner in (2, 3):
+        following = Client(mesh, "seedB")
+        following.register("UserX", 1, owner=owner)
+        mesh.advance(SETTLED_S)
+        assert owners(mesh, "seedB", "seedC") == {key_of(owner)}
+        if owner == 2:
+            following.unregister("UserX", 2, owner=owner)
+    mesh.start("seedA")
+    mesh.advance(SETTLED_S)
+    assert owners(mesh) == {key_of(3)}
+    assert mesh["seedA"].disk == {}
+    following.unregister("UserX", 2, owner=3)
+    mesh.advance(SETTLED_S)
+    assert Client(mesh, "seedB").refused("register", signed("UserX", 2)).message == "stale record"
+
+
+def test_the_farewell_goes_along_when_the_next_owner_moves(mesh: SeedMesh) -> None:
+    """It stands in the entry at the new home too, and on its disk."""
+    Client(mesh, "seedA").register("UserX", 1)
+    mesh.advance(SETTLED_S)
+    mesh.stop("seedA")
+    Client(mesh, "seedB").unregister("UserX", 2)
+    Client(mesh, "seedB").register("UserX", 1, owner=2)
+    mesh.advance(SETTLED_S)
+    Client(mesh, "seedC").register("UserX", 2, owner=2)
+    mesh.advance(SETTLED_S)
+    assert mesh["seedB"].disk == {}
+    mesh.stop("seedC")
+    mesh.start("seedC")
+    mesh.start("seedA")
+    mesh.advance(SETTLED_S)
+    assert owners(mesh) == {key_of(2)}
+
+
+def test_a_claim_in_a_split_of_three(mesh: SeedMesh) -> None:
+    """A user claims a name, another key claims it in the second part, and the first moves to the third part, where
+    nobody knows of the claim. The first home keeps its entry until the third knows since when: the earlier claim wins
+    whichever parts meet first."""
+    cut = {frozenset((one, two)) for one in NAMES for two in NAMES if one != two}
+    mesh.cut = set(cut)
+    Client(mesh, "seedA").register("UserX", 1)
+    mesh.advance(1.0)
+    Client(mesh, "seedB").register("UserX", 1, owner=2)
+    mesh.advance(1.0)
+    Client(mesh, "seedC").register("UserX", 2)
+    mesh.cut = cut - {frozenset(("seedA", "seedC"))}
+    mesh.advance(SETTLED_S)
+    assert mesh["seedA"].disk == {}
+    mesh.cut.clear()
+    mesh.advance(SETTLED_S)
+    assert owners(mesh) == {key_of(1)}

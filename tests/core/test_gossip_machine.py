@@ -43,7 +43,7 @@ class GossipMachine(RuleBasedStateMachine):
 
     @rule(seed=seeds)
     def beat(self, seed: str) -> None:
-        self.mesh.nodes[seed].beat()
+        self.mesh.nodes[seed].beat(self.mesh.now)
 
     @rule(seed=owners, forgotten=st.sets(keys))
     def restart(self, seed: str, forgotten: set[str]) -> None:

@@ -6,16 +6,18 @@ import pytest
 from msgspec import Raw
 
 from meshproto import wire
+from meshproto.core.directory import CLAIM_TTL_S
 from meshproto.core.peering import CLOCK_AHEAD_S, Peering
 from meshproto.errors import BadParams
 from tests.core.seed_mesh import Client, SeedMesh
 from tests.core.users import signed
 
 NOW_S = 1_795_000_000.0
+NOW_MS = int(NOW_S * 1000)
 
 
 def peering(name: str = "seedX") -> Peering:
-    return Peering(name, f"{name}:5001", now=NOW_S, rng=random.Random(1), bootstrap=[])
+    return Peering(name, f"{name}:5001", now=NOW_S, rng=random.Random(1), bootstrap=[], forget_s=CLAIM_TTL_S)
 
 
 @pytest.mark.parametrize("address", ["[::%é]:80", "sé:1", "a b:1", "a/b:1", "\n:1"])
@@ -30,10 +32,10 @@ def test_nobody_lives_in_the_future() -> None:
     mine = peering()
     before = mine.gossip.own.generation
     ahead = int((NOW_S + CLOCK_AHEAD_S) * 1000) + 1
-    told = wire.Summary(ahead, 0, 0, 0)
-    mine.hear({"seedX": told, "seedY": told}, [], NOW_S, teller="seedY", pushed=False)
-    assert mine.gossip.own.generation == before
-    assert "seedY" not in mine.gossip.spaces
+    for told in (wire.Summary(ahead, 0, 0, 0), wire.Summary(before, int(CLOCK_AHEAD_S) + 1, 0, 0)):
+        mine.hear({"seedX": told, "seedY": told}, [], NOW_S, teller="seedY", pushed=False)
+        assert (mine.gossip.own.generation, mine.gossip.own.heartbeat) == (before, 0)
+        assert "seedY" not in mine.gossip.spaces
 
 
 def test_a_cell_that_fits_no_line_is_not_taken() -> None:
@@ -42,8 +44,9 @@ def test_a_cell_that_fits_no_line_is_not_taken() -> None:
     for size, known in ((wire.CELL_BYTES_MAX - 2, True), (wire.CELL_BYTES_MAX + 1, False)):
         cell = wire.Cell("a", 1, Raw(b'"' + b"x" * size + b'"'))
         name = f"seed{size}"
-        mine.hear({}, [wire.Delta(name, 1, 0, 1, 1, 0, [cell])], NOW_S, teller=None, pushed=False)
-        assert (name in mine.gossip.spaces) is known
+        delta = wire.Delta(name, NOW_MS, 0, 1, 1, 0, [cell])
+        mine.hear({name: wire.Summary(NOW_MS, 0, 1)}, [delta], NOW_S, teller=None, pushed=False)
+        assert ("a" in mine.gossip.spaces[name].values) is known
 
 
 def test_the_answer_to_seeds_fits_in_a_line() -> None:
@@ -52,8 +55,10 @@ def test_the_answer_to_seeds_fits_in_a_line() -> None:
     peers = mesh["seedA"].seed.peering
     for number in range(900):
         facts = Raw(wire.encode_value(wire.SeedFacts("a" * 200 + ":1")))
-        delta = wire.Delta(f"e{number}", 1, 0, 1, 1, 0, [wire.Cell("@", 1, facts)])
-        peers.hear({}, [delta], mesh.now, teller=None, pushed=False)
+        generation = int(mesh.now * 1000)
+        delta = wire.Delta(f"e{number}", generation, 0, 1, 1, 0, [wire.Cell("@", 1, facts)])
+        digest = {f"e{number}": wire.Summary(generation, 0, 1)}
+        peers.hear(digest, [delta], mesh.now, teller=None, pushed=False)
     answer = Client(mesh, "seedA").call("seeds", wire.Nothing(), wire.SeedsResult)
     assert answer.seeds[0].name == "seedA"
     assert 100 < len(answer.seeds) < 900

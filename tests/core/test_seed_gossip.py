@@ -61,8 +61,8 @@ class Stranger:
         for key, value in cells.items():
             self._version += 1
             written.append(Cell(key, self._version, Raw(value)))
-        summary = Summary(1000, self._version, self._version)
-        delta = Delta("stranger", 1000, base, self._version, self._version, 0, written)
+        summary = Summary(NOW_MS, self._version, self._version)
+        delta = Delta("stranger", NOW_MS, base, self._version, self._version, 0, written)
         return self._client.call("gossip", GossipParams({"stranger": summary}, [delta]), GossipResult)
 
     def claims(self, record: SignedRecord, *, since: int = 0, key: str = "userx") -> None:
@@ -274,7 +274,7 @@ class TestMoving:
         assert set(homes(mesh, "UserX").values()) == {"seedB"}
         for host in mesh.hosts.values():
             assert host.seed.directory.at_home("userx", "seedA") is None
-            assert (host.seed.directory.online, host.seed.directory.users_by_home["seedA"]) == (1, 0)
+            assert (host.seed.status(mesh.now).online, host.seed.directory.users_by_home["seedA"]) == (1, 0)
         assert (mesh["seedA"].disk, list(mesh["seedB"].disk)) == ({}, ["userx"])
 
     def test_there_and_back(self, mesh: SeedMesh) -> None:
@@ -325,7 +325,7 @@ class TestDistrust:
         asking = Client(mesh, at)
         found = asking.lookup("UserX")
         assert (found.signed, found.home, found.online) == (signed("UserX", 1), "seedA", True)
-        expected = "dropped a record of UserX that seed stranger passed on: its signature does not fit"
+        expected = "dropped a record of userx that seed stranger passed on: its signature does not fit"
         assert mesh[at].logs == [expected]
         asking.lookup("UserX")
         assert mesh[at].logs == [expected]
@@ -361,8 +361,8 @@ class TestDistrust:
         """A cell that does not read is logged and dropped, and what came with it is taken; the one that this seed had
         said before is gone."""
         stranger = Stranger(mesh, "seedB")
-        stranger.says(userx=encode_value(value_of(signed("UserX", 1))))
-        stranger.says(userx=value, usery=encode_value(value_of(signed("UserY", 1))))
+        stranger.says(userx=encode_value(value_of(signed("UserX", 1), seen=NOW_MS)))
+        stranger.says(userx=value, usery=encode_value(value_of(signed("UserY", 1), seen=NOW_MS)))
         asking = Client(mesh, "seedB")
         assert not asking.knows("UserX")
         assert asking.knows("UserY")

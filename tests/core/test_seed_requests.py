@@ -7,10 +7,9 @@ from meshproto.core.liveness import PHI_DEAD
 from meshproto.core.seed import (
     LEASE_S,
     NOT_FOUND_RETRY_S,
-    REGISTRATIONS_PER_LINK_MAX,
-    WATCHES_PER_LINK_MAX,
     Settings,
 )
+from meshproto.core.sessions import REGISTRATIONS_PER_LINK_MAX, WATCHES_PER_LINK_MAX
 from meshproto.wire import (
     LINE_BYTES_MAX,
     NAMES_PAGE_MAX,
@@ -165,7 +164,7 @@ class TestUnregister:
         client.call("ping", Nothing(), Nothing)
         client.close()
         assert not other.knows("UserX")
-        assert mesh["seedA"].seed.directory.online == 0
+        assert mesh["seedA"].seed.status(mesh.now).online == 0
 
 
 class TestLookup:

@@ -3,8 +3,9 @@
 import random
 from functools import cache
 
-from meshproto.core.identity import Identity, b64
-from meshproto.wire import EntryValue, SignedRecord
+from meshproto.core.entry import Entry, pack, read_entry
+from meshproto.core.identity import Identity, Record, b64
+from meshproto.wire import EntryValue, SignedRecord, decode_value, encode_value, fold
 
 
 @cache
@@ -27,5 +28,20 @@ def forged(record: SignedRecord) -> SignedRecord:
     return SignedRecord(record.record, "A" * 86)
 
 
-def value_of(record: SignedRecord, *, since: int = 0, online: bool = True, seen: int = 0) -> EntryValue:
-    return EntryValue(record.record, record.sig, since, online, seen)
+def value_of(
+    record: SignedRecord,
+    *,
+    since: int = 0,
+    online: bool = True,
+    seen: int = 0,
+    farewells: tuple[SignedRecord, ...] = (),
+) -> EntryValue:
+    return EntryValue(record.record, record.sig, since, online, seen, farewells)
+
+
+def entry_of(value: EntryValue, home: str, *, verified: bool) -> Entry:
+    """As it stands in a directory when it has come by gossip, with version 0."""
+    key = fold(decode_value(value.record, Record).name)
+    entry = read_entry(home, key, bytes(8) + pack(key, encode_value(value)))
+    entry.verified = verified
+    return entry

@@ -1,17 +1,26 @@
 """What a seed keeps: the entries of its users, and where other seeds were."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshproto.net.seed_store import PEERS_MAX, SCHEMA, SCHEMA_VERSION, SeedStore, read_entries, read_peers
-from meshproto.wire import EntryValue
+from meshproto.errors import BadState
+from meshproto.net.seed_store import PEERS_MAX, SCHEMA, SCHEMA_VERSION, UPGRADES, SeedStore, read_entries, read_peers
+from meshproto.net.store import connect
+from meshproto.wire import EntryValue, SignedRecord
 from tests.net.on_clock import OnClock
 
 MS = st.integers(0, 2**53)
-VALUES = st.builds(EntryValue, st.text(), st.text(), MS, st.booleans(), MS)
+FAREWELLS = st.sampled_from([(), (SignedRecord('{"name":"x"}', "A" * 86),)])
+VALUES = st.builds(EntryValue, st.text(), st.text(), MS, st.booleans(), MS, FAREWELLS)
+FIRST_SCHEMA = """
+CREATE TABLE entries (name TEXT PRIMARY KEY, record TEXT NOT NULL, sig TEXT NOT NULL, since INTEGER NOT NULL,
+    online INTEGER NOT NULL, seen INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE peers (address TEXT PRIMARY KEY, met_at INTEGER NOT NULL) WITHOUT ROWID
+"""
 
 
 @pytest.fixture
@@ -51,3 +60,21 @@ def test_peer_met_again(disk: OnClock) -> None:
     for address, at in (("a:1", 1), ("b:1", 2), ("a:1", 3)):
         disk.run(store.save_peer(address, at))
     assert read_peers(disk.connection) == ["a:1", "b:1"]
+
+
+def test_entries_of_the_first_schema(tmp_path: Path) -> None:
+    """What a seed of the first version has written is read as it was, and can be written again."""
+    path = tmp_path / "seed.db"
+    first = connect(path, FIRST_SCHEMA, 1)
+    first.execute("INSERT INTO entries VALUES ('a', 'r', 's', 1, 1, 2)")
+    first.close()
+    connection = connect(path, SCHEMA, SCHEMA_VERSION, UPGRADES)
+    assert list(read_entries(connection)) == [("a", EntryValue("r", "s", 1, True, 2))]
+    connection.close()
+
+
+def test_a_row_that_does_not_read(disk: OnClock) -> None:
+    """A damaged row is named, with what to do."""
+    disk.connection.execute("INSERT INTO entries VALUES ('a', 'r', 's', 1, 1, 2, 'nonsense')")
+    with pytest.raises(BadState, match=r"the entry of a is damaged .*: restore a backup"):
+        list(read_entries(disk.connection))

@@ -335,6 +335,33 @@ class TestConnect:
             connect(tmp_path / "words.db", SCHEMA, 1)
         connect(tmp_path / "words.db", SCHEMA, 2).close()
 
+    def test_upgrade(self, tmp_path: Path) -> None:
+        """A database of a former schema is brought forward step by step, and a copy of it stands beside it."""
+        first = connect(tmp_path / "words.db", SCHEMA, 1)
+        insert("a")(first)
+        first.close()
+        steps = {1: "ALTER TABLE words ADD COLUMN a", 2: "ALTER TABLE words ADD COLUMN b"}
+        connection = connect(tmp_path / "words.db", "not used", 3, steps)
+        assert connection.execute("SELECT * FROM words").fetchall() == [("a", None, None)]
+        connection.close()
+        copy = connect(tmp_path / "words.db.schema1", SCHEMA, 1)
+        assert words(copy) == ["a"]
+        copy.close()
+
+    def test_upgrade_whole_or_not_at_all(self, tmp_path: Path) -> None:
+        """A step that fails leaves the database as it was, for the next attempt."""
+        connect(tmp_path / "words.db", SCHEMA, 1).close()
+        for _ in range(2):
+            with pytest.raises(BadState):
+                connect(tmp_path / "words.db", SCHEMA, 3, {1: "ALTER TABLE words ADD COLUMN a", 2: "nonsense"})
+        connect(tmp_path / "words.db", SCHEMA, 1).close()
+
+    def test_a_step_is_missing(self, tmp_path: Path) -> None:
+        """Without a way from its schema to this one a database is left alone."""
+        connect(tmp_path / "words.db", SCHEMA, 1).close()
+        with pytest.raises(BadState, match=r"\(schema 1\): use that version"):
+            connect(tmp_path / "words.db", SCHEMA, 3, {2: "ALTER TABLE words ADD COLUMN b"})
+
     def test_no_directory(self, tmp_path: Path) -> None:
         """Where no file can be made the reason is told, and no backup is asked for."""
         with pytest.raises(BadState, match=r"unable to open database file$"):

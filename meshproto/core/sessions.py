@@ -1,0 +1,127 @@
+"""The links of a seed: who registered over which, until when they count as present, and who watches what.
+
+Presence is the connection: whoever registered over a link is online while that link lives and is heard from within
+the lease.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Final
+
+from meshproto.core.meshkey import Handshake
+from meshproto.errors import SlowDown
+
+REGISTRATIONS_PER_LINK_MAX: Final = 100
+"""A node registers itself; a gateway may register a few dozen names."""
+WATCHES_PER_LINK_MAX: Final = 10_000
+"""A name costs about 200 bytes to watch: 2 MB for one link."""
+
+
+@dataclass
+class Session:
+    """One link. `trusted`: may gossip where no mesh key is asked for (a private address). `handshake`: what it has to
+    prove. `seed`: the name of the seed that gossips over it. `names` and `watched` are folded."""
+
+    trusted: bool
+    handshake: Handshake | None = None
+    seed: str | None = None
+    names: set[str] = field(default_factory=set)
+    watched: set[str] = field(default_factory=set)
+
+
+class Sessions:
+    def __init__(self, lease_s: float) -> None:
+        self._lease_s = lease_s
+        self._sessions: dict[int, Session] = {}
+        self._leases: dict[int, float] = {}  # link -> deadline, earliest first
+        self._link_of: dict[str, int] = {}
+        self._watchers: dict[str, set[int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def __getitem__(self, link: int) -> Session:
+        return self._sessions[link]
+
+    @property
+    def wake_at(self) -> float:
+        """When the next lease ends."""
+        return next(iter(self._leases.values()), math.inf)
+
+    def opened(self, link: int, *, trusted: bool) -> None:
+        self._sessions[link] = Session(trusted)
+
+    def closed(self, link: int) -> None:
+        session = self._sessions.pop(link)
+        self._leases.pop(link, None)
+        self.unwatch(link, session, session.watched.copy())
+        for key in session.names:
+            if self._link_of.get(key) == link:
+                del self._link_of[key]
+
+    # -- who is registered here ----------------------------------------------------------------------------------
+
+    def check_room(self, session: Session, key: str) -> None:
+        """Raises :class:`SlowDown` when no further name may be registered over the link."""
+        if key not in session.names and len(session.names) >= REGISTRATIONS_PER_LINK_MAX:
+            raise SlowDown(f"at most {REGISTRATIONS_PER_LINK_MAX} names may be registered over one connection")
+
+    def register(self, link: int, key: str) -> None:
+        """The name's user is at the other end of this link, and of no other."""
+        self._sessions[link].names.add(key)
+        self._link_of[key] = link
+
+    def unregister(self, key: str) -> int | None:
+        """Nobody is registered any more: the link over which somebody was."""
+        link = self._link_of.pop(key, None)
+        if link is not None:
+            self._sessions[link].names.discard(key)
+        return link
+
+    def link_of(self, key: str) -> int | None:
+        return self._link_of.get(key)
+
+    def names_of(self, link: int) -> list[str]:
+        """Those whose latest registration came over this link."""
+        return sorted(key for key in self._sessions[link].names if self._link_of.get(key) == link)
+
+    def renew(self, link: int, now: float) -> bool:
+        """A sign of life; whether there was no lease any more. The mapping stays in the order of the deadlines because
+        every lease is equally long."""
+        lapsed = self._leases.pop(link, None) is None
+        self._leases[link] = now + self._lease_s
+        return lapsed
+
+    def lapse(self, now: float) -> list[int]:
+        """The links whose lease has ended."""
+        over = []
+        while self.wake_at <= now:
+            over.append(next(iter(self._leases)))
+            del self._leases[over[-1]]
+        return over
+
+    # -- who wants to know ---------------------------------------------------------------------------------------
+
+    def watch(self, link: int, keys: set[str]) -> None:
+        """Raises :class:`SlowDown`."""
+        session = self._sessions[link]
+        if len(session.watched | keys) > WATCHES_PER_LINK_MAX:
+            raise SlowDown(f"at most {WATCHES_PER_LINK_MAX} names may be watched over one connection")
+        session.watched |= keys
+        for key in keys:
+            self._watchers.setdefault(key, set()).add(link)
+
+    def unwatch(self, link: int, session: Session, keys: set[str]) -> None:
+        session.watched -= keys
+        for key in keys:
+            watchers = self._watchers.get(key, set())
+            watchers.discard(link)
+            if not watchers:
+                self._watchers.pop(key, None)
+
+    def watched(self, keys: set[str]) -> list[str]:
+        """Those of the keys that somebody watches."""
+        return sorted(keys & self._watchers.keys())
+
+    def watchers(self, key: str) -> list[int]:
+        return sorted(self._watchers.get(key, ()))
