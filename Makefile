@@ -6,7 +6,7 @@ READY  := $(VENV)/ready
 ONCE   ?=
 RUNS   ?= 1000
 
-.PHONY: demo test soak bench lint lock wheel clean
+.PHONY: demo test soak bench bench-million lint lock wheel clean
 
 demo: $(READY)  ## two seeds and two users, for real, on this machine; ONCE=1 ends by itself
 	@$(BIN)/mesh demo $(if $(ONCE),--once)
@@ -19,6 +19,9 @@ soak: $(READY)  ## random operations on small meshes; RUNS=1000
 
 bench: $(READY)  ## what docs/benchmarks.md shows of gossip, measured anew; ARGS=--quick
 	$(BIN)/python -m bench.gossip $(ARGS)
+
+bench-million: $(READY)  ## a million names in one seed, for real; ARGS=--quick
+	$(BIN)/python -m bench.million $(ARGS)
 
 lint: $(READY)  ## style and types
 	$(BIN)/ruff check .

@@ -7,7 +7,7 @@ import sqlite3
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred
@@ -20,9 +20,6 @@ from meshproto.errors import BadParams, BadState, MeshError
 from meshproto.net.listening import WILDCARD_HOSTS, host_port, join_address, listen
 from meshproto.net.state import StateDir, default_path
 from meshproto.wire import NAME_PATTERN, NAME_RULE, split_address
-
-DIAL_TIMEOUT_S: Final = 5.0
-"""A seed that takes longer to accept a connection is no use to whoever waits."""
 
 
 class NodeOptions(usage.Options):
@@ -146,7 +143,7 @@ class NodeService(Service):
         return join_address(*where)
 
     def dial(self, address: str) -> IStreamClientEndpoint:
-        return HostnameEndpoint(self.reactor, *split_address(address), timeout=DIAL_TIMEOUT_S)
+        return HostnameEndpoint(self.reactor, *split_address(address))
 
     async def _stop(self) -> None:
         for port in self.ports:

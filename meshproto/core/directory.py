@@ -128,7 +128,8 @@ class Directory:
         return found if isinstance(found, tuple) else (found,)
 
     def _without(self, key: str, home: str) -> tuple[Entry, ...]:
-        return tuple(entry for entry in self._all(key) if entry.home != home)
+        found = self._all(key)
+        return tuple(entry for entry in found if entry.home != home) if found else found
 
     def _set(self, key: str, entries: tuple[Entry, ...]) -> None:
         """The entries of the name, which may be none, and what is counted of them."""

@@ -5,37 +5,41 @@ the signature and the numbers as bytes: a quarter less. What would not come out 
 program, or with farewells in it, which few have) is kept as the JSON that it came as.
 """
 
+from binascii import a2b_base64
 from struct import Struct as Layout
 from typing import Final
 
 from msgspec import Struct
 
 from meshproto.core.gossip import content
-from meshproto.core.identity import SIG_BYTES, Record, b64, unb64, verify
-from meshproto.errors import MeshError, PeerError
+from meshproto.core.identity import SIG_BYTES, Record, b64, verify
+from meshproto.errors import BadParams, MeshError, PeerError
 from meshproto.wire import EntryValue, SignedRecord, decode_value, encode_value, fold
 
 _HEAD: Final = Layout(f"<BQQ{SIG_BYTES}s")
 """Flags, since, seen, signature; the record's text comes after."""
 _PACKED, _ONLINE, _GONE = 0x80, 0x01, 0x02
 """No JSON text begins with a byte that has the first of these bits."""
+_FROM_URL: Final = str.maketrans("-_", "+/")
 
 
 def pack(key: str, value: bytes) -> bytes:
     """JSON of an entry that stands under `key` -> the bytes that are kept; anything else comes back as it is."""
     try:
         entry = decode_value(value, EntryValue)
-        if encode_value(entry) != value or entry.farewells:
-            return value
         record = decode_value(entry.record, Record)
-        return _packed(entry, gone=not record.uris) if fold(record.name) == key else value
+        packed = pack_own(entry, record)
     except MeshError:
         return value
+    return packed if fold(record.name) == key and unpack(packed) == value else value
 
 
 def pack_own(value: EntryValue, record: Record) -> bytes:
-    """The same for an entry that is written here; `record`: what stands in it."""
-    return encode_value(value) if value.farewells else _packed(value, gone=not record.uris)
+    """The same for an entry that is written here; `record`: what stands in it. Raises :class:`BadParams`."""
+    if value.farewells:
+        return encode_value(value)
+    flags = _PACKED | (_ONLINE if value.online else 0) | (0 if record.uris else _GONE)
+    return _HEAD.pack(flags, value.since, value.seen, _signature(value.sig)) + value.record.encode()
 
 
 def unpack(packed: bytes) -> bytes:
@@ -44,17 +48,23 @@ def unpack(packed: bytes) -> bytes:
 
 
 def _is_packed(packed: bytes) -> bool:
-    return bool(packed[0] & _PACKED)
-
-
-def _packed(value: EntryValue, *, gone: bool) -> bytes:
-    flags = _PACKED | (_ONLINE if value.online else 0) | (_GONE if gone else 0)
-    return _HEAD.pack(flags, value.since, value.seen, unb64(value.sig, SIG_BYTES)) + value.record.encode()
+    return packed[0] >= _PACKED
 
 
 def _unpacked(packed: bytes) -> EntryValue:
     flags, since, seen, sig = _HEAD.unpack_from(packed)
     return EntryValue(packed[_HEAD.size :].decode(), b64(sig), since, bool(flags & _ONLINE), seen)
+
+
+def _signature(text: str) -> bytes:
+    """A quick :func:`unb64` for what is compared with its origin afterwards, or was verified before."""
+    try:
+        sig = a2b_base64(text.translate(_FROM_URL) + "==")
+    except ValueError as reason:
+        raise BadParams(f"not base64url: {reason}") from None
+    if len(sig) != SIG_BYTES:
+        raise BadParams(f"{len(sig)} bytes where {SIG_BYTES} are expected")
+    return sig
 
 
 class Entry(Struct, gc=False):

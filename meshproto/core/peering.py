@@ -7,6 +7,7 @@ once to some peers, and passed on by those to whom it was news.
 A connection to a seed that ends is looked after at once: when nobody listens there any more, the seed is dead.
 """
 
+import math
 import random
 from collections.abc import Iterable
 from typing import Final
@@ -30,8 +31,9 @@ PUSH_DELAY_S: Final = 0.02
 """Changes within this time travel together."""
 PUSH_PEERS: Final = 6
 """Peers that hear of news at once from each seed it reaches; what they all miss the rounds repair."""
-REDIAL_DEAD_S: Final = 5.0
-"""A dead seed or a bootstrap address is tried about this often, for ever."""
+REDIAL_DEAD_S: Final = 2.0
+"""A dead seed or a bootstrap address is tried about this often, for ever. With the time a dial may take, two seeds
+find each other within five seconds after a cut has healed."""
 PROBE_S_MAX: Final = 0.3
 """Within this time a seed whose connection ended is called again; spread, since all its peers do so."""
 CLOCK_AHEAD_S: Final = 86400.0
@@ -75,6 +77,7 @@ class Peering:
         self._bootstrap = [peer for peer in bootstrap if peer != address]
         self._rng = rng
         self._started = now
+        self._asked: dict[str, float] = {}  # seeds -> when they last asked for an exchange
         self._stages: dict[str, int] = {}  # addresses with which an exchange goes on -> how far it had come
         self._redial: dict[str, float] = {}  # addresses that do not answer -> when to try again
         self._probes: dict[str, float] = {}  # addresses to be called soon -> when
@@ -120,7 +123,9 @@ class Peering:
         if teller in digest and teller in self.gossip.spaces and not self.liveness.knows(teller):
             alive.append(teller)  # what others say counts from the second heartbeat on: the first may be an old one
         for seed in alive:
-            self.liveness.heard(seed, now, directly=seed == teller)
+            # Of a seed that was found dead an old heartbeat may still go round, but a new life is no old news.
+            reborn = seed in self._gone and digest[seed].generation > self._gone[seed]
+            self.liveness.heard(seed, now, directly=seed == teller or reborn)
         if self.gossip.own.generation != generation:
             effects.append(Log(f"a later life of {self.name} is known: its clock was set back, or two have this name"))
         for delta in deltas:
@@ -146,19 +151,23 @@ class Peering:
                 changes += [change for change in self.gossip.forget(seed) if change.key != FACTS_KEY]
                 self._names.pop(self.addresses.pop(seed, ""), None)
                 self._states.pop(seed, None)
+                self._asked.pop(seed, None)
                 self.liveness.forget(seed)
         return changes
 
-    def answer(self, digest: Digest) -> GossipResult:
+    def answer(self, asker: str, digest: Digest, now: float) -> GossipResult:
+        self._asked[asker] = now
         delta, more = self.gossip.delta(digest, self._delta_budget())
         return GossipResult(self.gossip.digest(), delta, more)
 
-    def exchanged(self, address: str, result: GossipResult) -> list[Effect]:
+    def exchanged(self, address: str, result: GossipResult, now: float) -> list[Effect]:
         """After :meth:`hear`: what the other side lacks. It goes on at once for as long as either side gets ahead: the
-        other may not take what it is told, or promise more than it has."""
+        other may not take what it is told, or promise more than it has. Whoever asks this seed at the same time is told
+        in the answers; two exchanges would carry everything twice."""
         self._redial.pop(address, None)
+        asks = self._asked.get(self._names.get(address, ""), -math.inf) > now - GOSSIP_INTERVAL_S
         delta, more = self.gossip.delta(result.digest, self._delta_budget())
-        if delta or more or result.more:
+        if result.more or ((delta or more) and not asks):
             stage = self.gossip.advances + sum(told.version for told in result.digest.values())
             if stage > self._stages.get(address, -1):
                 self._stages[address] = stage

@@ -152,7 +152,7 @@ class Seed:
         """The answer to an :class:`meshproto.core.effects.Exchange`."""
         teller = self.peering.name_at(address)
         effects = self._hear(result.digest, result.delta, now, teller=teller, pushed=False)
-        return effects + self.peering.exchanged(address, result)
+        return effects + self.peering.exchanged(address, result, now)
 
     def unreachable(self, address: str, now: float, *, refused: bool = False) -> list[Effect]:
         """The seed at the address did not answer an :class:`meshproto.core.effects.Exchange`; `refused`: nobody listens
@@ -376,15 +376,14 @@ class Seed:
     # -- gossip --------------------------------------------------------------------------------------------------
 
     def _gossip(self, link: int, session: Session, request: wire.Gossip, now: float) -> list[Effect]:
-        if session.seed is None and self.gate.keyed:
+        asker, digest = session.seed, request.params.digest
+        if asker is None and self.gate.keyed:
             raise Unauthorized("this seed gossips with those that prove its mesh key: start both with one --mesh-key")
-        if session.seed is None:
+        if asker is None:
             raise Forbidden("gossip is for seeds: say hello with role seed first")
         pushed = request.id is UNSET
-        effects = self._hear(request.params.digest, request.params.delta, now, teller=session.seed, pushed=pushed)
-        return (
-            effects if pushed else effects + self._answer(link, request.id, self.peering.answer(request.params.digest))
-        )
+        effects = self._hear(digest, request.params.delta, now, teller=asker, pushed=pushed)
+        return effects if pushed else effects + self._answer(link, request.id, self.peering.answer(asker, digest, now))
 
     def _hear(
         self, digest: wire.Digest, deltas: list[wire.Delta], now: float, *, teller: str | None, pushed: bool

@@ -8,6 +8,7 @@ from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from meshproto import wire
 from meshproto.errors import MeshError, NobodyListens, PeerError, Unreachable
@@ -15,6 +16,8 @@ from meshproto.net.lines import Lines, LinesFactory
 
 CALL_TIMEOUT_S: Final = 5.0
 """A seed answers in milliseconds; one that takes seconds is no use to a sender who waits."""
+DIAL_TIMEOUT_S: Final = 2.0
+"""Time for a lost SYN to be sent again, once. The kernel's next tries lie ever further apart; ours do not."""
 CALLS_PENDING_MAX: Final = 10_000
 LINKS_MAX: Final = 200
 """Connections to seeds that one node keeps."""
@@ -55,7 +58,8 @@ class Calls:
 
     async def call(self, method: str, params: Struct, kind: type[T], timeout_s: float = CALL_TIMEOUT_S) -> T:
         """The seed's answer. Raises what the seed answered (:func:`meshproto.wire.error_from`), :class:`Unreachable`
-        when the connection is lost or no answer comes in time, :class:`PeerError` when the answer does not fit."""
+        when the connection is lost or no answer comes in time (which ends the connection), :class:`PeerError` when the
+        answer does not fit."""
         if self._lines is None or self._closed:
             raise Unreachable("the connection is closed")
         if len(self._pending) >= CALLS_PENDING_MAX:
@@ -63,7 +67,7 @@ class Calls:
         self._last_id = request_id = self._last_id + 1
         answer: Deferred[Raw] = Deferred()
         self._pending[request_id] = answer
-        timer = self._clock.callLater(timeout_s, self._fail, request_id, Unreachable(f"no answer in {timeout_s:g} s"))
+        timer = self._clock.callLater(timeout_s, self._overdue, request_id, timeout_s)
         self._lines.send(wire.encode_request(method, params, request_id))
         try:
             return wire.decode_value(await answer, kind)
@@ -124,6 +128,12 @@ class Calls:
         else:
             waiting.errback(PeerError("an answer with neither result nor error"))
 
+    def _overdue(self, request_id: int, timeout_s: float) -> None:
+        """Into a network that is cut TCP sends again ever more rarely: a connection that survives the cut is of no use
+        for as long again as that has lasted. A new one is there at once."""
+        self.close()
+        self._fail(request_id, Unreachable(f"no answer in {timeout_s:g} s"))
+
     def _fail(self, request_id: int, error: MeshError) -> None:
         waiting = self._pending.pop(request_id, None)
         if waiting is not None:
@@ -131,9 +141,15 @@ class Calls:
 
 
 async def dial(connect: Connect, address: str, calls: Calls, clock: IReactorTime) -> None:
-    """Connect `calls`. Raises :class:`Unreachable`, and :class:`NobodyListens` of that."""
+    """Connect `calls`, in :data:`DIAL_TIMEOUT_S` with the look-up of the host's name. Raises :class:`Unreachable`, and
+    :class:`NobodyListens` of that."""
+
+    def too_long(_: object, timeout_s: float) -> Failure:
+        return Failure(Unreachable(f"no connection in {timeout_s:g} s"))
+
     try:
-        await connect(address).connect(LinesFactory(lambda: calls, clock))
+        connecting = connect(address).connect(LinesFactory(lambda: calls, clock))
+        await connecting.addTimeout(DIAL_TIMEOUT_S, clock, too_long)
     except ConnectionRefusedError as reason:
         raise NobodyListens(str(reason)) from None
     except Exception as reason:

@@ -29,7 +29,8 @@ PING_S: Final = 10.0
 LEARN_S: Final = 30.0
 """How often the home seed is asked which seeds there are."""
 RETRY_FIRST_S: Final = 0.2
-RETRY_MAX_S: Final = 10.0
+RETRY_MAX_S: Final = 5.0
+"""While no seed answers. So a node is back this long after the network at most, and hurries nobody before."""
 SEEDS_MAX: Final = 1000
 """Addresses remembered, those given at the start not counted."""
 WATCHES_MAX: Final = 10_000
@@ -47,7 +48,7 @@ class Home(NamedTuple):
 
 class Seeds(Service):
     """`uris` is called when it is time to register, after the node listens. `changed` gets the name of a watched user
-    who is back."""
+    who is back, and of each that may be: who came back while this node had no home was told of to nobody."""
 
     log = Logger()
 
@@ -78,6 +79,7 @@ class Seeds(Service):
         self._changed = changed
         self._connect = connect
         self._cache = Cache()
+        self._dead: set[str] = set()  # addresses of seeds that the last home has found dead
         self._round: list[str] = []
         self._home: Home | None = None
         self._calls: Calls | None = None
@@ -151,7 +153,8 @@ class Seeds(Service):
     async def _walk(self, name: str) -> Located | None:
         """None: no seed could be reached."""
         home = self._home.address if self._home else None
-        known = self.addresses()
+        dead = self._dead.difference(self._given) if home else frozenset[str]()
+        known = [address for address in self.addresses() if address not in dead]
         walk = Walk(home, self._rng.sample(known, len(known)))
         found: list[Located] = []
         over: Deferred[None] = Deferred()
@@ -263,13 +266,17 @@ class Seeds(Service):
                 self._calls = self._home = None
                 self._cache.drop_missing()
                 calls.close()
+            if not self.running:
+                return  # an endpoint that is told to give up may say so in words of its own
             await deferLater(self._clock, self._retry_delay(failed))
 
     def _next(self) -> str:
-        """The seed to try: each known one once in a round, in random order."""
+        """The seed to try: each known one once in a round, in random order, those last that the last home called
+        dead: it may have been wrong, and they may be back."""
         if not self._round:
             known = self.addresses()
             self._round = self._rng.sample(known, len(known))
+            self._round.sort(key=lambda address: address not in self._dead)  # taken from the end
         return self._round.pop()
 
     def _retry_delay(self, failed: int) -> float:
@@ -291,9 +298,12 @@ class Seeds(Service):
         self._home = Home(self._names[address], address, registered.since)
         self.problem = None
         self._troubles.clear()
+        self._round.clear()
         self.log.info("{name} is registered at {seed}", name=self.user, seed=f"{self._home.name} ({address})")
         self._later(PING_S, self._ping)
         self._later(0, self._learn)
+        for name in names:
+            self._changed(name)
 
     async def _greet(self, address: str, calls: Calls) -> None:
         hello = wire.HelloParams(wire.PROTOCOL_VERSION, "user", self.user)
@@ -333,8 +343,12 @@ class Seeds(Service):
             return
         self.seeds = told.seeds
         self._names.update({seed.address: seed.name for seed in told.seeds})
-        alive = [seed.address for seed in told.seeds if seed.alive and _dialable(seed.address)]
-        learnt = [address for address in alive if address not in self._given][:SEEDS_MAX]
+        self._dead = {seed.address for seed in told.seeds if not seed.alive}
+        names = {seed.name for seed in told.seeds}
+        # A home that was cut off, or has just started, tells of too few; who has moved is told of elsewhere.
+        kept = [address for address in self._learnt if self._names.get(address) not in names]
+        known = dict.fromkeys([*(seed.address for seed in told.seeds if _dialable(seed.address)), *kept])
+        learnt = [address for address in known if address not in self._given][:SEEDS_MAX]
         if set(learnt) != set(self._learnt):
             self._learnt = learnt
             try:

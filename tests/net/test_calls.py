@@ -8,7 +8,7 @@ from zope.interface import implementer
 
 from meshproto import wire
 from meshproto.errors import MeshError, NameTaken, PeerError, PeerRefused, SlowDown, Unreachable, UserNotFound
-from meshproto.net.calls import CALL_TIMEOUT_S, CALLS_PENDING_MAX, Calls, dial
+from meshproto.net.calls import CALL_TIMEOUT_S, CALLS_PENDING_MAX, DIAL_TIMEOUT_S, Calls, dial
 from meshproto.net.lines import Lines
 from tests.net.far import Far, failure_of, no_result_of, result_of, start
 
@@ -114,15 +114,21 @@ def test_a_seed_that_talks_nonsense_is_hung_up_on() -> None:
 
 
 def test_a_call_waits_for_call_timeout_s() -> None:
-    """No answer in CALL_TIMEOUT_S raises Unreachable; an answer after that is ignored."""
+    """No answer in CALL_TIMEOUT_S raises Unreachable and ends the connection, and with it the calls that came later;
+    an answer after that is ignored."""
     setting = Setting()
     said = setting.lookup()
     setting.clock.advance(CALL_TIMEOUT_S - 0.001)
     no_result_of(said)
+    later = setting.lookup()
     setting.clock.advance(0.001)
-    failure_of(said, Unreachable)
-    setting.far.answer(names())
-    assert setting.calls.connected
+    assert "no answer in 5 s" in failure_of(said, Unreachable).getErrorMessage()
+    assert not setting.calls.connected
+    assert setting.far.pipe.aborted
+    setting.far.answer(names(), request_id=1)
+    setting.far.lose()
+    failure_of(later, Unreachable)
+    assert setting.clock.getDelayedCalls() == []
 
 
 def test_a_lost_connection_fails_all_that_wait() -> None:
@@ -209,6 +215,26 @@ def test_dial_says_why_it_failed() -> None:
 
     error = failure_of(start(dial(lambda _: Broken(), "seed:1", Calls(Clock()), Clock())), Unreachable)
     assert error.getErrorMessage() == "ValueError"
+
+
+def test_a_dial_has_a_time_limit() -> None:
+    """Who does not take the connection in DIAL_TIMEOUT_S is Unreachable, and the endpoint is told to give up."""
+    clock = Clock()
+    given_up: list[Deferred[IProtocol]] = []
+    connecting: Deferred[IProtocol] = Deferred(given_up.append)
+
+    @implementer(IStreamClientEndpoint)
+    class Silent:
+        def connect(self, factory: IProtocolFactory) -> "Deferred[IProtocol]":
+            return connecting
+
+    dialled = start(dial(lambda _: Silent(), "seed:1", Calls(clock), clock))
+    clock.advance(DIAL_TIMEOUT_S - 0.001)
+    no_result_of(dialled)
+    clock.advance(0.001)
+    assert "no connection in 2 s" in failure_of(dialled, Unreachable).getErrorMessage()
+    assert given_up == [connecting]
+    assert clock.getDelayedCalls() == []
 
 
 def test_other_refusals_keep_the_seeds_words() -> None:

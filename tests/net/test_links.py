@@ -9,7 +9,7 @@ from zope.interface import implementer
 
 from meshproto import wire
 from meshproto.errors import SlowDown, Unreachable
-from meshproto.net.calls import LINKS_MAX, Calls, Links
+from meshproto.net.calls import CALL_TIMEOUT_S, DIAL_TIMEOUT_S, LINKS_MAX, Calls, Links
 from tests.net.far import Far, failure_of, no_result_of, result_of, start
 
 HELLO = wire.HelloParams(wire.PROTOCOL_VERSION, "user", "UserX")
@@ -136,6 +136,32 @@ def test_a_lost_link_is_made_anew() -> None:
     assert town.links.ready("a:1") is None
     town.linked("a:1")
     assert town.links.ready("a:1") is not None
+
+
+def test_a_link_that_does_not_answer_is_made_anew() -> None:
+    """After a call was in vain the next `get` dials: the network may be back long before the old connection is."""
+    town = Town()
+    far = town.linked("a:1")
+    said = start(result_of(town.get("a:1")).call("ping", wire.Nothing(), wire.Nothing))
+    town.clock.advance(CALL_TIMEOUT_S)
+    failure_of(said, Unreachable)
+    assert far.pipe.aborted
+    assert town.links.ready("a:1") is None
+    town.linked("a:1")
+    far.lose()
+    assert town.ended == ["a:1"]
+    assert town.links.ready("a:1") is not None
+
+
+def test_a_dial_that_hangs_makes_room_for_the_next() -> None:
+    """Who waited for a dial that took DIAL_TIMEOUT_S dials anew."""
+    town = Town()
+    first, second = town.get("a:1"), town.get("a:1")
+    town.clock.advance(DIAL_TIMEOUT_S)
+    failure_of(first, Unreachable)
+    town.dialled.pop(0)
+    town.connect().answer(WELCOME)
+    assert result_of(second).connected
 
 
 def test_links_max() -> None:
