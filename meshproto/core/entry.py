@@ -20,7 +20,7 @@ _HEAD: Final = Layout(f"<BQQ{SIG_BYTES}s")
 """Flags, since, seen, signature; the record's text comes after."""
 _PACKED, _ONLINE, _GONE = 0x80, 0x01, 0x02
 """No JSON text begins with a byte that has the first of these bits."""
-_FROM_URL: Final = str.maketrans("-_", "+/")
+_FROM_URL: Final = bytes.maketrans(b"-_", b"+/")
 
 
 def pack(key: str, value: bytes) -> bytes:
@@ -59,7 +59,7 @@ def _unpacked(packed: bytes) -> EntryValue:
 def _signature(text: str) -> bytes:
     """A quick :func:`unb64` for what is compared with its origin afterwards, or was verified before."""
     try:
-        sig = a2b_base64(text.translate(_FROM_URL) + "==")
+        sig = a2b_base64(text.encode().translate(_FROM_URL) + b"==")
     except ValueError as reason:
         raise BadParams(f"not base64url: {reason}") from None
     if len(sig) != SIG_BYTES:

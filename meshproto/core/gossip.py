@@ -206,22 +206,26 @@ class Gossip:
                 self._digest[seed] = self.spaces[seed].summary
         return self._digest.copy()
 
-    def delta(self, digest: dict[str, Summary], bytes_max: int) -> tuple[list[Delta], bool]:
-        """What the writer of `digest` lacks, the spaces it lacks least of first (so that small news is not held up by
-        a large catch-up), within `bytes_max` bytes of JSON; and whether there is more. One cell is told in any case:
-        it will not get smaller."""
-        lacking: list[tuple[int, str]] = []
+    def lacking(self, digest: dict[str, Summary]) -> list[str]:
+        """The seeds of whose spaces the writer of `digest` lacks something, those first of which it lacks least: so
+        small news is not held up by a large catch-up."""
+        found: list[tuple[int, str]] = []
         for seed, space in self.spaces.items():
             known = digest.get(seed)
             if known is None:
                 if _summary_bytes(seed) <= _room_bytes(digest):
-                    lacking.append((space.version, seed))
+                    found.append((space.version, seed))
             elif known.generation < space.generation or (
                 known.version < space.version and known.generation == space.generation
             ):
-                lacking.append((space.version - _base(known, space), seed))
+                found.append((space.version - _base(known, space), seed))
+        return [seed for _, seed in sorted(found)]
+
+    def delta(self, digest: dict[str, Summary], bytes_max: int) -> tuple[list[Delta], bool]:
+        """What the writer of `digest` lacks, within `bytes_max` bytes of JSON; and whether there is more. One cell is
+        told in any case: it will not get smaller."""
         deltas: list[Delta] = []
-        for _, seed in sorted(lacking):
+        for seed in self.lacking(digest):
             delta, size = self._delta_of(seed, digest.get(seed), bytes_max)
             if deltas and size > bytes_max:
                 return deltas, True
@@ -263,7 +267,13 @@ class Gossip:
         spaces = self.spaces
         for seed, told in digest.items():
             space = spaces.get(seed)
-            if space is not None and _is_old(told, space):
+            if (
+                space is not None
+                and told.heartbeat <= space.heartbeat
+                and told.version <= space.head
+                and told.generation == space.generation
+                and told.collected <= space.collected
+            ):
                 continue  # as most, most of the time
             if not since <= told.generation / 1000 + told.heartbeat <= until:
                 continue
@@ -370,15 +380,6 @@ def _base(known: Summary | None, space: Space) -> int:
     if known is None or known.generation != space.generation or known.version < space.collected > known.collected:
         return 0
     return known.version
-
-
-def _is_old(told: Summary, space: Space) -> bool:
-    return (
-        told.heartbeat <= space.heartbeat
-        and told.version <= space.head
-        and told.generation == space.generation
-        and told.collected <= space.collected
-    )
 
 
 def _skipped(delta: Delta, space: Space) -> bool:

@@ -44,14 +44,14 @@ MAIL_KEYS_KEPT: Final = 3
 Entropy = Callable[[int], bytes]
 """`os.urandom` outside tests: the number of bytes -> that many unpredictable bytes."""
 
-_TO_URL: Final = str.maketrans("+/", "-_")
+_TO_URL: Final = bytes.maketrans(b"+/", b"-_")
 _ADDRESS = re.compile(NAME_PATTERN[:-2] + r"~([A-Za-z2-7]{16})\Z")
 _NAME = re.compile(NAME_PATTERN)
 
 
 def b64(data: bytes) -> str:
     """Bytes -> unpadded base64url."""
-    return binascii.b2a_base64(data, newline=False).rstrip(b"=").decode("ascii").translate(_TO_URL)
+    return binascii.b2a_base64(data, newline=False).translate(_TO_URL).rstrip(b"=").decode("ascii")
 
 
 def unb64(text: str, length: int | None = None) -> bytes:

@@ -14,6 +14,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
 
+PHI_PER_MEAN: Final = math.log10(math.e)
+"""A silence as long as the mean interval, when arrivals are exponential."""
 PHI_DEAD: Final = 3.0
 """With heartbeats that arrive each second: a silence of about seven seconds."""
 WINDOW: Final = 100
@@ -34,15 +36,24 @@ DOUBT_S: Final = 10.0
 
 @dataclass
 class _Arrivals:
+    """On the clock that stands still while this seed does. `dead_at`: when the silence reaches PHI_DEAD."""
+
     last: float
     intervals: deque[float] = field(default_factory=lambda: deque([INTERVAL_PRIOR_S]))
     total_s: float = INTERVAL_PRIOR_S
+    dead_at: float = 0.0
 
-    def add(self, interval_s: float) -> None:
+    def __post_init__(self) -> None:
+        self.dead_at = self.last + self.mean_s * PHI_DEAD / PHI_PER_MEAN
+
+    def add(self, at: float) -> None:
+        interval_s = min(INTERVAL_MAX_S, max(0.0, at - self.last))
+        self.last = at
         self.intervals.append(interval_s)
         self.total_s += interval_s
         if len(self.intervals) > WINDOW:
             self.total_s -= self.intervals.popleft()
+        self.dead_at = at + self.mean_s * PHI_DEAD / PHI_PER_MEAN
 
     @property
     def mean_s(self) -> float:
@@ -76,9 +87,8 @@ class Liveness:
         arrivals = self._arrivals.get(seed)
         if arrivals is None:
             self._arrivals[seed] = _Arrivals(at)
-            return
-        arrivals.add(min(INTERVAL_MAX_S, max(0.0, at - arrivals.last)))
-        arrivals.last = at
+        else:
+            arrivals.add(at)
 
     def knows(self, seed: str) -> bool:
         return seed in self._arrivals
@@ -88,10 +98,12 @@ class Liveness:
         arrivals = self._arrivals.get(seed)
         if arrivals is None:
             return math.inf
-        return max(0.0, now - self._not_counted_s - arrivals.last) / arrivals.mean_s * math.log10(math.e)
+        return max(0.0, now - self._not_counted_s - arrivals.last) / arrivals.mean_s * PHI_PER_MEAN
 
     def alive(self, seed: str, now: float) -> bool:
-        return self.phi(seed, now) < PHI_DEAD
+        """Whether phi has not reached PHI_DEAD."""
+        arrivals = self._arrivals.get(seed)
+        return arrivals is not None and now - self._not_counted_s < arrivals.dead_at
 
     def bury(self, seed: str, now: float) -> None:
         """Its process is not there (the connection was refused): dead until it is heard from again."""

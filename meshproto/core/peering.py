@@ -27,6 +27,8 @@ GOSSIP_PEERS: Final = 3
 """Live peers asked each round: news reaches N seeds in about log4(N) rounds even if every push is lost."""
 GOSSIP_BYTES_MAX: Final = wire.LINE_BYTES_MAX - 2048
 """Digest and deltas of one line; the rest is for the request around them."""
+DELTA_BYTES_MAX: Final = 24 * 1024
+"""Deltas of one line: whoever reads them is busy for a few milliseconds, and a lookup that comes then waits so long."""
 PUSH_DELAY_S: Final = 0.02
 """Changes within this time travel together."""
 PUSH_PEERS: Final = 6
@@ -157,8 +159,7 @@ class Peering:
 
     def answer(self, asker: str, digest: Digest, now: float) -> GossipResult:
         self._asked[asker] = now
-        delta, more = self.gossip.delta(digest, self._delta_budget())
-        return GossipResult(self.gossip.digest(), delta, more)
+        return GossipResult(self.gossip.digest(), *self._lacking(digest))
 
     def exchanged(self, address: str, result: GossipResult, now: float) -> list[Effect]:
         """After :meth:`hear`: what the other side lacks. It goes on at once for as long as either side gets ahead: the
@@ -166,7 +167,7 @@ class Peering:
         in the answers; two exchanges would carry everything twice."""
         self._redial.pop(address, None)
         asks = self._asked.get(self._names.get(address, ""), -math.inf) > now - GOSSIP_INTERVAL_S
-        delta, more = self.gossip.delta(result.digest, self._delta_budget())
+        delta, more = self._lacking(result.digest)
         if result.more or ((delta or more) and not asks):
             stage = self.gossip.advances + sum(told.version for told in result.digest.values())
             if stage > self._stages.get(address, -1):
@@ -285,8 +286,12 @@ class Peering:
         own = {self.name: self.gossip.own.summary}
         return [Push(peer, GossipParams(own, [delta])) for peer in peers for delta in deltas]
 
-    def _delta_budget(self) -> int:
-        return GOSSIP_BYTES_MAX - len(wire.encode_value(self.gossip.digest()))
+    def _lacking(self, digest: Digest) -> tuple[list[Delta], bool]:
+        """What its writer lacks, as much of it as fits into a line with a digest; and whether there is more."""
+        if not self.gossip.lacking(digest):
+            return [], False  # as most of the time: nothing has to be measured
+        room_bytes = GOSSIP_BYTES_MAX - len(wire.encode_value(self.gossip.digest()))
+        return self.gossip.delta(digest, min(room_bytes, DELTA_BYTES_MAX))
 
     # -- looking -------------------------------------------------------------------------------------------------
 

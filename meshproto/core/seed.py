@@ -393,6 +393,8 @@ class Seed:
 
     def _take_all(self, changes: list[Change], now: float) -> list[Effect]:
         effects: list[Effect] = []
+        if not changes:
+            return effects
         news = {change.key for change in changes if self._take(change, now, effects)}
         return effects + self._changed(news, now)
 
