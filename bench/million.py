@@ -33,9 +33,10 @@ from msgspec import Struct
 from twisted.internet.task import Clock
 
 from meshproto.cli.processes import Children, Failed, until
+from meshproto.core.effects import Row
 from meshproto.core.identity import Identity
 from meshproto.errors import BadState
-from meshproto.net.seed_store import SCHEMA, SCHEMA_VERSION, Row, SeedStore
+from meshproto.net.seed_store import SCHEMA, SCHEMA_VERSION, SeedStore
 from meshproto.net.store import ClockedDatabase, connect
 from meshproto.wire import EntryValue, encode_value, split_address
 

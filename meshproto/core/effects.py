@@ -15,10 +15,14 @@ class Send(Struct, frozen=True):
     line: bytes
 
 
-class Save(Struct, frozen=True):
-    """Write the rows (None: delete); when they are on disk carry out `then`, if that fails `otherwise`."""
+Row = tuple[str, EntryValue | None]
+"""A folded name and its own entry; None: there is none any more."""
 
-    rows: tuple[tuple[str, EntryValue | None], ...]
+
+class Save(Struct, frozen=True):
+    """Write the rows; when they are on disk carry out `then`, if that fails `otherwise`."""
+
+    rows: tuple[Row, ...]
     then: tuple[Send, ...] = ()
     otherwise: tuple[Send, ...] = ()
 

@@ -61,9 +61,10 @@ class Sessions:
 
     # -- who is registered here ----------------------------------------------------------------------------------
 
-    def check_room(self, session: Session, key: str) -> None:
+    def check_room(self, link: int, key: str) -> None:
         """Raises :class:`SlowDown` when no further name may be registered over the link."""
-        if key not in session.names and len(session.names) >= REGISTRATIONS_PER_LINK_MAX:
+        names = self._sessions[link].names
+        if key not in names and len(names) >= REGISTRATIONS_PER_LINK_MAX:
             raise SlowDown(f"at most {REGISTRATIONS_PER_LINK_MAX} names may be registered over one connection")
 
     def register(self, link: int, key: str) -> None:

@@ -6,6 +6,7 @@ from typing import Final
 
 from twisted.internet.defer import Deferred
 
+from meshproto.core.effects import Row
 from meshproto.errors import BadState, PeerError
 from meshproto.net.store import Database
 from meshproto.wire import EntryValue, SignedRecord, decode_value, encode_value
@@ -26,8 +27,6 @@ CREATE TABLE peers (address TEXT PRIMARY KEY, met_at INTEGER NOT NULL) WITHOUT R
 UPGRADES: Final = {1: "ALTER TABLE entries ADD COLUMN farewells TEXT NOT NULL DEFAULT '[]'"}
 PEERS_MAX: Final = 1000
 """Addresses kept, the latest met; a start needs one that answers."""
-
-Row = tuple[str, EntryValue | None]
 
 
 class SeedStore:

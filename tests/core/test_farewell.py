@@ -2,8 +2,9 @@
 
 import pytest
 
+from meshproto.wire import FAREWELLS_MAX, RegisterResult
 from tests.core.seed_mesh import Client, SeedMesh
-from tests.core.users import key_of, signed
+from tests.core.users import key_of, signed, user
 
 NAMES = ["seedA", "seedB", "seedC"]
 SETTLED_S = 10.0
@@ -113,3 +114,18 @@ def test_a_claim_in_a_split_of_three(mesh: SeedMesh) -> None:
     mesh.cut.clear()
     mesh.advance(SETTLED_S)
     assert owners(mesh) == {key_of(1)}
+
+
+def test_a_large_record_takes_the_place_of_farewells(mesh: SeedMesh) -> None:
+    """Nobody is kept from registering by what others have said before: what has no room in the cell is forgotten."""
+    for owner in (1, 2, 3):
+        client = Client(mesh, "seedB")
+        client.register("UserX", 1, owner=owner)
+        client.unregister("UserX", 2, owner=owner)
+    large = user(4).sign("UserX", ["http://h.example/" + "x" * 490] * 8, 1)
+    Client(mesh, "seedB").call("register", large, RegisterResult)
+    mesh.advance(SETTLED_S)
+    assert owners(mesh) == {key_of(4)}
+    farewells = len(mesh["seedB"].disk["userx"].farewells)
+    assert 0 < farewells <= FAREWELLS_MAX
+    Client(mesh, "seedB").refused("register", signed("UserX", 2, owner=3))

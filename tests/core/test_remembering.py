@@ -8,7 +8,8 @@ from msgspec import Raw
 from meshproto.core.directory import CLAIM_TTL_S
 from meshproto.core.effects import Exchange, Save
 from meshproto.core.peering import FACTS_KEY, RELAY_BYTES_MAX, Peering
-from meshproto.core.seed import RENEWALS_PER_CLAIM, Seed, Settings
+from meshproto.core.registry import RENEWALS_PER_CLAIM
+from meshproto.core.seed import Seed, Settings
 from meshproto.wire import CELL_BYTES_MAX, Cell, Delta, GossipResult, SeedFacts, Summary, encode_value
 from tests.core.seed_mesh import START_S, Client, SeedMesh
 from tests.core.users import signed, value_of

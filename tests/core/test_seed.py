@@ -7,7 +7,8 @@ import pytest
 
 from meshproto.core.effects import Exchange, Save
 from meshproto.core.peering import GOSSIP_INTERVAL_S, GOSSIP_PEERS, PUSH_DELAY_S, REDIAL_DEAD_S
-from meshproto.core.seed import LEASE_S, SWEEP_NAMES, Seed, Settings
+from meshproto.core.registry import SWEEP_NAMES
+from meshproto.core.seed import LEASE_S, Seed, Settings
 from meshproto.errors import BadState
 from meshproto.wire import EntryValue, NameParams, Nothing, WatchParams
 from tests.core.seed_mesh import START_S, Client, SeedMesh

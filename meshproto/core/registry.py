@@ -1,0 +1,261 @@
+"""Who is registered where: the entries of this home, what other homes say of theirs, and who has to be told of it.
+
+Every seed follows the same rules (:mod:`meshproto.core.directory`), so all come to the same answers. Here is what a
+home does about its own entries: it says whether their users are here, lets go of a user who has moved on, left or lost
+the name, and of a claim that ran out. Whatever changes goes into the own key space, from where gossip carries it on.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from meshproto import wire
+from meshproto.core.directory import Directory
+from meshproto.core.effects import Effect, Log, Row, Save, Send
+from meshproto.core.entry import Entry, pack_own, read_entry
+from meshproto.core.gossip import Change, content
+from meshproto.core.identity import Record, verify
+from meshproto.core.peering import Peering
+from meshproto.core.sessions import Sessions
+from meshproto.errors import BadParams, BadState, MeshError, StaleRecord, TooLarge, UserNotFound
+from meshproto.wire import EntryValue, LookupResult, SignedRecord, fold
+
+SWEEP_NAMES: Final = 500
+"""Names looked at each round for claims that ran out: a million in half an hour."""
+RENEWALS_PER_CLAIM: Final = 10
+"""How often a home says anew, in the time after which a claim runs out, that it sees a user who is online."""
+
+
+class Registry:
+    """`dropped` counts what other seeds told that was forged or did not read."""
+
+    def __init__(self, name: str, peering: Peering, sessions: Sessions, claim_ttl_s: float) -> None:
+        self.name = name
+        self.directory = Directory(claim_ttl_s)
+        self.dropped = 0
+        self._peering = peering
+        self._sessions = sessions
+        self._renew_ms = int(claim_ttl_s * 1000) // RENEWALS_PER_CLAIM
+        self._sweep_after = ""
+
+    def remember(self, entries: Iterable[tuple[str, EntryValue]], now: float) -> None:
+        """Own entries from disk. Whoever was online when this seed stopped may have been seen for some time after it
+        was last written that they were. Raises :class:`BadState`."""
+        for key, value in entries:
+            try:
+                record = wire.decode_value(value.record, Record)
+                seen = min(_ms(now), value.seen + self._renew_ms) if value.online else value.seen
+                self._write(key, _with_presence(value, False, seen), record, verified=False)
+            except MeshError as reason:
+                raise BadState(f"the entry of {key} is damaged ({reason.detail}): restore a backup") from None
+
+    # -- asked by users ------------------------------------------------------------------------------------------
+
+    def find(self, name: str, now: float) -> tuple[LookupResult | None, list[Effect]]:
+        """What there is to answer for a name, its signature checked."""
+        entry, dropped = self.directory.verified(name, _ms(now))
+        effects: list[Effect] = [self._forged(fold(name), bad) for bad in dropped]
+        return self._result(entry, now) if entry else None, effects
+
+    def register(self, link: int, signed: SignedRecord, now: float) -> tuple[tuple[str, EntryValue], list[Effect]]:
+        """The entry that is to be saved. Raises :class:`MeshError`."""
+        record = verify(signed)
+        if not record.uris:
+            raise BadParams("a registration needs at least one uri; to leave, use unregister")
+        key = fold(record.name)
+        self._sessions.check_room(link, key)
+        _, dropped = self.directory.verified(key, _ms(now))
+        since = self.directory.claim(record, _ms(now))
+        self._check_fresh(link, key, record)
+        farewells = self.directory.farewells(key, record.key)
+        value = EntryValue(signed.record, signed.sig, since, True, _ms(now), farewells)
+        while not _fits(value):
+            if value.farewells:  # the oldest is the first to be forgotten
+                value = msgspec.structs.replace(value, farewells=value.farewells[:-1])
+                continue
+            raise TooLarge(f"the record is larger than seeds pass on: {wire.CELL_BYTES_MAX} bytes with its signature")
+        effects: list[Effect] = [self._forged(key, bad) for bad in dropped]
+        effects += self._enter(key, value, record, now)
+        self._sessions.register(link, key)
+        return (key, value), effects + self.renew(link, now)
+
+    def unregister(self, signed: SignedRecord, now: float) -> tuple[tuple[str, EntryValue], list[Effect]]:
+        """The farewell that is to be saved. Raises :class:`MeshError`."""
+        record = verify(signed)
+        if record.uris:
+            raise BadParams('a record that unregisters has "uris": []')
+        key = fold(record.name)
+        if self.directory.verified(key, _ms(now))[0] is None:
+            raise UserNotFound(f"no user {record.name} is known here")
+        since = self.directory.claim(record, _ms(now))
+        farewells = self.directory.farewells(key, record.key)
+        value = EntryValue(signed.record, signed.sig, since, False, _ms(now), farewells)
+        self._sessions.unregister(key)
+        return (key, value), self._enter(key, value, record, now)
+
+    def _check_fresh(self, link: int, key: str, record: Record) -> None:
+        """Anybody can look a record up and send it again: over another connection only a newer one counts."""
+        known = self.directory.at_home(key, self.name)
+        if known is None or self._sessions.link_of(key) == link:
+            return
+        if known.key == record.key and known.seq >= record.seq:
+            raise StaleRecord(f"this record of {record.name} was registered already: sign one with a higher seq")
+
+    # -- presence ------------------------------------------------------------------------------------------------
+
+    def renew(self, link: int, now: float) -> list[Effect]:
+        """A sign of life from a link over which somebody registered."""
+        return self.mark(link, True, now) if self._sessions.renew(link, now) else []
+
+    def mark(self, link: int, online: bool, now: float) -> list[Effect]:
+        """The users of a link are here, or away."""
+        changed = []
+        for key in self._sessions.names_of(link):
+            entry = self.directory.at_home(key, self.name)
+            if entry is not None and not entry.gone and entry.online != online:
+                changed.append((key, entry))
+        return self._tell_presence(changed, online, now)
+
+    def _tell_presence(self, users: list[tuple[str, Entry]], online: bool, now: float) -> list[Effect]:
+        """Own entries say anew whether their users are here, and that they were seen now."""
+        effects: list[Effect] = []
+        rows: list[Row] = []
+        for key, entry in users:
+            value = _with_presence(entry.value, online, _ms(now))
+            rows.append((key, value))
+            effects += self._enter(key, value, entry.record, now)
+        return [*effects, Save(tuple(rows))] if rows else effects
+
+    def sweep(self, now: float) -> list[Effect]:
+        """Look after some own entries: let go of claims that ran out, say anew who is online."""
+        keys, self._sweep_after = self.directory.window(self._sweep_after, SWEEP_NAMES)
+        own = [(key, entry) for key in keys if (entry := self.directory.at_home(key, self.name))]
+        here = [(key, entry) for key, entry in own if entry.online and entry.seen + self._renew_ms <= _ms(now)]
+        effects = self._tell_presence(here, True, now)
+        over = [key for key, entry in own if not entry.online and self.directory.ran_out(entry, _ms(now))]
+        for key in over:
+            self._drop(key, now)
+        if over:
+            effects += [*self._changed(set(over), now), Save(tuple((key, None) for key in over))]
+        return effects
+
+    # -- heard from other seeds ----------------------------------------------------------------------------------
+
+    def take(self, changes: list[Change], now: float) -> list[Effect]:
+        """What other seeds have written."""
+        effects: list[Effect] = []
+        if not changes:
+            return effects
+        news = {change.key for change in changes if self._take_one(change, now, effects)}
+        return effects + self._changed(news, now)
+
+    def _take_one(self, change: Change, now: float, effects: list[Effect]) -> bool:
+        """Another seed has written something of a user; whether it is something else than before."""
+        if change.stored is None:
+            self.directory.remove(change.key, change.seed)
+            return True
+        try:
+            entry = read_entry(change.seed, change.key, change.stored)
+        except MeshError as error:
+            self.directory.remove(change.key, change.seed)
+            self.dropped += 1
+            effects.append(Log(f"dropped what seed {change.seed} says of {change.key}: {error.detail}"))
+            return True
+        before = self.directory.at_home(change.key, change.seed)
+        entry.verified = before is not None and before.verified and before.signs_the_same(entry)
+        self.directory.put(change.key, entry)
+        own = self.directory.at_home(change.key, self.name)
+        if own is not None:
+            effects += self._compare(change.key, own, entry, now)
+        return before is None or content(before.stored) != content(entry.stored)
+
+    def _compare(self, key: str, own: Entry, told: Entry, now: float) -> list[Effect]:
+        """What another home has told may end the entry here, or show that the claim is older than was known here.
+        Only with the user's own signature under it."""
+        older = own.key == told.key and told.since < own.since and not (own.gone or told.gone)
+        if not (older or self._superseded(own, told, now)):
+            return []
+        if not self.directory.check(key, told):
+            return [self._forged(key, told)]
+        if self._superseded(own, told, now):
+            self._drop(key, now)
+            lost = [] if own.key == told.key else self._tell_loser(key, own, told)
+            return [*lost, Save(((key, None),))]
+        return self._backdate(key, own, told.since, now) if older else []
+
+    def _backdate(self, key: str, own: Entry, since: int, now: float) -> list[Effect]:
+        """The user claimed the name earlier elsewhere. That home lets go of its entry only when it stands here too."""
+        value = msgspec.structs.replace(own.value, since=since)
+        return [*self._enter(key, value, own.record, now), Save(((key, value),))]
+
+    def _superseded(self, own: Entry, told: Entry, now: float) -> bool:
+        """Whether what another home has told ends the entry here: the user has moved on, or left there (else the old
+        entry would own the name again as soon as the farewell is overwritten), or lost the claim. A farewell claims
+        nothing, and stays: it may be all that speaks against an older entry on the disk of a seed that is down."""
+        if any(record.key == own.key and record.seq > own.seq for record in told.farewells):
+            return True
+        if told.key == own.key:
+            return told.seq > own.seq and (told.gone or told.since <= own.since)
+        if own.gone:
+            return False
+        best = self.directory.best(own.name, _ms(now))
+        return best is not None and best.key != own.key
+
+    def _tell_loser(self, key: str, own: Entry, winner: Entry) -> list[Effect]:
+        """Two keys had claimed the name on two sides of a split; the one that is registered here has lost it."""
+        lost = Log(f"{own.name} has lost the name to a key that claimed it earlier, at seed {winner.home}")
+        link = self._sessions.unregister(key)
+        if link is None:
+            return [lost]
+        return [lost, Send(link, wire.encode_request("conflict", wire.ConflictParams(own.name, winner.key)))]
+
+    def _forged(self, key: str, entry: Entry) -> Log:
+        self.dropped += 1
+        return Log(f"dropped a record of {key} that seed {entry.home} passed on: its signature does not fit")
+
+    # -- own entries ---------------------------------------------------------------------------------------------
+
+    def _enter(self, key: str, value: EntryValue, record: Record, now: float) -> list[Effect]:
+        """Write an own entry, of which all signatures were checked, and tell whoever wants to know."""
+        self._write(key, value, record, verified=True)
+        self._peering.push_soon(now)
+        return self._changed({key}, now)
+
+    def _write(self, key: str, value: EntryValue, record: Record, *, verified: bool) -> None:
+        stored = self._peering.gossip.put(key, pack_own(value, record))
+        self.directory.put(key, Entry(stored, self.name, verified))
+
+    def _drop(self, key: str, now: float) -> None:
+        self.directory.remove(key, self.name)
+        self._peering.gossip.delete(key, now)
+        self._peering.push_soon(now)
+
+    def _result(self, entry: Entry, now: float) -> LookupResult:
+        value = entry.value
+        online = value.online and self._peering.alive(entry.home, now)
+        seen = _ms(now) if online else value.seen
+        return LookupResult(value.record, value.sig, value.since, entry.home, online, seen)
+
+    def _changed(self, keys: set[str], now: float) -> list[Effect]:
+        """Notifications for those who watch the names."""
+        effects: list[Effect] = []
+        for key in self._sessions.watched(keys):
+            entry, forged = self.find(key, now)
+            name = wire.decode_value(entry.record, Record).name if entry else key
+            line = wire.encode_request("changed", wire.ChangedParams(name, entry))
+            effects += forged
+            effects += [Send(link, line) for link in self._sessions.watchers(key)]
+        return effects
+
+
+def _fits(value: EntryValue) -> bool:
+    return len(wire.encode_value(value)) <= wire.CELL_BYTES_MAX
+
+
+def _ms(now: float) -> int:
+    return int(now * 1000)
+
+
+def _with_presence(value: EntryValue, online: bool, seen_ms: int) -> EntryValue:
+    return msgspec.structs.replace(value, online=online, seen=seen_ms)
