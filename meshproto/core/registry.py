@@ -68,13 +68,7 @@ class Registry:
         _, dropped = self.directory.verified(key, _ms(now))
         since = self.directory.claim(record, _ms(now))
         self._check_fresh(link, key, record)
-        farewells = self.directory.farewells(key, record.key)
-        value = EntryValue(signed.record, signed.sig, since, True, _ms(now), farewells)
-        while not _fits(value):
-            if value.farewells:  # the oldest is the first to be forgotten
-                value = msgspec.structs.replace(value, farewells=value.farewells[:-1])
-                continue
-            raise TooLarge(f"the record is larger than seeds pass on: {wire.CELL_BYTES_MAX} bytes with its signature")
+        value = self._fitting(EntryValue(signed.record, signed.sig, since, True, _ms(now)), key, record)
         effects: list[Effect] = [self._forged(key, bad) for bad in dropped]
         effects += self._enter(key, value, record, now)
         self._sessions.register(link, key)
@@ -89,10 +83,19 @@ class Registry:
         if self.directory.verified(key, _ms(now))[0] is None:
             raise UserNotFound(f"no user {record.name} is known here")
         since = self.directory.claim(record, _ms(now))
-        farewells = self.directory.farewells(key, record.key)
-        value = EntryValue(signed.record, signed.sig, since, False, _ms(now), farewells)
+        value = self._fitting(EntryValue(signed.record, signed.sig, since, False, _ms(now)), key, record)
         self._sessions.unregister(key)
         return (key, value), self._enter(key, value, record, now)
+
+    def _fitting(self, value: EntryValue, key: str, record: Record) -> EntryValue:
+        """The entry with as many farewells as fit into a cell beside it, the latest first: larger ones nobody takes.
+        Raises :class:`TooLarge`."""
+        farewells = self.directory.farewells(key, record.key)
+        for count in range(len(farewells), -1, -1):
+            whole = msgspec.structs.replace(value, farewells=farewells[:count])
+            if len(wire.encode_value(whole)) <= wire.CELL_BYTES_MAX:
+                return whole
+        raise TooLarge(f"the record is larger than seeds pass on: {wire.CELL_BYTES_MAX} bytes with its signature")
 
     def _check_fresh(self, link: int, key: str, record: Record) -> None:
         """Anybody can look a record up and send it again: over another connection only a newer one counts."""
@@ -247,10 +250,6 @@ class Registry:
             effects += forged
             effects += [Send(link, line) for link in self._sessions.watchers(key)]
         return effects
-
-
-def _fits(value: EntryValue) -> bool:
-    return len(wire.encode_value(value)) <= wire.CELL_BYTES_MAX
 
 
 def _ms(now: float) -> int:

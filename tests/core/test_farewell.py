@@ -2,7 +2,8 @@
 
 import pytest
 
-from meshproto.wire import FAREWELLS_MAX, RegisterResult
+from meshproto.core.identity import RECORD_DOMAIN, b64
+from meshproto.wire import CELL_BYTES_MAX, Nothing, RegisterResult, SignedRecord
 from tests.core.seed_mesh import Client, SeedMesh
 from tests.core.users import key_of, signed, user
 
@@ -116,16 +117,36 @@ def test_a_claim_in_a_split_of_three(mesh: SeedMesh) -> None:
     assert owners(mesh) == {key_of(1)}
 
 
+def padded(owner: int, seq: int, length: int, *, gone: bool) -> SignedRecord:
+    """A record of so many characters: spaces are allowed in it."""
+    text = signed("UserX", seq, owner=owner, gone=gone).record
+    text = text[0] + " " * (length - len(text)) + text[1:]
+    return SignedRecord(text, b64(user(owner).signing.sign(RECORD_DOMAIN + text.encode()).signature))
+
+
 def test_a_large_record_takes_the_place_of_farewells(mesh: SeedMesh) -> None:
-    """Nobody is kept from registering by what others have said before: what has no room in the cell is forgotten."""
+    """Nobody is kept from registering by what others have said before: what has no room in the cell is forgotten, the
+    oldest first."""
     for owner in (1, 2, 3):
         client = Client(mesh, "seedB")
         client.register("UserX", 1, owner=owner)
-        client.unregister("UserX", 2, owner=owner)
-    large = user(4).sign("UserX", ["http://h.example/" + "x" * 490] * 8, 1)
-    Client(mesh, "seedB").call("register", large, RegisterResult)
+        client.call("unregister", padded(owner, 1 + owner, 1000, gone=True), Nothing)
+    Client(mesh, "seedB").call("register", padded(4, 1, 4500, gone=False), RegisterResult)
     mesh.advance(SETTLED_S)
     assert owners(mesh) == {key_of(4)}
-    farewells = len(mesh["seedB"].disk["userx"].farewells)
-    assert 0 < farewells <= FAREWELLS_MAX
-    Client(mesh, "seedB").refused("register", signed("UserX", 2, owner=3))
+    assert [f'"seq":{seq}' in said.record for said, seq in zip(farewells(mesh), (4,), strict=True)] == [True]
+
+
+def farewells(mesh: SeedMesh) -> tuple[SignedRecord, ...]:
+    return mesh["seedB"].disk["userx"].farewells
+
+
+@pytest.mark.parametrize("method", ["register", "unregister"])
+def test_what_fits_no_cell_is_refused(mesh: SeedMesh, method: str) -> None:
+    """Other seeds would not take it, and nothing that this seed says after it either."""
+    client = Client(mesh, "seedB")
+    client.register("UserX", 1)
+    large = padded(1, 2, CELL_BYTES_MAX, gone=method == "unregister")
+    assert client.refused(method, large).message == "too large"
+    mesh.advance(SETTLED_S)
+    assert owners(mesh) == {key_of(1)}
