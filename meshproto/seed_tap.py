@@ -109,7 +109,7 @@ class SeedNode(NodeService):
         self.seed = SeedService(core, store, reactor, self.dial)
         if options["http"] is not None:
             self._open_http(core)
-        state.announce(local_address(where) if where else address)
+        self.announce(state, local_address(where) if where else address)
         self.log.info("{name} listens, and says that it is at {address}", name=options["name"], address=address)
         return self.seed
 

@@ -142,6 +142,10 @@ class NodeService(Service):
             raise BadState(f"{self.options.endpoint} does not say what others should dial: give --advertise too")
         return join_address(*where)
 
+    def announce(self, state: StateDir, address: str) -> None:
+        """Tell scripts where the node listens, once the reactor minds its signals: whoever reads this may send one."""
+        self.reactor.callWhenRunning(state.announce, address)
+
     def dial(self, address: str) -> IStreamClientEndpoint:
         return HostnameEndpoint(self.reactor, *split_address(address))
 

@@ -95,7 +95,7 @@ class UserService(NodeService):
         if where is None or not is_loopback(where[0]):
             self.log.info("the owner's part asks for the token in {file}", file=str(state.path / TOKEN_FILE))
             node.front.door = Door(state.token(os.urandom), {*LOOPBACK_HOSTS, urlsplit(self.uri).hostname or ""})
-        state.announce(f"http://{local_address(where)}" if where else self.uri)
+        self.announce(state, f"http://{local_address(where)}" if where else self.uri)
         self.log.info("{name} listens, and says that it is at {uri}", name=options["name"], uri=self.uri)
         return node
 
