@@ -129,35 +129,42 @@ class NamesParams(Struct, frozen=True, omit_defaults=True):
     limit: Annotated[int, Meta(ge=1, le=NAMES_PAGE_MAX)] = 100
 
 
+Generation = Annotated[int, Meta(ge=0, lt=10**13)]
+"""ms since 1970 UTC, until the year 2286."""
+Count = Annotated[int, Meta(ge=0, lt=10**10)]
+"""Heartbeats, that is seconds, and versions: so a digest's size has a bound."""
+
+
 class Summary(Struct, frozen=True, array_like=True, gc=False):
     """What one seed knows of another's key space: `[generation, heartbeat, version, collected]` in a digest.
     Tombstones up to version `collected` are no longer kept."""
 
-    generation: Annotated[int, Meta(ge=0, le=2**53)]
-    heartbeat: Annotated[int, Meta(ge=0, le=2**53)]
-    version: Annotated[int, Meta(ge=0, le=2**53)]
-    collected: Annotated[int, Meta(ge=0, le=2**53)] = 0
+    generation: Generation
+    heartbeat: Count
+    version: Count
+    collected: Count = 0
 
 
 class Cell(Struct, frozen=True, array_like=True, gc=False):
-    """One versioned value of a key space: `[key, version, value]`; the value `null` is a tombstone."""
+    """One versioned value of a key space: `[key, version, value]`; the key is a folded name or `@`, the value `null` a
+    tombstone."""
 
-    key: Annotated[str, Meta(max_length=NAME_CHARS_MAX + 1)]
-    version: Annotated[int, Meta(ge=1, le=2**53)]
+    key: Annotated[str, Meta(pattern=r"^(@|[a-z0-9._-]{1,64})\Z")]
+    version: Annotated[int, Meta(ge=1, lt=10**10)]
     value: Raw
 
 
 class Delta(Struct, frozen=True, array_like=True):
     """`[seed, generation, base, upto, head, collected, cells]`: what happened in a key space after `base` and up to
     `upto`, in version order; `head` is the version its teller knows, so `upto == head` means that nothing is missing.
-    `base` 0 replaces whatever was known."""
+    `base` 0 stands for the beginning."""
 
     seed: Name
-    generation: Annotated[int, Meta(ge=0, le=2**53)]
-    base: Annotated[int, Meta(ge=0, le=2**53)]
-    upto: Annotated[int, Meta(ge=0, le=2**53)]
-    head: Annotated[int, Meta(ge=0, le=2**53)]
-    collected: Annotated[int, Meta(ge=0, le=2**53)]
+    generation: Generation
+    base: Count
+    upto: Count
+    head: Count
+    collected: Count
     cells: list[Cell]
 
 

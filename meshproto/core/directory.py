@@ -85,7 +85,12 @@ class Directory:
         mine = [entry for entry in entries if entry.key == record.key]
         if any(record.seq < entry.seq for entry in mine) or record.seq <= left:
             raise StaleRecord(f"a newer record of {record.name} is known")
-        return now_ms if owner is None else min(entry.since for entry in mine if entry.seq > left)
+        counted = [entry.since for entry in mine if entry.seq > left and not self.ran_out(entry, now_ms)]
+        return now_ms if owner is None else min(counted)
+
+    def has(self, record: Record) -> bool:
+        """Whether this record of its user is known, or a newer one."""
+        return any(entry.key == record.key and entry.seq >= record.seq for entry in self._all(fold(record.name)))
 
     def farewells(self, key: str, owner: str) -> tuple[SignedRecord, ...]:
         """The latest words of others who have left, newest first, for the entry of the next owner."""
@@ -146,7 +151,8 @@ class Directory:
 
     def _count(self, entries: Iterable[Entry], by: int) -> None:
         for entry in entries:
-            self.users_by_home[entry.home] += by
+            if not entry.gone:
+                self.users_by_home[entry.home] += by
             if entry.online:
                 self.online_by_home[entry.home] += by
 
@@ -162,7 +168,8 @@ class Directory:
             known = newest.get(key)
             if known is None or _rank(entry) > _rank(known):
                 newest[key] = entry
-            since[key] = min(since.get(key, entry.since), entry.since)
+            if not self.ran_out(entry, now_ms):
+                since[key] = min(since.get(key, entry.since), entry.since)
         holders = [(since[key], key) for key, entry in newest.items() if self._holds(entry, now_ms)]
         return newest[min(holders)[1]] if holders else None
 

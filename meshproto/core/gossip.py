@@ -35,13 +35,18 @@ CELL_OVERHEAD_BYTES: Final = 24
 """`["",1234567890,],` around a cell's key and value."""
 DELTA_OVERHEAD_BYTES: Final = 160
 """A delta's own numbers, its seed's name and its brackets."""
-DIGEST_BYTES_MAX: Final = 56 * 1024
+HEARTBEAT_AHEAD_S: Final = 3600
+"""Rounds are a second long on average only, and clocks are set right by minutes."""
+CLOCK_AHEAD_S: Final = 86400.0
+"""A generation is the time at which a seed was started, and its heartbeats are seconds since then: nobody believes in a
+seed that lives more than a day ahead of their clock."""
+CLOCK_MARGIN_S: Final = 60.0
+"""A seed whose generation others have pushed to that edge stays so far behind it."""
+DIGEST_BYTES_MAX: Final = 57 * 1024
 """All summaries of a digest: what a line has, less room for the request and for one cell."""
-SUMMARY_BYTES: Final = 48
-"""`"":[1795343300123,12345678,12345678,12345678],` around a seed's name."""
+SUMMARY_BYTES: Final = 53
+"""`"":[1795343300123,1234567890,1234567890,1234567890],` around a seed's name."""
 _LOG_SLACK: Final = 1024
-
-
 _VERSION_BYTES: Final = 8
 
 
@@ -91,7 +96,9 @@ def is_tombstone(stored: bytes) -> bool:
 @dataclass
 class Space:
     """What one seed wrote, as far as it was read here. `version`: read up to here; `head`: how far there is known to
-    be something to read; `collected`: what was deleted up to here may be missing, and no value that is known here was.
+    be something to read; `collected`: what was deleted up to here may be missing, and no value that is known here was
+    (but while `version` is below `mixed`: then the space was read from some who had collected so far and some who had
+    not, and nobody can read it from here).
     The log lists every (version, key) in order; entries that a later write of the same key has overtaken are skipped,
     and dropped once they are the greater part."""
 
@@ -100,6 +107,7 @@ class Space:
     version: int = 0
     head: int = 0
     collected: int = 0
+    mixed: int = 0
     values: dict[str, bytes] = field(default_factory=dict)
     stale: dict[str, bytes] = field(default_factory=dict)
     _log_versions: "array[int]" = field(default_factory=lambda: array("Q"))
@@ -145,7 +153,8 @@ class Space:
         self.stale = {**self.stale, **self.values} if self.stale else self.values
         if generation != self.generation:
             self.heartbeat = 0
-        self.generation, self.collected, self.version, self.head = generation, collected, 0, 0
+        self.generation, self.collected = generation, collected
+        self.version = self.head = self.mixed = 0
         self.values = {}
         self._log_versions, self._log_keys = array("Q"), []
 
@@ -173,9 +182,15 @@ class Gossip:
     # -- writing the own space -----------------------------------------------------------------------------------
 
     def beat(self, now: float) -> None:
-        """Another heartbeat; the time (seconds since 1970 UTC) bounds it from below."""
+        """Another heartbeat; the time (seconds since 1970 UTC) bounds it from below, and from above: when it has come
+        far ahead, since the clock was set back or somebody told of a later heartbeat, a new life begins."""
         self._touched.add(self.seed)
-        self.own.heartbeat = max(self.own.heartbeat + 1, int(now) - self.own.generation // 1000)
+        own = self.own
+        passed = int(now) - own.generation // 1000
+        if own.heartbeat > max(0, passed) + HEARTBEAT_AHEAD_S:
+            own.generation, own.heartbeat, passed = max(own.generation + 1, int(now * 1000)), 0, 0
+        if own.generation / 1000 + own.heartbeat < now + CLOCK_AHEAD_S - CLOCK_MARGIN_S:
+            own.heartbeat = max(own.heartbeat + 1, passed)
 
     def put(self, key: str, packed: bytes) -> bytes:
         """Write a packed value: what is stored."""
@@ -212,6 +227,8 @@ class Gossip:
         found: list[tuple[int, str]] = []
         for seed, space in self.spaces.items():
             known = digest.get(seed)
+            if space.version < space.mixed:
+                continue
             if known is None:
                 if _summary_bytes(seed) <= _room_bytes(digest):
                     found.append((space.version, seed))
@@ -303,21 +320,35 @@ class Gossip:
             space.collect(told.collected)
         return alive
 
+    def told_by_itself(self, seed: str, told: Summary) -> None:
+        """The seed's own word on how far it has written counts for more than what others have said."""
+        space = self.spaces.get(seed)
+        if space is not None and space.generation == told.generation:
+            space.head = max(space.version, told.version)
+
+    def come_to(self, digest: dict[str, Summary]) -> int:
+        """A number that grows while an exchange with the writer of the digest gets ahead, on this side or on that; what
+        is merely claimed does not count."""
+        spaces = self.spaces
+        return self.advances + sum(
+            min(told.version, spaces[seed].version) for seed, told in digest.items() if seed in spaces
+        )
+
     def _heard_of_self(self, told: Summary) -> None:
         own = self.own
         if (told.generation, told.version) > (own.generation, own.version):
-            own.generation = told.generation + 1
+            own.generation, own.heartbeat = told.generation + 1, 0
         elif told.generation == own.generation:
             own.heartbeat = max(own.heartbeat, told.heartbeat)
 
     def merge(self, delta: Delta) -> list[Change]:
         """Take in what is new in a delta. A delta that begins after what is known here is left alone, since what lies
-        between comes with the next exchange; and one of a seed that no digest has told of, since nobody knows whether
-        it is still alive."""
+        between comes with the next exchange; and one of a seed, or of a life of it, that no digest has told of, since
+        only there is looked at whether it can be."""
         space = self.spaces.get(delta.seed)
-        if space is None or space is self.own or delta.generation < space.generation:
+        if space is None or space is self.own or delta.generation != space.generation:
             return []
-        if delta.generation > space.generation or _skipped(delta, space):
+        if _skipped(delta, space):
             if delta.base > 0:
                 return []
             self._touched.add(delta.seed)
@@ -327,10 +358,13 @@ class Gossip:
         before = space.version
         if before < min(space.collected, delta.upto):
             # What a teller adds who has not collected as much may have been deleted meanwhile.
+            space.mixed = max(space.mixed, space.collected)
             space.collected = min(space.collected, delta.collected)
         changes = list(self._take(delta, space))
         space.version = max(space.version, delta.upto)
         space.head = max(space.head, delta.head, space.version)
+        if space.version >= space.mixed > space.collected:
+            space.collect(space.mixed)
         if space.stale and space.version >= space.head > 0:
             # At version 0 it is not yet known how far there is to go: every seed writes something.
             changes += [Change(delta.seed, key, None) for key in _live(space.stale)]

@@ -44,7 +44,7 @@ class _Arrivals:
     dead_at: float = 0.0
 
     def __post_init__(self) -> None:
-        self.dead_at = self.last + self.mean_s * PHI_DEAD / PHI_PER_MEAN
+        self._set_dead_at()
 
     def add(self, at: float) -> None:
         interval_s = min(INTERVAL_MAX_S, max(0.0, at - self.last))
@@ -53,7 +53,10 @@ class _Arrivals:
         self.total_s += interval_s
         if len(self.intervals) > WINDOW:
             self.total_s -= self.intervals.popleft()
-        self.dead_at = at + self.mean_s * PHI_DEAD / PHI_PER_MEAN
+        self._set_dead_at()
+
+    def _set_dead_at(self) -> None:
+        self.dead_at = self.last + self.mean_s * PHI_DEAD / PHI_PER_MEAN
 
     @property
     def mean_s(self) -> float:

@@ -12,12 +12,13 @@ import random
 from collections.abc import Iterable
 from typing import Final
 
+import msgspec
 from msgspec import Struct
 
 from meshproto import wire
 from meshproto.core import entry
 from meshproto.core.effects import Effect, Exchange, Log, Push, SavePeer
-from meshproto.core.gossip import CELL_OVERHEAD_BYTES, Change, Gossip, content
+from meshproto.core.gossip import CELL_OVERHEAD_BYTES, CLOCK_AHEAD_S, Change, Gossip, content
 from meshproto.core.liveness import Liveness
 from meshproto.errors import MeshError
 from meshproto.wire import Delta, Digest, GossipParams, GossipResult
@@ -29,18 +30,17 @@ GOSSIP_BYTES_MAX: Final = wire.LINE_BYTES_MAX - 2048
 """Digest and deltas of one line; the rest is for the request around them."""
 DELTA_BYTES_MAX: Final = 24 * 1024
 """Deltas of one line: whoever reads them is busy for a few milliseconds, and a lookup that comes then waits so long."""
+SILENT_PEERS: Final = 5
+"""Addresses that do not answer, tried each round: fifty in ten seconds."""
 PUSH_DELAY_S: Final = 0.02
 """Changes within this time travel together."""
 PUSH_PEERS: Final = 6
 """Peers that hear of news at once from each seed it reaches; what they all miss the rounds repair."""
 REDIAL_DEAD_S: Final = 2.0
-"""A dead seed or a bootstrap address is tried about this often, for ever. With the time a dial may take, two seeds
-find each other within five seconds after a cut has healed."""
+"""A dead seed or a bootstrap address is tried no more often, for ever. With the time a dial may take, two seeds find
+each other within five seconds after a cut has healed."""
 PROBE_S_MAX: Final = 0.3
 """Within this time a seed whose connection ended is called again; spread, since all its peers do so."""
-CLOCK_AHEAD_S: Final = 86400.0
-"""A generation is the time at which a seed was started, and its heartbeats are seconds since then: none is from more
-than a day ahead of our clock."""
 RELAY_BYTES_MAX: Final = GOSSIP_BYTES_MAX - 2048
 """Cells of a delta that is passed on; larger ones the rounds bring."""
 FACTS_KEY: Final = "@"
@@ -79,6 +79,7 @@ class Peering:
         self._bootstrap = [peer for peer in bootstrap if peer != address]
         self._rng = rng
         self._started = now
+        self._complaints: dict[tuple[str, str], str] = {}  # seed, kind -> what was logged
         self._asked: dict[str, float] = {}  # seeds -> when they last asked for an exchange
         self._stages: dict[str, int] = {}  # addresses with which an exchange goes on -> how far it had come
         self._redial: dict[str, float] = {}  # addresses that do not answer -> when to try again
@@ -104,7 +105,7 @@ class Peering:
 
     def greeted(self, address: str, seed: str) -> None:
         """A seed may be reached at more addresses than the one it tells of (`localhost`, say)."""
-        if address in self._bootstrap:
+        if address in self._bootstrap and seed != self.name:
             self._names[address] = seed
 
     def begin(self) -> None:
@@ -121,7 +122,13 @@ class Peering:
         effects: list[Effect] = []
         changes: list[Change] = []
         generation = self.gossip.own.generation
-        alive = self.gossip.heard(digest, now - self._forget_s, now + CLOCK_AHEAD_S)
+        since, until = now - self._forget_s, now + CLOCK_AHEAD_S
+        alive = self.gossip.heard(digest, since, until)
+        if teller in digest:
+            dated = since <= digest[teller].generation / 1000 + digest[teller].heartbeat <= until
+            wrong = f"the clock of seed {teller}, or that of this seed, is wrong: nothing that it says is believed"
+            effects += self._complain(teller, "clock", None if dated else wrong)
+            self.gossip.told_by_itself(teller, digest[teller])
         if teller in digest and teller in self.gossip.spaces and not self.liveness.knows(teller):
             alive.append(teller)  # what others say counts from the second heartbeat on: the first may be an old one
         for seed in alive:
@@ -131,9 +138,11 @@ class Peering:
         if self.gossip.own.generation != generation:
             effects.append(Log(f"a later life of {self.name} is known: its clock was set back, or two have this name"))
         for delta in deltas:
-            if any(len(cell.value) > wire.CELL_BYTES_MAX for cell in delta.cells):
-                effects.append(Log(f"dropped what was told of seed {delta.seed}: no seed says such a thing"))
-                continue
+            small = [cell for cell in delta.cells if len(cell.value) <= wire.CELL_BYTES_MAX]
+            if len(small) < len(delta.cells):
+                large = f"dropped what was told of seed {delta.seed}: a value is larger than seeds pass on"
+                effects += self._complain(delta.seed, "large", large)
+                delta = msgspec.structs.replace(delta, cells=small)  # noqa: PLW2901
             fresh = self.gossip.merge(delta)
             if fresh and pushed and _fits(delta):
                 self._relay.append(delta)
@@ -145,20 +154,31 @@ class Peering:
                     changes.append(change)
         return changes, effects
 
+    def _complain(self, seed: str, kind: str, text: str | None) -> list[Effect]:
+        """A log entry, once for as long as it is so; None: it is not so any more."""
+        before = self._complaints.pop((seed, kind), None)
+        if text is None:
+            return []
+        self._complaints[seed, kind] = text
+        if len(self._complaints) > wire.GOSSIP_SEEDS_MAX:
+            del self._complaints[next(iter(self._complaints))]
+        return [] if before == text else [Log(text)]
+
     def forget(self, now: float) -> list[Change]:
         """The seeds that have not been alive for too long, and all that they had said."""
         changes: list[Change] = []
         for seed, space in list(self.gossip.spaces.items()):
             if seed != self.name and space.generation / 1000 + space.heartbeat < now - self._forget_s:
                 changes += [change for change in self.gossip.forget(seed) if change.key != FACTS_KEY]
-                self._names.pop(self.addresses.pop(seed, ""), None)
+                self._leave_address(seed)
                 self._states.pop(seed, None)
                 self._asked.pop(seed, None)
                 self.liveness.forget(seed)
         return changes
 
     def answer(self, asker: str, digest: Digest, now: float) -> GossipResult:
-        self._asked[asker] = now
+        if asker in self.gossip.spaces:
+            self._asked[asker] = now
         return GossipResult(self.gossip.digest(), *self._lacking(digest))
 
     def exchanged(self, address: str, result: GossipResult, now: float) -> list[Effect]:
@@ -169,7 +189,7 @@ class Peering:
         asks = self._asked.get(self._names.get(address, ""), -math.inf) > now - GOSSIP_INTERVAL_S
         delta, more = self._lacking(result.digest)
         if result.more or ((delta or more) and not asks):
-            stage = self.gossip.advances + sum(told.version for told in result.digest.values())
+            stage = self.gossip.come_to(result.digest)
             if stage > self._stages.get(address, -1):
                 self._stages[address] = stage
                 return [Exchange(address, GossipParams(self.gossip.digest(), delta))]
@@ -208,7 +228,7 @@ class Peering:
     def _meet(self, change: Change, now: float) -> list[Effect]:
         """A seed says where it listens, and whom it has found dead."""
         if change.stored is None:
-            self._names.pop(self.addresses.pop(change.seed, ""), None)
+            self._leave_address(change.seed)
             return []
         try:
             facts = wire.decode_value(content(change.stored), wire.SeedFacts)
@@ -221,10 +241,18 @@ class Peering:
         if former == facts.address:
             return []
         if former is not None and former not in self._bootstrap:
-            self._names.pop(former, None)
+            self._leave_address(change.seed)
         self.addresses[change.seed] = facts.address
-        self._names[facts.address] = change.seed
+        holder = self._names.get(facts.address)
+        if holder is None or not self.alive(holder, now):  # a seed that lives is not driven out of its address
+            self._names[facts.address] = change.seed
         return [SavePeer(facts.address)]
+
+    def _leave_address(self, seed: str) -> None:
+        """It is not there any more; another may be."""
+        address = self.addresses.pop(seed, "")
+        if self._names.get(address) == seed:
+            del self._names[address]
 
     def _look_after(self, gone: dict[str, int], now: float) -> None:
         """Another's word kills nobody, but is reason enough to call whom it says to be dead."""
@@ -243,6 +271,10 @@ class Peering:
     def tick(self, now: float) -> list[Effect]:
         """Do what is due."""
         effects: list[Effect] = []
+        if self.next_round > now + 2 * GOSSIP_INTERVAL_S:  # the clock was set back: what was planned is far off
+            self.next_round = now
+            self._redial.clear()
+            self._probes = dict.fromkeys(self._probes, now)
         if now >= self.next_round:
             lag_s = now - self.next_round
             self.next_round = now + GOSSIP_INTERVAL_S * self._rng.uniform(0.8, 1.2)
@@ -265,7 +297,7 @@ class Peering:
         silent = sorted(address for address in known if not self._answers_elsewhere(address, now))
         due = [address for address in silent if self._redial.get(address, now) <= now]
         chosen = self._rng.sample(live, min(GOSSIP_PEERS, len(live)))
-        chosen += self._rng.sample(due, min(1 if live else GOSSIP_PEERS, len(due)))
+        chosen += self._rng.sample(due, min(SILENT_PEERS, len(due)))
         digest = self.gossip.digest()
         return [Exchange(address, GossipParams(digest)) for address in chosen]
 

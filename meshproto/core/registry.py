@@ -5,6 +5,7 @@ home does about its own entries: it says whether their users are here, lets go o
 the name, and of a claim that ran out. Whatever changes goes into the own key space, from where gossip carries it on.
 """
 
+import math
 from collections.abc import Iterable
 from typing import Final
 
@@ -23,6 +24,8 @@ from meshproto.wire import EntryValue, LookupResult, SignedRecord, fold
 
 SWEEP_NAMES: Final = 500
 """Names looked at each round for claims that ran out: a million in half an hour."""
+SWEEP_HOLD_S: Final = 60.0
+"""A clock that is wrong when a machine starts is set right in less."""
 RENEWALS_PER_CLAIM: Final = 10
 """How often a home says anew, in the time after which a claim runs out, that it sees a user who is online."""
 
@@ -38,6 +41,8 @@ class Registry:
         self._sessions = sessions
         self._renew_ms = int(claim_ttl_s * 1000) // RENEWALS_PER_CLAIM
         self._sweep_after = ""
+        self._swept_at = -math.inf
+        self._hold_until = 0.0
 
     def remember(self, entries: Iterable[tuple[str, EntryValue]], now: float) -> None:
         """Own entries from disk. Whoever was online when this seed stopped may have been seen for some time after it
@@ -45,6 +50,8 @@ class Registry:
         for key, value in entries:
             try:
                 record = wire.decode_value(value.record, Record)
+                if fold(record.name) != key:
+                    raise BadParams(f"it holds a record of {record.name}")
                 seen = min(_ms(now), value.seen + self._renew_ms) if value.online else value.seen
                 self._write(key, _with_presence(value, False, seen), record, verified=False)
             except MeshError as reason:
@@ -90,19 +97,17 @@ class Registry:
     def _fitting(self, value: EntryValue, key: str, record: Record) -> EntryValue:
         """The entry with as many farewells as fit into a cell beside it, the latest first: larger ones nobody takes.
         Raises :class:`TooLarge`."""
-        farewells = self.directory.farewells(key, record.key)
-        for count in range(len(farewells), -1, -1):
-            whole = msgspec.structs.replace(value, farewells=farewells[:count])
-            if len(wire.encode_value(whole)) <= wire.CELL_BYTES_MAX:
-                return whole
-        raise TooLarge(f"the record is larger than seeds pass on: {wire.CELL_BYTES_MAX} bytes with its signature")
+        if not _fits(value):
+            raise TooLarge(f"the record is larger than seeds pass on: {wire.CELL_BYTES_MAX} bytes with its signature")
+        for farewell in self.directory.farewells(key, record.key):
+            longer = msgspec.structs.replace(value, farewells=(*value.farewells, farewell))
+            value = longer if _fits(longer) else value
+        return value
 
     def _check_fresh(self, link: int, key: str, record: Record) -> None:
-        """Anybody can look a record up and send it again: over another connection only a newer one counts."""
-        known = self.directory.at_home(key, self.name)
-        if known is None or self._sessions.link_of(key) == link:
-            return
-        if known.key == record.key and known.seq >= record.seq:
+        """Anybody can look a record up and send it again: over another connection, here or at another seed, only a
+        newer one counts."""
+        if self._sessions.link_of(key) != link and self.directory.has(record):
             raise StaleRecord(f"this record of {record.name} was registered already: sign one with a higher seq")
 
     # -- presence ------------------------------------------------------------------------------------------------
@@ -131,12 +136,20 @@ class Registry:
         return [*effects, Save(tuple(rows))] if rows else effects
 
     def sweep(self, now: float) -> list[Effect]:
-        """Look after some own entries: let go of claims that ran out, say anew who is online."""
+        """Look after some own entries: let go of claims that ran out, say anew who is online. Not at once after a start
+        or a jump of the clock, which may be wrong for a moment."""
+        if not 0 <= now - self._swept_at < SWEEP_HOLD_S:
+            self._hold_until = now + SWEEP_HOLD_S
+        self._swept_at = now
+        if now < self._hold_until:
+            return []
         keys, self._sweep_after = self.directory.window(self._sweep_after, SWEEP_NAMES)
         own = [(key, entry) for key in keys if (entry := self.directory.at_home(key, self.name))]
         here = [(key, entry) for key, entry in own if entry.online and entry.seen + self._renew_ms <= _ms(now)]
         effects = self._tell_presence(here, True, now)
-        over = [key for key, entry in own if not entry.online and self.directory.ran_out(entry, _ms(now))]
+        # A farewell outlives what it speaks against: whose home went down is counted as seen until a renewal later.
+        late = {False: _ms(now), True: _ms(now) - self._renew_ms}
+        over = [key for key, entry in own if not entry.online and self.directory.ran_out(entry, late[entry.gone])]
         for key in over:
             self._drop(key, now)
         if over:
@@ -150,10 +163,12 @@ class Registry:
         effects: list[Effect] = []
         if not changes:
             return effects
-        news = {change.key for change in changes if self._take_one(change, now, effects)}
+        news = {change.key for change in changes if self._take_one(change, effects)}
+        for change in changes:  # all are known before anything is decided
+            effects += self._compare(change.key, change.seed, now)
         return effects + self._changed(news, now)
 
-    def _take_one(self, change: Change, now: float, effects: list[Effect]) -> bool:
+    def _take_one(self, change: Change, effects: list[Effect]) -> bool:
         """Another seed has written something of a user; whether it is something else than before."""
         if change.stored is None:
             self.directory.remove(change.key, change.seed)
@@ -168,42 +183,59 @@ class Registry:
         before = self.directory.at_home(change.key, change.seed)
         entry.verified = before is not None and before.verified and before.signs_the_same(entry)
         self.directory.put(change.key, entry)
-        own = self.directory.at_home(change.key, self.name)
-        if own is not None:
-            effects += self._compare(change.key, own, entry, now)
         return before is None or content(before.stored) != content(entry.stored)
 
-    def _compare(self, key: str, own: Entry, told: Entry, now: float) -> list[Effect]:
-        """What another home has told may end the entry here, or show that the claim is older than was known here.
-        Only with the user's own signature under it."""
-        older = own.key == told.key and told.since < own.since and not (own.gone or told.gone)
-        if not (older or self._superseded(own, told, now)):
+    def _compare(self, key: str, home: str, now: float) -> list[Effect]:
+        """What another home has told may end the entry here, or say more of the user's claim than was known here. Only
+        with the users' own signatures under all that is known of the name."""
+        if not self._concerned(key, home, now):
             return []
-        if not self.directory.check(key, told):
-            return [self._forged(key, told)]
+        _, dropped = self.directory.verified(key, _ms(now))
+        effects: list[Effect] = [self._forged(key, bad) for bad in dropped]
+        own, told = self.directory.at_home(key, self.name), self.directory.at_home(key, home)
+        if own is None or told is None:
+            return effects
         if self._superseded(own, told, now):
             self._drop(key, now)
             lost = [] if own.key == told.key else self._tell_loser(key, own, told)
-            return [*lost, Save(((key, None),))]
-        return self._backdate(key, own, told.since, now) if older else []
+            return [*effects, *lost, Save(((key, None),))]
+        return effects + self._adopt(key, own, told, now)
 
-    def _backdate(self, key: str, own: Entry, since: int, now: float) -> list[Effect]:
-        """The user claimed the name earlier elsewhere. That home lets go of its entry only when it stands here too."""
-        value = msgspec.structs.replace(own.value, since=since)
-        return [*self._enter(key, value, own.record, now), Save(((key, value),))]
+    def _concerned(self, key: str, home: str, now: float) -> bool:
+        own, told = self.directory.at_home(key, self.name), self.directory.at_home(key, home)
+        if own is None or told is None:
+            return False
+        return self._superseded(own, told, now) or self._says_more(own, told, now)
 
     def _superseded(self, own: Entry, told: Entry, now: float) -> bool:
         """Whether what another home has told ends the entry here: the user has moved on, or left there (else the old
-        entry would own the name again as soon as the farewell is overwritten), or lost the claim. A farewell claims
-        nothing, and stays: it may be all that speaks against an older entry on the disk of a seed that is down."""
+        entry would own the name again as soon as the farewell is overwritten), or lost the claim. Not before all that
+        stands here of the claim stands there too. A farewell claims nothing, and stays: it may be all that speaks
+        against an older entry on the disk of a seed that is down."""
         if any(record.key == own.key and record.seq > own.seq for record in told.farewells):
             return True
         if told.key == own.key:
-            return told.seq > own.seq and (told.gone or told.since <= own.since)
+            return told.seq > own.seq and not self._says_more(told, own, now)
         if own.gone:
             return False
         best = self.directory.best(own.name, _ms(now))
         return best is not None and best.key != own.key
+
+    def _says_more(self, entry: Entry, other: Entry, now: float) -> bool:
+        """Whether `other`, of the same user, has an earlier `since` or farewells that `entry` lacks."""
+        if entry.key != other.key:
+            return False
+        if other.since < entry.since and not (entry.gone or other.gone or self.directory.ran_out(other, _ms(now))):
+            return True
+        left = {record.key: record.seq for record in entry.farewells}
+        lacking = [record for record in other.farewells if record.seq > left.get(record.key, -1)]
+        return bool(lacking) and len(left) < wire.FAREWELLS_MAX
+
+    def _adopt(self, key: str, own: Entry, told: Entry, now: float) -> list[Effect]:
+        """Take over what another home knows of the user's claim: it lets go of its entry when it all stands here."""
+        since = own.since if told.gone or own.gone else min(own.since, told.since)
+        value = self._fitting(msgspec.structs.replace(own.value, since=since, farewells=()), key, own.record)
+        return [*self._enter(key, value, own.record, now), Save(((key, value),))]
 
     def _tell_loser(self, key: str, own: Entry, winner: Entry) -> list[Effect]:
         """Two keys had claimed the name on two sides of a split; the one that is registered here has lost it."""
@@ -250,6 +282,11 @@ class Registry:
             effects += forged
             effects += [Send(link, line) for link in self._sessions.watchers(key)]
         return effects
+
+
+def _fits(value: EntryValue) -> bool:
+    """Whether others take it, also when its user is away: `false` is longer than `true`."""
+    return len(wire.encode_value(msgspec.structs.replace(value, online=False))) <= wire.CELL_BYTES_MAX
 
 
 def _ms(now: float) -> int:

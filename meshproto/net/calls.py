@@ -20,7 +20,8 @@ DIAL_TIMEOUT_S: Final = 2.0
 """Time for a lost SYN to be sent again, once. The kernel's next tries lie ever further apart; ours do not."""
 CALLS_PENDING_MAX: Final = 10_000
 LINKS_MAX: Final = 200
-"""Connections to seeds that one node keeps."""
+"""Connections to seeds that a user's node keeps. A seed keeps one to every other: that one has closed it would look to
+the other like its end, and be looked after."""
 
 T = TypeVar("T")
 Notified = Callable[[str, Raw], None]
@@ -56,10 +57,10 @@ class Calls:
     def connected(self) -> bool:
         return self._lines is not None and not self._closed
 
-    async def call(self, method: str, params: Struct, kind: type[T], timeout_s: float = CALL_TIMEOUT_S) -> T:
+    async def call(self, method: str, params: Struct, kind: type[T]) -> T:
         """The seed's answer. Raises what the seed answered (:func:`meshproto.wire.error_from`), :class:`Unreachable`
-        when the connection is lost or no answer comes in time (which ends the connection), :class:`PeerError` when the
-        answer does not fit."""
+        when the connection is lost or no answer comes in :data:`CALL_TIMEOUT_S`, :class:`PeerError` when the answer
+        does not fit. A connection over which nothing at all has come in that time is closed."""
         if self._lines is None or self._closed:
             raise Unreachable("the connection is closed")
         if len(self._pending) >= CALLS_PENDING_MAX:
@@ -67,7 +68,7 @@ class Calls:
         self._last_id = request_id = self._last_id + 1
         answer: Deferred[Raw] = Deferred()
         self._pending[request_id] = answer
-        timer = self._clock.callLater(timeout_s, self._overdue, request_id, timeout_s)
+        timer = self._clock.callLater(CALL_TIMEOUT_S, self._overdue, request_id, self.received_bytes)
         self._lines.send(wire.encode_request(method, params, request_id))
         try:
             return wire.decode_value(await answer, kind)
@@ -128,11 +129,12 @@ class Calls:
         else:
             waiting.errback(PeerError("an answer with neither result nor error"))
 
-    def _overdue(self, request_id: int, timeout_s: float) -> None:
+    def _overdue(self, request_id: int, received_bytes: int) -> None:
         """Into a network that is cut TCP sends again ever more rarely: a connection that survives the cut is of no use
         for as long again as that has lasted. A new one is there at once."""
-        self.close()
-        self._fail(request_id, Unreachable(f"no answer in {timeout_s:g} s"))
+        if self.received_bytes == received_bytes:
+            self.close()
+        self._fail(request_id, Unreachable(f"no answer in {CALL_TIMEOUT_S:g} s"))
 
     def _fail(self, request_id: int, error: MeshError) -> None:
         waiting = self._pending.pop(request_id, None)
@@ -151,8 +153,10 @@ async def dial(connect: Connect, address: str, calls: Calls, clock: IReactorTime
         connecting = connect(address).connect(LinesFactory(lambda: calls, clock))
         await connecting.addTimeout(DIAL_TIMEOUT_S, clock, too_long)
     except ConnectionRefusedError as reason:
+        calls.close()
         raise NobodyListens(str(reason)) from None
     except Exception as reason:
+        calls.close()  # should the endpoint still connect, nobody waits for it any more
         # Endpoints fail in as many ways as there are kinds of them: names, sockets, TLS.
         raise Unreachable(str(reason) or type(reason).__name__) from None
 
@@ -175,15 +179,17 @@ class Links:
     def __init__(
         self,
         clock: IReactorTime,
-        connect: Callable[[str], IStreamClientEndpoint],
+        connect: Connect,
         greet: Greet,
         lost: Lost | None = None,
+        links_max: int = LINKS_MAX,
     ) -> None:
         self._clock = clock
         self._connect = connect
         self._greet = greet
         self._lost = lost
         self._links: dict[str, _Link] = {}
+        self._links_max = links_max
         self._closing = False
         self.sent_bytes = 0
         self.received_bytes = 0
@@ -206,7 +212,7 @@ class Links:
                     # Also when the caller was cancelled: nobody may use a connection without a hello.
                     link.calls.close()
                     raise
-                calls.lost.addCallback(lambda _: self._ended(address))
+                calls.lost.addCallback(lambda _: self._ended(address, link))
         return link.calls
 
     def ready(self, address: str) -> Calls | None:
@@ -231,12 +237,12 @@ class Links:
         self.sent_bytes += calls.sent_bytes
         self.received_bytes += calls.received_bytes
 
-    def _ended(self, address: str) -> None:
-        if self._lost is not None and not self._closing:
+    def _ended(self, address: str, link: _Link) -> None:
+        if self._lost is not None and not self._closing and self._links.get(address) is link:
             self._lost(address)
 
     def _make_room(self) -> None:
         """Let go of the connection not used longest, when there are too many."""
-        if len(self._links) >= LINKS_MAX:
+        if len(self._links) >= self._links_max:
             idle = min(self._links, key=lambda address: self._links[address].used_at)
             self._links.pop(idle).calls.close()

@@ -4,12 +4,13 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Final
 
+import msgspec
 from twisted.internet.defer import Deferred
 
 from meshproto.core.effects import Row
-from meshproto.errors import BadState, PeerError
+from meshproto.errors import BadState
 from meshproto.net.store import Database
-from meshproto.wire import EntryValue, SignedRecord, decode_value, encode_value
+from meshproto.wire import EntryValue, encode_value
 
 SCHEMA_VERSION: Final = 2
 SCHEMA: Final = """
@@ -67,11 +68,11 @@ def read_entries(connection: sqlite3.Connection) -> Iterator[tuple[str, EntryVal
     """One after the other, by name: there may be millions. Raises :class:`BadState` at one that does not read."""
     rows = connection.execute("SELECT name, record, sig, since, online, seen, farewells FROM entries ORDER BY name")
     for name, record, sig, since, online, seen, text in rows:
+        row = {"record": record, "sig": sig, "since": since, "online": bool(online), "seen": seen}
         try:
-            farewells = decode_value(text, tuple[SignedRecord, ...]) if text != "[]" else ()
-        except PeerError as reason:
-            raise BadState(f"the entry of {name} is damaged ({reason.detail}): restore a backup") from None
-        yield name, EntryValue(record, sig, since, bool(online), seen, farewells)
+            yield name, msgspec.convert({**row, "farewells": msgspec.json.decode(text)}, EntryValue)
+        except (msgspec.DecodeError, UnicodeError) as reason:
+            raise BadState(f"the entry of {name} is damaged ({reason}): restore a backup") from None
 
 
 def read_peers(connection: sqlite3.Connection) -> list[str]:

@@ -42,7 +42,7 @@ class SeedService(Service):
         self._clock = clock
         self._links: dict[int, Lines] = {}
         self._numbers = itertools.count(1)
-        self._peers = Links(clock, connect, self._greet, self._lost)
+        self._peers = Links(clock, connect, self._greet, self._lost, wire.GOSSIP_SEEDS_MAX)
         self._answered_bytes = 0
         self._asked_bytes = 0
         self._exchanging: set[str] = set()
@@ -182,17 +182,17 @@ class SeedService(Service):
             peer = await self._peers.get(address)
             result = await peer.call("gossip", effect.params, wire.GossipResult)
         except MeshError as error:
-            self._exchanging.discard(address)
             if self._troubled.get(address) != error.detail:
                 self._troubled[address] = error.detail
                 self.log.warn("seed {address} does not answer: {reason}", address=address, reason=error.detail)
             refused = isinstance(error, NobodyListens)
             effects = self._core.unreachable(address, self._clock.seconds(), refused=refused)
         else:
-            self._exchanging.discard(address)
             if self._troubled.pop(address, None) is not None:
                 self.log.info("seed {address} answers again", address=address)
             effects = self._core.exchanged(address, result, self._clock.seconds())
+        finally:
+            self._exchanging.discard(address)
         if self.running:
             self._carry_out(effects)
             self._arm()

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from msgspec import Raw
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -21,8 +21,8 @@ from twisted.python.failure import Failure
 from meshproto import wire
 from meshproto.core.identity import Identity, fingerprint, next_seq, unb64, verify
 from meshproto.core.lookup import MISSING_TTL_S, Cache, Located, Said, Walk
-from meshproto.errors import MeshError, NameTaken, PeerError, Unavailable, UserNotFound
-from meshproto.net.calls import Calls, Links, dial
+from meshproto.errors import MeshError, NameTaken, PeerError, Unavailable, Unreachable, UserNotFound
+from meshproto.net.calls import Calls, Connect, Links, dial
 from meshproto.net.user_store import UserStore
 
 PING_S: Final = 10.0
@@ -34,8 +34,6 @@ RETRY_MAX_S: Final = 5.0
 SEEDS_MAX: Final = 1000
 """Addresses remembered, those given at the start not counted."""
 WATCHES_MAX: Final = 10_000
-
-Connect = Callable[[str], IStreamClientEndpoint]
 
 
 class Home(NamedTuple):
@@ -79,7 +77,7 @@ class Seeds(Service):
         self._changed = changed
         self._connect = connect
         self._cache = Cache()
-        self._dead: set[str] = set()  # addresses of seeds that the last home has found dead
+        self._dead: set[str] = set()  # addresses of seeds that the last home, or this node, found dead
         self._round: list[str] = []
         self._home: Home | None = None
         self._calls: Calls | None = None
@@ -193,6 +191,8 @@ class Seeds(Service):
         except UserNotFound:
             walk.heard(address, Said.MISSING)
         except MeshError as error:
+            if isinstance(error, Unreachable):
+                self._dead.add(address)
             self.log.debug("lookup of {name} at {address}: {reason}", name=name, address=address, reason=error.detail)
             walk.heard(address, Said.SILENT)
         else:
@@ -308,6 +308,7 @@ class Seeds(Service):
     async def _greet(self, address: str, calls: Calls) -> None:
         hello = wire.HelloParams(wire.PROTOCOL_VERSION, "user", self.user)
         self._names[address] = (await calls.call("hello", hello, wire.HelloResult)).seed
+        self._dead.discard(address)
 
     async def _register(self, calls: Calls) -> wire.RegisterResult:
         self._seq = next_seq(self._seq, int(self._clock.seconds() * 1000))
@@ -342,11 +343,13 @@ class Seeds(Service):
             self.log.debug("seeds: {reason}", reason=error.detail)
             return
         self.seeds = told.seeds
-        self._names.update({seed.address: seed.name for seed in told.seeds})
-        self._dead = {seed.address for seed in told.seeds if not seed.alive}
-        names = {seed.name for seed in told.seeds}
-        # A home that was cut off, or has just started, tells of too few; who has moved is told of elsewhere.
-        kept = [address for address in self._learnt if self._names.get(address) not in names]
+        where = {seed.name: seed.address for seed in told.seeds}
+        # Who has moved is told of elsewhere; what answered at an address that was given may be told of under another.
+        self._names = {at: name for at, name in self._names.items() if name not in where or at in self._given}
+        self._names |= {address: name for name, address in where.items()}
+        # A home that was cut off, or has just started, tells of too few.
+        kept = [address for address in self._learnt if self._names.get(address) not in where]
+        self._dead = {seed.address for seed in told.seeds if not seed.alive} | self._dead.intersection(kept)
         known = dict.fromkeys([*(seed.address for seed in told.seeds if _dialable(seed.address)), *kept])
         learnt = [address for address in known if address not in self._given][:SEEDS_MAX]
         if set(learnt) != set(self._learnt):

@@ -8,6 +8,7 @@ The rules are in :mod:`meshproto.core`; the SQL is in :mod:`meshproto.net.seed_s
 :mod:`meshproto.net.user_store`; here is only how it gets to the disk.
 """
 
+import os
 import sqlite3
 import threading
 from collections import deque
@@ -91,6 +92,7 @@ def _prepare(
 def _copy(connection: sqlite3.Connection, path: str) -> None:
     """A copy of the whole database; one that an earlier attempt has left there is replaced."""
     Path(path).unlink(missing_ok=True)
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
     connection.execute("VACUUM INTO ?", (path,))
 
 

@@ -127,6 +127,16 @@ class TestOwner:
         back, other = entry(seq=6, since=9, home="seedB"), entry(owner=2, since=7, home="seedC")
         assert directory(entry(seq=4, since=1, home="seedD"), left, back, other).best("UserX", NOW_MS) is other
 
+    def test_a_claim_that_ran_out_does_not_count_for_the_next(self) -> None:
+        """Whoever registers a name anew after that stands behind one who did so before, also for the `since` that is
+        granted."""
+        late = NOW_MS + TTL_MS + 1
+        old = entry(seq=1, since=1, online=False)
+        other = entry(owner=2, since=late - 5, seen=late, home="seedB")
+        back = entry(seq=2, since=late - 1, seen=late, home="seedC")
+        assert directory(old, other, back).best("UserX", late) is other
+        assert directory(old, back).claim(verify(signed("UserX", 3)), late) == late - 1
+
     def test_one_entry_for_each_home(self) -> None:
         """A newer entry of a home replaces the one it had."""
         again = directory(entry(seq=1), entry(seq=2, owner=2))
@@ -308,7 +318,7 @@ class TestCounters:
     @settings(deadline=None)
     @given(st.lists(st.one_of(entries, st.tuples(st.sampled_from(["userx", "usery"]), st.sampled_from("ABCD")))))
     def test_counters_fit_what_is_there(self, steps: list[Entry | tuple[str, str]]) -> None:
-        """After any puts and removals: the number of names, and of each home's entries and those online."""
+        """After any puts and removals: the number of names, and of each home's users and those online."""
         made, model = Directory(), dict[tuple[str, str], Entry]()
         for step in steps:
             if isinstance(step, Entry):
@@ -317,7 +327,7 @@ class TestCounters:
             else:
                 made.remove(step[0], f"seed{step[1]}")
                 model.pop((step[0], f"seed{step[1]}"), None)
-        homes = Counter(home for _, home in model)
+        homes = Counter(home for (_, home), each in model.items() if not each.gone)
         assert len(made) == len({key for key, _ in model})
         assert +made.users_by_home == homes
         assert +made.online_by_home == Counter(home for (_, home), each in model.items() if each.online)

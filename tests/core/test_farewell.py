@@ -1,6 +1,7 @@
 """Whoever has left does not come back: found by `python -m bench.soak`, told here step by step."""
 
 import pytest
+from msgspec import UNSET
 
 from meshproto.core.identity import RECORD_DOMAIN, b64
 from meshproto.wire import CELL_BYTES_MAX, Nothing, RegisterResult, SignedRecord
@@ -150,3 +151,44 @@ def test_what_fits_no_cell_is_refused(mesh: SeedMesh, method: str) -> None:
     assert client.refused(method, large).message == "too large"
     mesh.advance(SETTLED_S)
     assert owners(mesh) == {key_of(1)}
+
+
+@pytest.mark.parametrize("others", [0, 60], ids=["told first", "told last"])
+def test_a_move_to_a_seed_that_has_not_heard_yet(mesh: SeedMesh, others: int) -> None:
+    """The user's new home takes the farewells over that the former one carried before that lets go, and decides nothing
+    before it has heard all of a message: the former owner's entry, at a seed that was down, does not come back."""
+    for at in range(others):
+        Client(mesh, "seedC").register(f"user{at}")
+    Client(mesh, "seedC").register("UserX", 1)
+    mesh.advance(SETTLED_S)
+    mesh.stop("seedC")
+    Client(mesh, "seedA").unregister("UserX", 2)
+    Client(mesh, "seedA").register("UserX", 1, owner=2)
+    mesh.advance(SETTLED_S)
+    mesh.stop("seedB")
+    mesh.start("seedB")
+    client = Client(mesh, "seedB")
+    client.register("UserX", 2, owner=2)
+    mesh.advance(SETTLED_S)
+    assert owners(mesh, "seedA", "seedB") == {key_of(2)}
+    assert mesh["seedA"].disk == {}
+    mesh.start("seedC")
+    mesh.advance(SETTLED_S)
+    assert owners(mesh) == {key_of(2)}
+    assert list(mesh["seedB"].disk) == ["userx"]
+    assert mesh["seedB"].logs == []
+
+
+@pytest.mark.parametrize("online", [True, False])
+def test_a_record_that_just_fits(mesh: SeedMesh, online: bool) -> None:
+    """It fits when its user is away too: `false` is longer than `true`."""
+    client = Client(mesh, "seedB")
+    for length in range(CELL_BYTES_MAX, 0, -1):
+        (answer,) = client.say("register", padded(1, 1, length, gone=False))[-1:]
+        if answer.error is UNSET:
+            break
+    if not online:
+        client.close()
+    mesh.advance(SETTLED_S)
+    assert owners(mesh) == {key_of(1)}
+    assert not any(host.logs for host in mesh.hosts.values())

@@ -3,7 +3,7 @@
 import pytest
 from msgspec import Raw
 
-from meshproto.core.gossip import TOMBSTONE, TOMBSTONE_GRACE_S, Change, Gossip, content
+from meshproto.core.gossip import HEARTBEAT_AHEAD_S, TOMBSTONE, TOMBSTONE_GRACE_S, Change, Gossip, content
 from meshproto.wire import Cell, Delta, Summary
 from tests.core.scuttlebutt import PLENTY_BYTES, Mesh, known, live, pair, tell
 
@@ -158,6 +158,44 @@ class TestDeletion:
         tell(writer, reader)
         assert known(reader).keys() == {"a", "c"}
 
+    def test_nobody_reads_on_from_a_mixture(self) -> None:
+        """Whoever has read one part of a space from one who had collected, and another from one who had not, may lack a
+        tombstone: nobody who stands before it reads on from there, or the deleted key would stay for ever."""
+        names = ("writer", "first", "second", "reader", "early", "last")
+        writer, first, second, reader, early, last = (Gossip(name, 1000) for name in names)
+
+        def read(who: Gossip, teller: Gossip, bytes_max: int = PLENTY_BYTES) -> None:
+            deltas, _ = teller.delta(who.digest(), bytes_max)
+            who.heard({"writer": teller.digest()["writer"]})
+            for delta in deltas:
+                if delta.seed == "writer":
+                    who.merge(delta)
+
+        for key in ("k", "a0", "a1", "a2", "a3"):
+            writer.put(key, b"1")
+        read(early, writer)
+        writer.delete("k", 0.0)
+        for key in ("b0", "b1", "b2"):
+            writer.put(key, b"1")
+        read(second, writer)
+        writer.put("c", b"1")
+        writer.delete("c", 0.0)
+        for at in range(9):
+            writer.put(f"d{at}", b"1")
+        read(last, writer)
+        writer.collect(TOMBSTONE_GRACE_S)
+        read(first, writer)
+        read(reader, first, 460)
+        half = reader.spaces["writer"].version
+        assert 0 < half < second.spaces["writer"].version
+        read(reader, second)
+        read(early, reader)
+        read(early, last)
+        read(early, writer)
+        assert "k" not in known(early)
+        read(reader, writer)
+        assert known(reader) == known(early) == live(writer.own)
+
 
 class TestRestart:
     def reborn(self, *keys: str) -> Gossip:
@@ -196,17 +234,17 @@ class TestRestart:
         assert known(reader).keys() == {"x"}
 
     def test_heartbeats_begin_again(self) -> None:
-        """News of a new generation, relayed without a digest, does not carry the old heartbeat over: it would take
-        the new life as long as the old one lasted until it counted as alive."""
+        """A new generation does not carry the old heartbeat over: it would take the new life as long as the old one
+        lasted until it counted as alive. Its news waits for a digest that tells of it."""
         writer, reader = pair("x")
         for _ in range(100):
             writer.beat(0.0)
         tell(writer, reader)
         writer = self.reborn("x")
-        reader.merge(writer.news(0, PLENTY_BYTES))
-        writer.beat(0.0)
-        assert reader.digest()["writer"].heartbeat == 0
+        assert reader.merge(writer.news(0, PLENTY_BYTES)) == []
+        assert reader.digest()["writer"].generation == 1000
         assert reader.heard(writer.digest()) == ["writer"]
+        assert reader.digest()["writer"].heartbeat == 0
 
     def test_news_of_an_unknown_life_waits_for_its_beginning(self) -> None:
         """A delta that does not begin at 0 opens no new generation."""
@@ -262,12 +300,32 @@ class TestHearing:
             writer.beat(now)
             assert writer.own.heartbeat == heartbeat
 
-    def test_a_heartbeat_that_others_made_up(self) -> None:
-        """Nobody would hear this seed until it has come so far: it goes on from there."""
+    @pytest.mark.parametrize("ahead_s", [HEARTBEAT_AHEAD_S, HEARTBEAT_AHEAD_S + 1], ids=["a little", "far"])
+    def test_a_heartbeat_that_others_made_up(self, ahead_s: int) -> None:
+        """Nobody would hear this seed until it has come so far: it goes on from there, and when that is far ahead of
+        its time it begins a new life, so that it is not taken for one from the future."""
         writer, _ = pair()
-        writer.heard({"writer": Summary(1000, 5000, 0, 0)})
-        writer.beat(0.0)
-        assert writer.digest()["writer"].heartbeat == 5001
+        writer.heard({"writer": Summary(1000, ahead_s, 0, 0)})
+        writer.beat(1.0)
+        told = writer.digest()["writer"]
+        far = ahead_s > HEARTBEAT_AHEAD_S
+        assert (told.generation, told.heartbeat) == ((1001, 1) if far else (1000, ahead_s + 1))
+
+    def test_a_clock_that_ran_ahead_for_a_while(self) -> None:
+        """When it is set right the seed begins a new life in the present."""
+        writer, _ = pair()
+        for now in (1.0, 200_000.0, 2.0):
+            writer.beat(now)
+        told = writer.digest()["writer"]
+        assert told.generation / 1000 + told.heartbeat <= 4.0
+
+    def test_a_later_life_of_this_seed_is_gone_beyond(self) -> None:
+        """With heartbeats from the beginning: the sum is the time at which it lives."""
+        writer, _ = pair()
+        for now in range(5000):
+            writer.beat(float(now))
+        writer.heard({"writer": Summary(4_000_000, 3, 0, 0)})
+        assert writer.digest()["writer"] == Summary(4_000_001, 0, 0, 0)
 
     def test_news_of_a_seed_that_no_digest_has_told_of(self) -> None:
         """It may have been dead for long."""

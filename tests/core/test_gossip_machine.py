@@ -8,7 +8,7 @@ from meshproto.core.gossip import TOMBSTONE_GRACE_S
 from meshproto.wire import GossipParams
 from tests.core.scuttlebutt import FACTS, PLENTY_BYTES, Mesh, live, over_the_wire
 
-SEEDS = ["a", "b", "c"]
+SEEDS = ["a", "b", "c", "d", "e"]
 seeds = st.sampled_from(SEEDS)
 owners = st.sampled_from(SEEDS[:1])
 keys = st.sampled_from(["k1", "k2", "k3", "k4"])

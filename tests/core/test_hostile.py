@@ -7,10 +7,11 @@ from msgspec import Raw
 
 from meshproto import wire
 from meshproto.core.directory import CLAIM_TTL_S
-from meshproto.core.peering import CLOCK_AHEAD_S, Peering
+from meshproto.core.gossip import CLOCK_AHEAD_S
+from meshproto.core.peering import Peering
 from meshproto.errors import BadParams
 from tests.core.seed_mesh import Client, SeedMesh
-from tests.core.users import signed
+from tests.core.users import forged, signed, value_of
 
 NOW_S = 1_795_000_000.0
 NOW_MS = int(NOW_S * 1000)
@@ -76,3 +77,51 @@ def test_a_record_that_was_looked_up_registers_nobody() -> None:
     stranger.close()
     assert owner.lookup("UserX").online
     assert owner.call("register", signed("UserX", 1), wire.RegisterResult).seed == "seedA"
+
+
+def test_a_forged_record_that_was_masked_ends_nothing() -> None:
+    """A forged claim that nobody has looked at yet, because another entry spoke against it, does not end a user's own
+    entry when that other entry is gone and something else comes in."""
+    mesh = SeedMesh("seedA")
+    owner, liar = Client(mesh, "seedA"), Client(mesh, "seedA")
+    owner.register("UserX", 1)
+    liar.call("hello", wire.HelloParams(1, "seed", "liar"), wire.HelloResult)
+    now = int(mesh.now * 1000)
+    versions = dict.fromkeys("xyz", 0)
+
+    def says(seed: str, value: bytes) -> None:
+        versions[seed] += 1
+        upto = versions[seed]
+        delta = wire.Delta(seed, now, upto - 1, upto, upto, 0, [wire.Cell("userx", upto, Raw(value))])
+        liar.tell("gossip", wire.GossipParams({seed: wire.Summary(now, 0, upto)}, [delta]))
+
+    farewells = (signed("UserX", 9, owner=6, gone=True),)
+    says("y", wire.encode_value(value_of(signed("UserX", 1, owner=5), since=now + 9, seen=now, farewells=farewells)))
+    says("x", wire.encode_value(value_of(forged(signed("UserX", 1, owner=6)), since=5, seen=now)))
+    says("y", b"null")
+    says("z", wire.encode_value(value_of(signed("UserX", 1, owner=7), since=now + 9, seen=now)))
+    assert owner.lookup("UserX").signed == signed("UserX", 1)
+    assert list(mesh["seedA"].disk) == ["userx"]
+
+
+def test_a_record_that_was_looked_up_registers_nobody_elsewhere() -> None:
+    """Nor does it keep a user online who is away, when it is sent to another seed than their own."""
+    mesh = SeedMesh("seedA", "seedB")
+    mesh.advance(10.0)
+    owner, stranger = Client(mesh, "seedA"), Client(mesh, "seedB")
+    owner.register("UserX", 1)
+    owner.close()
+    mesh.advance(10.0)
+    assert stranger.refused("register", stranger.lookup("UserX").signed).message == "stale record"
+    mesh.advance(10.0)
+    assert not stranger.lookup("UserX").online
+
+
+@pytest.mark.parametrize("key", ["", "UserX", "a b", "\u0001", "x" * 65, "@@", "\u00e9"])
+def test_a_key_that_is_no_name(key: str) -> None:
+    """In JSON it may be six times as long as what is counted: a line would outgrow its limit."""
+    cell = wire.encode_value([key, 1, None])
+    delta = b'["seedY",1,0,1,1,0,[%b]]' % cell
+    line = b'{"jsonrpc":"2.0","id":1,"method":"gossip","params":{"digest":{},"delta":[%b]}}' % delta
+    with pytest.raises(wire.LineError):
+        wire.decode_request(line)

@@ -7,10 +7,24 @@ from msgspec import Raw
 
 from meshproto.core.directory import CLAIM_TTL_S
 from meshproto.core.effects import Exchange, Save
+from meshproto.core.gossip import CLOCK_AHEAD_S
 from meshproto.core.peering import FACTS_KEY, RELAY_BYTES_MAX, Peering
 from meshproto.core.registry import RENEWALS_PER_CLAIM
 from meshproto.core.seed import Seed, Settings
-from meshproto.wire import CELL_BYTES_MAX, Cell, Delta, GossipResult, SeedFacts, Summary, encode_value
+from meshproto.wire import (
+    CELL_BYTES_MAX,
+    GOSSIP_SEEDS_MAX,
+    LINE_BYTES_MAX,
+    Cell,
+    Delta,
+    GossipParams,
+    GossipResult,
+    SeedFacts,
+    Summary,
+    encode_request,
+    encode_result,
+    encode_value,
+)
 from tests.core.seed_mesh import START_S, Client, SeedMesh
 from tests.core.users import signed, value_of
 
@@ -65,14 +79,31 @@ class TestUsers:
 
     def test_a_seed_that_was_down_for_long(self) -> None:
         """It does not know how long before its end it had seen its users, but it was no more than one renewal."""
-        seen = NOW_MS - int(TTL_S * 1000)
+        seen = NOW_MS - int(TTL_S * 500)
         entries = [("userx", value_of(signed("UserX", 1), seen=seen)), ("usery", value_of(signed("UserY", 1), seen=0))]
         seed = lonely(entries=entries, settings=Settings(claim_ttl_s=TTL_S))
         found = seed.directory.at_home("userx", "seedA")
         assert found is not None
         assert (found.online, found.seen) == (False, seen + int(TTL_S * 1000) // RENEWALS_PER_CLAIM)
-        (saved,) = (effect for effect in seed.tick(START_S) if isinstance(effect, Save))
+        ticks = [effect for _ in range(80) for effect in seed.tick(seed.wake_at)]
+        (saved,) = (effect for effect in ticks if isinstance(effect, Save))
         assert saved.rows == (("usery", None),)
+
+    def test_a_farewell_outlives_the_entry_that_it_speaks_against(self) -> None:
+        """A home that went down when its user was there counts them as seen for a while longer: so long the farewell
+        stays."""
+        mesh = months("seedA", "seedB", "seedC")
+        Client(mesh, "seedC").register("UserX")
+        mesh.advance(SETTLED_S / 2)
+        mesh.stop("seedC")
+        mesh.advance(SETTLED_S / 2)
+        Client(mesh, "seedA").unregister("UserX")
+        mesh.advance(TTL_S + SETTLED_S)
+        Client(mesh, "seedB").register("UserX", 1, owner=2)
+        mesh.advance(SETTLED_S)
+        mesh.start("seedC")
+        mesh.advance(SETTLED_S)
+        assert {Client(mesh, name).lookup("UserX").signed for name in mesh.hosts} == {signed("UserX", 1, owner=2)}
 
 
 class TestSeeds:
@@ -113,6 +144,33 @@ class TestSeeds:
         ]
         assert not Client(mesh, "seedB").lookup("UserX").online
 
+    def test_how_far_a_seed_has_written_it_knows_best(self) -> None:
+        """What others claim of that is over when it says so itself."""
+        mine = peering()
+        for version, teller in ((1, "seedB"), (9_000_000_000, "seedC"), (1, "seedB")):
+            mine.hear({"seedB": Summary(NOW_MS, 1, version)}, [], START_S, teller=teller, pushed=False)
+        assert mine.gossip.spaces["seedB"].head == 1
+
+    def test_who_answers_with_this_seeds_name(self) -> None:
+        """It is still dialled: it is another, set up wrongly, or lies."""
+        mine = Peering("seedA", "a:1", now=START_S, rng=random.Random(1), bootstrap=["b:1"], forget_s=CLAIM_TTL_S)
+        mine.greeted("b:1", "seedA")
+        dialled = [effect.address for effect in mine.tick(START_S) if isinstance(effect, Exchange)]
+        assert dialled == ["b:1"]
+
+    def test_who_claims_anothers_address(self) -> None:
+        """A seed that lives keeps it: its death is seen at once, although another had said to be there too."""
+        mine = peering()
+        for name in ("seedB", "thief"):
+            facts = Cell(FACTS_KEY, 1, Raw(encode_value(SeedFacts("b:1"))))
+            delta = Delta(name, NOW_MS, 0, 1, 1, 0, [facts])
+            mine.hear({name: Summary(NOW_MS, 1, 1)}, [delta], START_S, teller=name, pushed=False)
+        facts = Cell(FACTS_KEY, 2, Raw(encode_value(SeedFacts("t:1"))))
+        mine.hear({}, [Delta("thief", NOW_MS, 1, 2, 2, 0, [facts])], START_S, teller="thief", pushed=False)
+        assert (mine.name_at("b:1"), mine.name_at("t:1")) == ("seedB", "thief")
+        mine.unreachable("b:1", START_S, refused=True)
+        assert not mine.alive("seedB", START_S)
+
     def test_two_with_one_name(self) -> None:
         """Or a clock that was set back: it is said in the log, once for each time."""
         mine = peering()
@@ -121,6 +179,51 @@ class TestSeeds:
         assert [str(effect) for effect in effects if "two have this name" in str(effect)] == list(map(str, effects))
         assert len(effects) == 1
         assert mine.hear(told, [], START_S, teller="seedB", pushed=False) == ([], [])
+
+    def test_a_seed_that_was_renamed(self) -> None:
+        """When the old name is forgotten the address is still known to be the new one's."""
+        mine = peering()
+        for name, now in (("old", START_S), ("new", START_S + CLAIM_TTL_S)):
+            generation = int(now * 1000)
+            facts = Cell(FACTS_KEY, 1, Raw(encode_value(SeedFacts("s:1"))))
+            delta = Delta(name, generation, 0, 1, 1, 0, [facts])
+            mine.hear({name: Summary(generation, 1, 1)}, [delta], now, teller=name, pushed=False)
+        mine.forget(START_S + CLAIM_TTL_S + 10.0)
+        assert (mine.name_at("s:1"), list(mine.addresses)) == ("new", ["new"])
+
+    def test_a_seed_whose_clock_is_wrong(self) -> None:
+        """Nothing that it says is believed, and the log says why, once; when the clock is right all is well."""
+        mine = peering()
+        logs = []
+        for ahead_s in (2 * CLOCK_AHEAD_S, 2 * CLOCK_AHEAD_S, 0.0, -2 * CLAIM_TTL_S):
+            told = {"seedB": Summary(int((START_S + ahead_s) * 1000), 1, 1)}
+            logs.append(len(mine.hear(told, [], START_S, teller="seedB", pushed=False)[1]))
+        assert logs == [1, 0, 0, 1]
+
+    def test_a_delta_of_another_life_is_not_believed(self) -> None:
+        """Only a digest tells of a new life, where it is looked at whether that can be: a delta with a number from the
+        future would make the seed unheard for good."""
+        mine = peering()
+        mine.hear({"seedB": Summary(NOW_MS, 1, 1)}, [], START_S, teller="seedB", pushed=False)
+        lie = Delta("seedB", 2**53, 0, 1, 1, 0, [Cell("x", 1, Raw(b"1"))])
+        assert mine.hear({}, [lie], START_S, teller="seedC", pushed=True) == ([], [])
+        assert mine.gossip.digest()["seedB"].generation == NOW_MS
+
+    def test_a_value_that_is_too_large_is_logged_once(self) -> None:
+        """It comes again with every exchange."""
+        mine = peering()
+        value = Raw(b'"' + b"x" * CELL_BYTES_MAX + b'"')
+        delta = Delta("seedB", NOW_MS, 0, 1, 1, 0, [Cell("x", 1, value)])
+        told = {"seedB": Summary(NOW_MS, 1, 1)}
+        logs = [len(mine.hear(told, [delta], START_S, teller="seedB", pushed=False)[1]) for _ in range(3)]
+        assert logs == [1, 0, 0]
+
+    def test_who_asks_and_is_not_taken_up_is_not_remembered(self) -> None:
+        """Names are cheap: anybody may say hello under many."""
+        mine = peering()
+        for at in range(10):
+            mine.answer(f"stranger{at}", {}, START_S)
+        assert not mine._asked
 
 
 class TestExchanges:
@@ -145,12 +248,39 @@ class TestExchanges:
             (effect,) = mine.exchanged("b:1", taken, START_S)
             assert isinstance(effect, Exchange)
         assert mine.exchanged("b:1", GossipResult({"seedA": mine.gossip.own.summary}, [], False), START_S) == []
+        for claimed in range(5, 7):
+            empty = GossipResult({"seedC": Summary(NOW_MS, 0, claimed)}, [], True)
+            assert len(mine.exchanged("d:1", empty, START_S)) == (claimed == 5), "a claim alone is no progress"
         mine.hear({"seedB": Summary(NOW_MS, 1, 3)}, [], START_S, teller="seedB", pushed=False)
         for upto in (1, 2):
             cell = Cell("x", upto, Raw(b"1"))
             mine.hear({}, [Delta("seedB", NOW_MS, upto - 1, upto, 3, 0, [cell])], START_S, teller="seedB", pushed=False)
             promise = GossipResult({"seedA": mine.gossip.own.summary}, [], True)
             assert len(mine.exchanged("c:1", promise, START_S)) == 1
+
+    def test_a_large_value_does_not_hold_up_the_rest(self) -> None:
+        """What comes beside it is taken, and the next delta goes on."""
+        mine = peering()
+        large = Raw(b'"' + b"x" * CELL_BYTES_MAX + b'"')
+        delta = Delta("seedB", NOW_MS, 0, 2, 2, 0, [Cell("a", 1, large), Cell("b", 2, Raw(b"1"))])
+        changes, _ = mine.hear({"seedB": Summary(NOW_MS, 1, 2)}, [delta], START_S, teller="seedB", pushed=False)
+        assert [change.key for change in changes] == ["b"]
+        assert mine.gossip.spaces["seedB"].version == 2
+
+    def test_the_largest_digest_and_the_largest_cell_fit_in_a_line(self) -> None:
+        """Whatever numbers a seed tells that the codec takes."""
+        mine = peering()
+        told = Summary(10**13 - 1, 0, 10**10 - 1, 10**10 - 1)
+        mine.gossip.heard({f"s{at:04}": told for at in range(GOSSIP_SEEDS_MAX)})
+        for space in mine.gossip.spaces.values():
+            if space is not mine.gossip.own:
+                space.heartbeat = space.version = space.collected = 10**10 - 1
+        mine.gossip._touched.update(mine.gossip.spaces)
+        mine.gossip.put("x" * 64, b'"' + b"x" * (CELL_BYTES_MAX - 2) + b'"')
+        answer = mine.answer("seedB", {}, START_S)
+        assert answer.delta
+        assert len(encode_result(2**53, answer)) <= LINE_BYTES_MAX
+        assert len(encode_request("gossip", GossipParams(answer.digest, answer.delta), 2**53)) <= LINE_BYTES_MAX
 
     @pytest.mark.parametrize("passed_on", [True, False])
     def test_what_is_passed_on_fits_in_a_line(self, passed_on: bool) -> None:

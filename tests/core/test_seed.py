@@ -5,9 +5,10 @@ from itertools import pairwise
 
 import pytest
 
+from meshproto.core.directory import CLAIM_TTL_S
 from meshproto.core.effects import Exchange, Save
-from meshproto.core.peering import GOSSIP_INTERVAL_S, GOSSIP_PEERS, PUSH_DELAY_S, REDIAL_DEAD_S
-from meshproto.core.registry import SWEEP_NAMES
+from meshproto.core.peering import GOSSIP_INTERVAL_S, GOSSIP_PEERS, PUSH_DELAY_S, REDIAL_DEAD_S, SILENT_PEERS
+from meshproto.core.registry import SWEEP_HOLD_S, SWEEP_NAMES
 from meshproto.core.seed import LEASE_S, Seed, Settings
 from meshproto.errors import BadState
 from meshproto.wire import EntryValue, NameParams, Nothing, WatchParams
@@ -157,6 +158,9 @@ class TestRestart:
 
     def test_a_row_that_does_not_read(self) -> None:
         """A damaged row on disk is an error at start, not a seed that has forgotten claims."""
+        other = EntryValue(signed("UserY", 1).record, signed("UserY", 1).sig, 0, True, 0)
+        with pytest.raises(BadState, match=r"the entry of userx is damaged \(it holds a record of UserY"):
+            lonely_with(other)
         with pytest.raises(BadState, match="the entry of userx is damaged"):
             Seed(
                 "seedA",
@@ -166,6 +170,11 @@ class TestRestart:
                 entropy=random.Random(1).randbytes,
                 entries=[("userx", EntryValue("{}", "", 0, True, 0))],
             )
+
+
+def lonely_with(value: EntryValue) -> Seed:
+    rng = random.Random(1)
+    return Seed("seedA", "seedA:5001", now=START_S, rng=rng, entropy=rng.randbytes, entries=[("userx", value)])
 
 
 def lonely(*peers: str) -> Seed:
@@ -213,7 +222,7 @@ class TestRounds:
         assert max(waits_s) <= 1.25 * REDIAL_DEAD_S + JITTER_MAX * GOSSIP_INTERVAL_S
 
     def test_peers_asked_each_round(self) -> None:
-        """GOSSIP_PEERS live peers and one silent address at most are asked in one round."""
+        """GOSSIP_PEERS live peers and SILENT_PEERS silent addresses at most are asked in one round."""
         names = [f"seed{at}" for at in range(GOSSIP_PEERS + 5)]
         mesh = SeedMesh(*names)
         mesh.advance(10.0)
@@ -224,7 +233,28 @@ class TestRounds:
         seed.gossip.beat(seed.wake_at)
         while seed.peering.liveness.alive("seed1", seed.wake_at):
             seed.tick(seed.wake_at)
-        assert max(len(seed.tick(seed.wake_at)) for _ in range(10)) <= GOSSIP_PEERS + 1
+        assert max(len(seed.tick(seed.wake_at)) for _ in range(10)) <= GOSSIP_PEERS + SILENT_PEERS
+
+    def test_a_clock_that_is_set_back(self) -> None:
+        """What was planned for a time that is now far off is done at once, and what waited is tried again."""
+        seed, now = lonely("lost:5001"), START_S
+        for _ in range(5):
+            now = seed.wake_at
+            for effect in seed.tick(now):
+                assert isinstance(effect, Exchange)
+                seed.unreachable(effect.address, now)
+        heartbeat = seed.gossip.own.heartbeat
+        back = now - 3600.0
+        assert [type(effect) for effect in seed.tick(back)] == [Exchange]
+        assert seed.gossip.own.heartbeat == heartbeat + 1
+        assert seed.wake_at <= back + JITTER_MAX * GOSSIP_INTERVAL_S
+
+    def test_a_clock_that_is_wrong_for_a_moment(self) -> None:
+        """Nobody's claim is let go of at once after a start, nor after a jump of the clock."""
+        seed = lonely_with(value_of(signed("UserX", 1), online=False, seen=int(START_S * 1000)))
+        for ahead_s in (0.0, 1.0, 2 * CLAIM_TTL_S, 2.0, 3.0):
+            seed.tick(START_S + ahead_s)
+        assert seed.directory.at_home("userx", "seedA") is not None
 
     def test_a_sweep_looks_at_so_many_names(self) -> None:
         """Claims that ran out are let go of SWEEP_NAMES at a time, from the disk and for everybody."""
@@ -239,8 +269,7 @@ class TestRounds:
             entries=entries,
         )
         swept = []
-        for _ in range(3):
+        for _ in range(int(SWEEP_HOLD_S / 0.8)):
             swept += [len(effect.rows) for effect in seed.tick(seed.wake_at) if isinstance(effect, Save)]
-            seed.tick(seed.wake_at)
-        assert swept[:1] == [SWEEP_NAMES]
+        assert swept == [SWEEP_NAMES, 1]
         assert len(seed.directory) == 0

@@ -176,10 +176,11 @@ class TestConvergence:
         although there is a stranger for whom they have no room."""
         mesh = SeedMesh("seedA", "seedB")
         mesh.advance(SETTLED_S)
-        crowd = {f"seed-of-a-crowd-{at:04}": Summary(NOW_MS, 1, 0) for at in range(GOSSIP_SEEDS_MAX)}
+        crowd = {f"crowd-{at:04}": Summary(NOW_MS, 1, 0) for at in range(GOSSIP_SEEDS_MAX)}
         for name in ("seedA", "seedB"):
             mesh[name].seed.gossip.heard(crowd)
-        mesh["seedA"].seed.gossip.forget("seed-of-a-crowd-0000")
+        forgotten = next(seed for seed in mesh["seedA"].seed.gossip.spaces if seed.startswith("crowd"))
+        mesh["seedA"].seed.gossip.forget(forgotten)
         Stranger(mesh, "seedA").claims(signed("UserX", 1))
         for at in range(100):
             Client(mesh, "seedA").register(f"user{at}")
@@ -395,6 +396,6 @@ class TestDistrust:
         client = Client(mesh, "seedB")
         client.call("hello", HelloParams(1, "seed", "stranger"), HelloResult)
         cell = Cell("userx", 1, Raw(encode_value(value_of(signed("UserX", 1)))))
-        delta = Delta("seedB", 2**50, 0, 1, 1, 0, [cell])
+        delta = Delta("seedB", 10**13 - 1, 0, 1, 1, 0, [cell])
         client.call("gossip", GossipParams({}, [delta]), GossipResult)
         assert not client.knows("UserX")

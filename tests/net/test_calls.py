@@ -154,6 +154,19 @@ def test_a_cancelled_call_is_forgotten() -> None:
     setting.far.answer(names())
 
 
+def test_a_slow_answer_among_others_ends_nothing() -> None:
+    """While something comes in the connection is alive: only the call that is overdue has failed."""
+    setting = Setting()
+    slow = setting.lookup()
+    setting.clock.advance(CALL_TIMEOUT_S - 1.0)
+    other = setting.lookup()
+    setting.far.say(wire.encode_result(2, names()))
+    assert result_of(other) == names()
+    setting.clock.advance(1.0)
+    failure_of(slow, Unreachable)
+    assert not setting.far.pipe.aborted
+
+
 def test_calls_pending_max() -> None:
     """CALLS_PENDING_MAX requests may wait; one more is refused at once, and an answer makes room."""
     from twisted.internet import reactor  # a fake clock would sort its timers at every call

@@ -175,6 +175,8 @@ def test_links_max() -> None:
     town.linked("one:1")
     assert [far.pipe.aborted for far in fars[:3]] == [False, True, False]
     assert sum(far.pipe.aborted for far in fars) == 1
+    fars[1].lose()
+    assert town.ended == []  # what was let go was not lost: nobody needs to look after it
 
 
 def test_a_link_that_was_let_go_while_it_was_made_is_closed() -> None:

@@ -15,7 +15,8 @@ from tests.net.on_clock import OnClock
 
 MS = st.integers(0, 2**53)
 FAREWELLS = st.sampled_from([(), (SignedRecord('{"name":"x"}', "A" * 86),)])
-VALUES = st.builds(EntryValue, st.text(), st.text(), MS, st.booleans(), MS, FAREWELLS)
+SIGS = st.text("azAZ09-_", max_size=86)
+VALUES = st.builds(EntryValue, st.text(), SIGS, MS, st.booleans(), MS, FAREWELLS)
 FIRST_SCHEMA = """
 CREATE TABLE entries (name TEXT PRIMARY KEY, record TEXT NOT NULL, sig TEXT NOT NULL, since INTEGER NOT NULL,
     online INTEGER NOT NULL, seen INTEGER NOT NULL) WITHOUT ROWID;
@@ -73,8 +74,18 @@ def test_entries_of_the_first_schema(tmp_path: Path) -> None:
     connection.close()
 
 
-def test_a_row_that_does_not_read(disk: OnClock) -> None:
+@pytest.mark.parametrize(
+    "row",
+    [
+        ("r", "s", 1, 1, 2, "nonsense"),
+        ("r", "s", 1, 1, 2, "{}"),
+        ("r", "s", -1, 1, 2, "[]"),
+        ("r", "s", 1, 1, 2.5, "[]"),
+        (b"\xff", "s", 1, 1, 2, "[]"),
+    ],
+)
+def test_a_row_that_does_not_read(disk: OnClock, row: tuple[object, ...]) -> None:
     """A damaged row is named, with what to do."""
-    disk.connection.execute("INSERT INTO entries VALUES ('a', 'r', 's', 1, 1, 2, 'nonsense')")
+    disk.connection.execute("INSERT INTO entries VALUES ('a', ?, ?, ?, ?, ?, ?)", row)
     with pytest.raises(BadState, match=r"the entry of a is damaged .*: restore a backup"):
         list(read_entries(disk.connection))

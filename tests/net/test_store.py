@@ -347,6 +347,7 @@ class TestConnect:
         copy = connect(tmp_path / "words.db.schema1", SCHEMA, 1)
         assert words(copy) == ["a"]
         copy.close()
+        assert (tmp_path / "words.db.schema1").stat().st_mode & 0o777 == 0o600
 
     def test_upgrade_whole_or_not_at_all(self, tmp_path: Path) -> None:
         """A step that fails leaves the database as it was, for the next attempt."""
