@@ -11,6 +11,7 @@ import itertools
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from msgspec import UNSET
@@ -181,20 +182,18 @@ class Mesh:
 
     def _after(self, delay_s: float, node: Node, work: Callable[[], None]) -> None:
         """Do something at a node, unless it has died meanwhile; when its reactor stalls it is done afterwards."""
-        life = node.life
+        self.at(delay_s, partial(self._due, node, node.life, work))
 
-        def due() -> None:
-            if node.life != life or node.dead:
-                return
-            if node.stalled_until > self.now:
-                self.at(node.stalled_until - self.now, due)
-                return
-            work()
-            self._arm(node)
-            if self.after_event is not None:
-                self.after_event(node)
-
-        self.at(delay_s, due)
+    def _due(self, node: Node, life: int, work: Callable[[], None]) -> None:
+        if node.life != life or node.dead:
+            return
+        if node.stalled_until > self.now:
+            self.at(node.stalled_until - self.now, partial(self._due, node, life, work))
+            return
+        work()
+        self._arm(node)
+        if self.after_event is not None:
+            self.after_event(node)
 
     def _arm(self, node: Node) -> None:
         wake_at = max(self.now, node.core.wake_at)
