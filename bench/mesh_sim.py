@@ -88,10 +88,10 @@ class Mesh:
             if not self._reachable(node, other):
                 continue
             if other.name in node.links:
-                self._after(self.latency_s, other, lambda other=other: self._lost(other, node))  # type: ignore[misc]
+                self._after(self.latency_s, other, partial(self._lost, other, node))
             link = other.links.pop(name, None)
             if link is not None:
-                self._after(self.latency_s, other, lambda other=other, link=link: self._closed(other, link))  # type: ignore[misc]
+                self._after(self.latency_s, other, partial(self._closed, other, link))
         node.links.clear()
         node.users.clear()
         node.asking.clear()
@@ -299,6 +299,9 @@ class Mesh:
         return link
 
     def _lost(self, node: Node, dead: Node) -> None:
+        """What was asked over the connection is not answered any more."""
+        if node.asking.pop(dead.address, None) is not None:
+            self._carry_out(node, node.core.unreachable(dead.address, self.now))
         node.core.lost(dead.address, self.now)
 
     def _closed(self, node: Node, link: int) -> None:
