@@ -13,10 +13,8 @@ from meshproto.core.meshkey import NO_KEYS, Keyring
 from meshproto.core.seed import Seed, Settings
 from meshproto.errors import BadParams, BadState
 from meshproto.net import seed_store
-from meshproto.net.http import LOOPBACK_HOSTS
 from meshproto.net.lines import LineHandler, LinesFactory
 from meshproto.net.listening import is_loopback, local_address
-from meshproto.net.seed_front import SeedFront, site
 from meshproto.net.seeding import SeedService
 from meshproto.net.state import StateDir, read_secret
 from meshproto.net.store import ThreadedDatabase, connect
@@ -114,6 +112,10 @@ class SeedNode(NodeService):
         return self.seed
 
     def _open_http(self, core: Seed) -> None:
+        # Klein costs seven megabytes: of a million names, seven bytes each.
+        from meshproto.net.http import LOOPBACK_HOSTS  # noqa: PLC0415
+        from meshproto.net.seed_front import SeedFront, site  # noqa: PLC0415
+
         front = SeedFront(core, self.seed, self.reactor)
         where = self.listen(site(front, self.reactor), self.options["http"])
         if where is not None and is_loopback(where[0]):
