@@ -6,6 +6,7 @@ import hmac
 import importlib
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -76,14 +77,17 @@ def test_commands_print_what_the_document_shows(
 def test_commands_that_set_up_are_those_of_this_repository() -> None:
     """What is not run, because it installs the thing under test, is made of what is there."""
     makefile = (ROOT / "Makefile").read_text()
-    targets = set(re.findall(r"^(\w+):", makefile, re.MULTILINE))
+    targets = set(re.findall(r"^([\w-]+):", makefile, re.MULTILINE))
+    variables = set(re.findall(r"\$\((\w+)\)", makefile))
     assert "VENV   := .venv" in makefile
     assert setup_commands()
     for step in setup_commands():
-        program, *arguments = step.text.split()
+        program, *arguments = shlex.split(step.text)
         match program:
             case "make":
-                assert targets.issuperset(arguments), step.where
+                given = {argument.partition("=")[0] for argument in arguments if "=" in argument}
+                assert variables.issuperset(given), step.where
+                assert targets.issuperset(argument for argument in arguments if "=" not in argument), step.where
             case ".":
                 assert arguments == [".venv/bin/activate"], step.where
             case "python3":
