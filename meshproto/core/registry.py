@@ -199,7 +199,7 @@ class Registry:
             self._drop(key, now)
             lost = [] if own.key == told.key else self._tell_loser(key, own, told)
             return [*effects, *lost, Save(((key, None),))]
-        return effects + self._adopt(key, own, told, now)
+        return effects + self._adopt(key, own, told, now) if self._says_more(own, told, now) else effects
 
     def _concerned(self, key: str, home: str, now: float) -> bool:
         own, told = self.directory.at_home(key, self.name), self.directory.at_home(key, home)
@@ -225,16 +225,21 @@ class Registry:
         """Whether `other`, of the same user, has an earlier `since` or farewells that `entry` lacks."""
         if entry.key != other.key:
             return False
-        if other.since < entry.since and not (entry.gone or other.gone or self.directory.ran_out(other, _ms(now))):
-            return True
         left = {record.key: record.seq for record in entry.farewells}
-        lacking = [record for record in other.farewells if record.seq > left.get(record.key, -1)]
-        return bool(lacking) and len(left) < wire.FAREWELLS_MAX
+        lacking = any(record.seq > left.get(record.key, -1) for record in other.farewells)
+        return self._earlier(entry, other, now) or (lacking and len(left) < wire.FAREWELLS_MAX)
+
+    def _earlier(self, entry: Entry, other: Entry, now: float) -> bool:
+        """Whether the user's claim, which both hold, is older by `other`."""
+        return other.since < entry.since and not (entry.gone or other.gone or self.directory.ran_out(other, _ms(now)))
 
     def _adopt(self, key: str, own: Entry, told: Entry, now: float) -> list[Effect]:
         """Take over what another home knows of the user's claim: it lets go of its entry when it all stands here."""
-        since = own.since if told.gone or own.gone else min(own.since, told.since)
-        value = self._fitting(msgspec.structs.replace(own.value, since=since, farewells=()), key, own.record)
+        since = told.since if self._earlier(own, told, now) else own.since
+        before = own.value
+        value = self._fitting(msgspec.structs.replace(before, since=since, farewells=()), key, own.record)
+        if value == before:
+            return []  # what it lacks has no room
         return [*self._enter(key, value, own.record, now), Save(((key, value),))]
 
     def _tell_loser(self, key: str, own: Entry, winner: Entry) -> list[Effect]:

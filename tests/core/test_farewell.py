@@ -25,6 +25,16 @@ def owners(mesh: SeedMesh, *seeds: str) -> set[str]:
     return {record.partition('"key":"')[2].partition('"')[0] for record in found}
 
 
+def leave_while_the_former_home_is_down(mesh: SeedMesh) -> None:
+    """A user of seedA, which then dies with the entry on its disk, moves to seedB and leaves there."""
+    Client(mesh, "seedA").register("UserX", 1)
+    mesh.advance(SETTLED_S)
+    mesh.stop("seedA")
+    moved = Client(mesh, "seedB")
+    moved.register("UserX", 2)
+    moved.unregister("UserX", 3)
+
+
 def test_a_move_and_a_farewell_in_one_breath(mesh: SeedMesh) -> None:
     """A seed that hears of the move only together with the farewell lets go of the user too; else its entry would own
     the name again as soon as somebody else's takes the farewell's place."""
@@ -42,12 +52,7 @@ def test_a_move_and_a_farewell_in_one_breath(mesh: SeedMesh) -> None:
 def test_a_farewell_outlives_the_next_owner(mesh: SeedMesh) -> None:
     """A seed that was down when the user moved and left comes back with the old entry on its disk: the farewell still
     speaks against it, although the name has had a new owner since."""
-    Client(mesh, "seedA").register("UserX", 1)
-    mesh.advance(SETTLED_S)
-    mesh.stop("seedA")
-    moved = Client(mesh, "seedB")
-    moved.register("UserX", 2)
-    moved.unregister("UserX", 3)
+    leave_while_the_former_home_is_down(mesh)
     mesh.advance(SETTLED_S)
     Client(mesh, "seedC").register("UserX", 4, owner=2)
     mesh.advance(SETTLED_S)
@@ -59,12 +64,7 @@ def test_a_farewell_outlives_the_next_owner(mesh: SeedMesh) -> None:
 def test_a_name_that_is_taken_where_the_farewell_stands(mesh: SeedMesh) -> None:
     """The next owner's entry takes the farewell's place at that seed, and carries it: the former home, which was down,
     does not bring the old owner back. Nor does anybody who sends the old record again."""
-    Client(mesh, "seedA").register("UserX", 1)
-    mesh.advance(SETTLED_S)
-    mesh.stop("seedA")
-    moved = Client(mesh, "seedB")
-    moved.register("UserX", 2)
-    moved.unregister("UserX", 3)
+    leave_while_the_former_home_is_down(mesh)
     for owner in (2, 3):
         following = Client(mesh, "seedB")
         following.register("UserX", 1, owner=owner)

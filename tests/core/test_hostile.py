@@ -125,3 +125,30 @@ def test_a_key_that_is_no_name(key: str) -> None:
     line = b'{"jsonrpc":"2.0","id":1,"method":"gossip","params":{"digest":{},"delta":[%b]}}' % delta
     with pytest.raises(wire.LineError):
         wire.decode_request(line)
+
+
+def test_a_claim_is_not_made_older_by_anothers() -> None:
+    """What was looked at only because of a forged record beside it says nothing of the owner's claim: the `since` of
+    another key, which has left, is not taken over."""
+    mesh = SeedMesh("seedA")
+    owner, liar = Client(mesh, "seedA"), Client(mesh, "seedA")
+    since = owner.register("UserX", 1).since
+    liar.call("hello", wire.HelloParams(1, "seed", "liar"), wire.HelloResult)
+    now = int(mesh.now * 1000)
+
+    def tell(**values: wire.EntryValue) -> None:
+        deltas = [
+            wire.Delta(seed, now, 0, 1, 1, 0, [wire.Cell("userx", 1, Raw(wire.encode_value(value)))])
+            for seed, value in values.items()
+        ]
+        digest = {seed: wire.Summary(now, 0, 1) for seed in values}
+        liar.tell("gossip", wire.GossipParams(digest, deltas))
+
+    left = (signed("UserX", 9, owner=7, gone=True),)
+    tell(y=value_of(signed("UserX", 1, owner=5), since=now + 9, seen=now, farewells=left))
+    tell(
+        z=value_of(signed("UserX", 1, owner=7), since=5, seen=now),
+        x=value_of(forged(signed("UserX", 1, owner=6)), since=3, seen=now),
+    )
+    assert owner.lookup("UserX").since == since
+    assert mesh["seedA"].disk["userx"].since == since
