@@ -11,8 +11,9 @@ from twisted.web.client import HTTPConnectionPool
 
 from meshproto.core.identity import check_uri
 from meshproto.net import user_store
+from meshproto.net.clocks import wait_by_monotonic_time, wall_ms
 from meshproto.net.courier import http_client, http_pool
-from meshproto.net.front import Door
+from meshproto.net.door import Door
 from meshproto.net.http import LOOPBACK_HOSTS
 from meshproto.net.listening import is_loopback, local_address
 from meshproto.net.node import UserNode
@@ -74,7 +75,7 @@ class UserService(NodeService):
 
     def open(self, state: StateDir) -> UserNode:
         options, reactor = self.options, self.reactor
-        identity = state.identity(os.urandom, int(reactor.seconds() * 1000))
+        identity = state.identity(os.urandom, wall_ms())
         connection = connect(state.database("user.db"), user_store.SCHEMA, user_store.SCHEMA_VERSION)
         self._pool = http_pool(reactor)
         node = UserNode(
@@ -87,6 +88,7 @@ class UserService(NodeService):
             client=http_client(reactor, self._pool),
             connect=self.dial,
             reactor=reactor,
+            now_ms=wall_ms,
             rng=random.Random(os.urandom(16)),
             entropy=os.urandom,
         )
@@ -108,4 +110,5 @@ class UserService(NodeService):
 def makeService(options: Options) -> IService:
     from twisted.internet import reactor  # noqa: PLC0415 - not before twistd has installed the one that was asked for
 
+    wait_by_monotonic_time(reactor)
     return UserService(options, reactor)

@@ -72,9 +72,14 @@ class Host(MemoryReactor):
         self.ip = ip
         self._clock = clock
         self._calls: list[IDelayedCall] = []
+        self.ahead_s = 0.0
 
     def seconds(self) -> float:
         return float(self._clock.seconds())
+
+    def now_ms(self) -> int:
+        """What the machine takes for the time of day: `ahead_s` of the world's."""
+        return int((self.seconds() + self.ahead_s) * 1000)
 
     def callLater(self, delay: float, callable: Callable[..., Any], *args: object, **kwargs: object) -> IDelayedCall:
         self._calls = [call for call in self._calls if call.active()]
@@ -371,6 +376,7 @@ class World:
             client=http_client(host, http_pool(host), _Endpoints(host)),
             connect=_dial(host),
             reactor=host,
+            now_ms=host.now_ms,
             rng=random.Random(self.rng.random()),
             entropy=self.rng.randbytes,
         )

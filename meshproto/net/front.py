@@ -7,14 +7,10 @@ ones take sealed batches and tell what anybody may know.
 To test it without a socket put `Front(...).app.resource()` into a `treq.testing.StubTreq`.
 """
 
-import hmac
-from collections.abc import Callable, Coroutine, Iterable
-from functools import wraps
-from typing import Annotated, Any, Final, TypeVar, cast
+from typing import Any
 
-import msgspec
 from klein import Klein
-from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+from msgspec import UNSET, Raw
 from twisted.internet.defer import ensureDeferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -27,20 +23,30 @@ from meshproto.core.envelope import (
     BATCH_MESSAGES_MAX,
     MESSAGE_BYTES_MAX,
     SEALED_BYTES_MAX,
-    TYPE_CHARS_MAX,
     check_message,
 )
 from meshproto.core.identity import Entropy, Identity, fingerprint, parse_address, unb64
-from meshproto.core.inbox import PAGE_MESSAGES, PAGE_MESSAGES_MAX, WAIT_S_MAX
-from meshproto.core.outbox import TTL_S, Status
-from meshproto.errors import BadParams, Forbidden, MeshError, TooLarge, Unauthorized
+from meshproto.core.outbox import Status
+from meshproto.errors import BadParams, MeshError
+from meshproto.net.asked import (
+    SEND_BYTES_MAX,
+    InboxQuery,
+    OutboxQuery,
+    SendBody,
+    SendQuery,
+    TrustBody,
+    parse_body,
+    parse_query,
+    read_body,
+)
+from meshproto.net.clocks import NowMs
+from meshproto.net.door import Door, owner
 from meshproto.net.http import (
     LOOPBACK_HOSTS,
     BoundedRequest,
     answer_errors,
     answer_json,
     answer_problem,
-    check_host,
     header,
     quiet_site,
 )
@@ -49,141 +55,6 @@ from meshproto.net.seeds import Seeds
 from meshproto.net.sending import Outcome, Sending
 from meshproto.net.user_store import Draft, Kept, UserStore
 from meshproto.wire import ID_CHARS_MAX, encode_value, fold
-
-SEND_WAIT_S: Final = 5.0
-"""How long `/send` waits for the acknowledgement unless told otherwise."""
-TTL_S_MAX: Final = 30 * 86400.0
-TO_NAMES_MAX: Final = 100
-"""Recipients of one `/send`: each is a lookup and a delivery of its own."""
-SEND_BYTES_MAX: Final = MESSAGE_BYTES_MAX + 64 * 1024
-"""A message of full size, a hundred names, and the rest of the request."""
-OUTBOX_PAGE: Final = 100
-OUTBOX_PAGE_MAX: Final = 1000
-
-# -- who is asking ------------------------------------------------------------------------------------------------
-
-
-class Door:
-    """Lets the owner in. `token`: None on a node that listens on loopback only. `hosts`: the names this node goes by,
-    in lower case without a port; besides them any IP address is taken, since a page can be given a name that leads
-    here (DNS rebinding) but not an address."""
-
-    def __init__(self, token: str | None, hosts: Iterable[str]) -> None:
-        self._token = token
-        self._hosts = frozenset(hosts)
-
-    def check(self, request: IRequest) -> None:
-        """Raises :class:`Forbidden` for what a web page or a proxy may have sent, :class:`Unauthorized` without the
-        token."""
-        check_host(request, self._hosts)
-        host = header(request, b"host")
-        origin = header(request, b"origin")
-        if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
-            raise Forbidden("a page from another origin may not talk to this node")
-        if header(request, b"sec-fetch-site") in ("cross-site", "same-site"):
-            raise Forbidden("a page from another site may not talk to this node")
-        if self._token is None:
-            if any(request.requestHeaders.hasHeader(name) for name in _FORWARDED):
-                raise Forbidden("this node has no token, so it takes no requests from a proxy: listen with a token")
-            return
-        scheme, _, given = (header(request, b"authorization") or "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._token.encode()):
-            raise Unauthorized("the owner's part needs the header 'Authorization: Bearer TOKEN', from the file 'token'")
-
-
-_FORWARDED: Final = (b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto")
-
-
-F = TypeVar("F", bound=Callable[..., Coroutine[Any, Any, bytes]])
-
-
-def owner(route: F) -> F:
-    """A route for the owner alone."""
-
-    @wraps(route)
-    async def guarded(self: "Front", request: IRequest, *args: Any, **kwargs: Any) -> bytes:
-        self.door.check(request)
-        return await route(self, request, *args, **kwargs)
-
-    return cast(F, guarded)
-
-
-# -- what comes in ------------------------------------------------------------------------------------------------
-
-
-class SendBody(Struct, frozen=True):
-    """The body of `POST /send`; `ttl` and `wait` in seconds."""
-
-    to: str | Annotated[list[str], Meta(min_length=1, max_length=TO_NAMES_MAX)]
-    message: Raw
-    id: Annotated[str, Meta(min_length=1, max_length=ID_CHARS_MAX)] | None = None
-    type: Annotated[str, Meta(max_length=TYPE_CHARS_MAX)] = ""
-    ttl: Annotated[float, Meta(gt=0, le=TTL_S_MAX)] = TTL_S
-    wait: Annotated[float, Meta(ge=0, le=WAIT_S_MAX)] = SEND_WAIT_S
-
-
-class TrustBody(Struct, frozen=True):
-    """The body of `PUT /contacts/NAME`."""
-
-    fingerprint: str
-
-
-class _Wanted(Struct, frozen=True):
-    """The query of `GET /inbox`."""
-
-    after: Annotated[int, Meta(ge=0, le=2**53)] = 0
-    sender: str | UnsetType = msgspec.field(default=UNSET, name="from")
-    limit: Annotated[int, Meta(ge=1, le=PAGE_MESSAGES_MAX)] = PAGE_MESSAGES
-    wait: Annotated[float, Meta(ge=0, le=WAIT_S_MAX)] = 0.0
-
-
-class _Listed(Struct, frozen=True):
-    """The query of `GET /outbox`."""
-
-    limit: Annotated[int, Meta(ge=1, le=OUTBOX_PAGE_MAX)] = OUTBOX_PAGE
-    waiting: bool = False
-
-
-class _Options(Struct, frozen=True):
-    """The query of `POST /send/NAME`."""
-
-    id: Annotated[str, Meta(min_length=1, max_length=ID_CHARS_MAX)] | None = None
-    type: Annotated[str, Meta(max_length=TYPE_CHARS_MAX)] = ""
-    ttl: Annotated[float, Meta(gt=0, le=TTL_S_MAX)] = TTL_S
-    wait: Annotated[float, Meta(ge=0, le=WAIT_S_MAX)] = SEND_WAIT_S
-
-
-S = TypeVar("S", bound=Struct)
-
-
-def _body(request: IRequest, bytes_max: int) -> bytes:
-    """Raises :class:`TooLarge`."""
-    if getattr(request, "too_large", False):
-        raise TooLarge(f"the body is larger than {bytes_max} bytes")
-    content = request.content
-    content.seek(0)
-    body: bytes = content.read(bytes_max + 1)
-    if len(body) > bytes_max:
-        raise TooLarge(f"the body is larger than {bytes_max} bytes")
-    return body
-
-
-def _parse(body: bytes, kind: type[S]) -> S:
-    try:
-        body.decode("utf-8")
-        return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as reason:
-        raise BadParams(f"the body does not read: {reason}") from None
-
-
-def _query(request: IRequest, kind: type[S]) -> S:
-    given = request.args or {}
-    try:
-        values = {name.decode("ascii"): texts[-1].decode("utf-8") for name, texts in given.items()}
-        return msgspec.convert(values, kind, strict=False)
-    except (msgspec.ValidationError, UnicodeDecodeError) as reason:
-        raise BadParams(f"the query does not read: {reason}") from None
-
 
 # -- the routes ---------------------------------------------------------------------------------------------------
 
@@ -202,6 +73,7 @@ class Front:
         receiving: Receiving,
         store: UserStore,
         clock: IReactorTime,
+        now_ms: NowMs,
         entropy: Entropy,
     ) -> None:
         self.door = Door(None, LOOPBACK_HOSTS)
@@ -211,6 +83,7 @@ class Front:
         self._receiving = receiving
         self._store = store
         self._clock = clock
+        self._now_ms = now_ms
         self._entropy = entropy
         self._started = clock.seconds()
 
@@ -219,18 +92,18 @@ class Front:
     @app.route("/send", methods=["POST"])
     @owner
     async def send(self, request: IRequest) -> bytes:
-        body = _parse(_body(request, SEND_BYTES_MAX), SendBody)
+        body = parse_body(read_body(request, SEND_BYTES_MAX), SendBody)
         return await self._send(request, body)
 
     @app.route("/send/<name>", methods=["POST"])
     @owner
     async def send_text(self, request: IRequest, name: str) -> bytes:
-        text = _body(request, SEND_BYTES_MAX)
+        text = read_body(request, SEND_BYTES_MAX)
         try:
             message = Raw(encode_value(text.decode("utf-8")))
         except UnicodeDecodeError as reason:
             raise BadParams(f"the body is not UTF-8 text ({reason}): send other bytes as base64") from None
-        options = _query(request, _Options)
+        options = parse_query(request, SendQuery)
         body = SendBody(name, message, options.id, options.type, options.ttl, options.wait)
         return await self._send(request, body)
 
@@ -253,7 +126,7 @@ class Front:
             return {"id": message_id, "to": to, "status": "failed", "code": error.code, "reason": _sentence(error)}
 
     async def _send_one(self, to: str, message_id: str, body: SendBody) -> Outcome:
-        now_ms = int(self._clock.seconds() * 1000)
+        now_ms = self._now_ms()
         name, _ = parse_address(to)
         expires_at = now_ms + int(body.ttl * 1000)
         draft = Draft(fold(name), message_id, name, body.type, bytes(body.message), now_ms, expires_at)
@@ -262,7 +135,7 @@ class Front:
     @app.route("/inbox", methods=["GET"])
     @owner
     async def inbox(self, request: IRequest) -> bytes:
-        wanted = _query(request, _Wanted)
+        wanted = parse_query(request, InboxQuery)
         sender = None if wanted.sender is UNSET else parse_address(wanted.sender)[0]
         page = await self._receiving.inbox(wanted.after, sender, wanted.limit, wanted.wait)
         messages = [
@@ -282,15 +155,16 @@ class Front:
     @app.route("/outbox", methods=["GET"])
     @owner
     async def outbox(self, request: IRequest) -> bytes:
-        wanted = _query(request, _Listed)
+        wanted = parse_query(request, OutboxQuery)
         kept = await self._store.outbox(wanted.limit, waiting=wanted.waiting)
+        ahead_ms = self._now_ms() - self._clock.seconds() * 1000
         recipients = [
             {
                 "to": queue.to,
                 "waiting": queue.waiting,
                 "oldest_at": queue.oldest_at,
                 "attempts": queue.attempts,
-                "next_try_at": None if queue.next_try is None else int(queue.next_try * 1000),
+                "next_try_at": None if queue.next_try is None else int(queue.next_try * 1000 + ahead_ms),
                 "reason": queue.reason,
             }
             for queue in self._sending.outbox.queues.values()
@@ -377,7 +251,7 @@ class Front:
     @app.route("/contacts/<name>", methods=["PUT"])
     @owner
     async def trust(self, request: IRequest, name: str) -> bytes:
-        body = _parse(_body(request, SEND_BYTES_MAX), TrustBody)
+        body = parse_body(read_body(request, SEND_BYTES_MAX), TrustBody)
         record = await self._sending.trust(parse_address(name)[0], body.fingerprint)
         shown = {"name": record.name, "key": record.key, "fingerprint": fingerprint(record.key_bytes)}
         return answer_json(request, shown)
@@ -410,7 +284,7 @@ class Front:
 
     @app.route("/deliver", methods=["POST"])
     async def deliver(self, request: IRequest) -> bytes:
-        answer = await self._receiving.deliver(_body(request, SEALED_BYTES_MAX))
+        answer = await self._receiving.deliver(read_body(request, SEALED_BYTES_MAX))
         request.setHeader(b"content-type", b"application/json")
         return answer
 

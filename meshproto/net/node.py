@@ -12,6 +12,7 @@ from twisted.web.server import Site
 
 from meshproto.core.identity import Entropy, Identity
 from meshproto.core.outbox import Outbox
+from meshproto.net.clocks import NowMs
 from meshproto.net.courier import Courier, HTTPClient
 from meshproto.net.front import Front, site
 from meshproto.net.receiving import Receiving
@@ -21,7 +22,8 @@ from meshproto.net.user_store import Start, UserStore
 
 
 class UserNode(Service):
-    """`uris`: where peers reach this node; called once it listens with :attr:`site`."""
+    """`uris`: where peers reach this node; called once it listens with :attr:`site`. `now_ms`: the time that messages
+    and records are stamped with; `reactor`: timers only, which must not stand still when somebody sets the clock."""
 
     log = Logger()
 
@@ -37,6 +39,7 @@ class UserNode(Service):
         client: HTTPClient,
         connect: Callable[[str], IStreamClientEndpoint],
         reactor: Any,
+        now_ms: NowMs,
         rng: random.Random,
         entropy: Entropy,
     ) -> None:
@@ -51,13 +54,16 @@ class UserNode(Service):
             last_seq=start.seq,
             store=store,
             clock=reactor,
+            now_ms=now_ms,
             rng=rng,
             connect=connect,
             changed=self._is_back,
         )
-        self.sending = Sending(identity, Outbox(rng), store, self.seeds, Courier(client, reactor), reactor, entropy)
-        self.receiving = Receiving(identity, store, reactor, entropy, heard=self.sending.wake)
-        self.front = Front(identity, self.seeds, self.sending, self.receiving, store, reactor, entropy)
+        self.sending = Sending(
+            identity, Outbox(rng), store, self.seeds, Courier(client, reactor), reactor, now_ms, entropy
+        )
+        self.receiving = Receiving(identity, store, reactor, now_ms, entropy, heard=self.sending.wake)
+        self.front = Front(identity, self.seeds, self.sending, self.receiving, store, reactor, now_ms, entropy)
         self.site: Site = site(self.front, reactor)
 
     def _is_back(self, user: str) -> None:

@@ -11,6 +11,7 @@ from meshproto.core.envelope import Opened, open_batch, seal_receipt
 from meshproto.core.identity import Entropy, Identity, fingerprint, unb64
 from meshproto.core.inbox import Received, sort
 from meshproto.errors import KeyChanged, SlowDown
+from meshproto.net.clocks import NowMs
 from meshproto.net.deferred import Waiters, shield
 from meshproto.net.user_store import UserStore
 
@@ -35,12 +36,14 @@ class Receiving:
         identity: Identity,
         store: UserStore,
         clock: IReactorTime,
+        now_ms: NowMs,
         entropy: Entropy,
         heard: Callable[[str], None],
     ) -> None:
         self._identity = identity
         self._store = store
         self._clock = clock
+        self._now_ms = now_ms
         self._entropy = entropy
         self._heard = heard
         self._readers: Waiters[None, bool] = Waiters(clock, READERS_MAX)
@@ -60,9 +63,8 @@ class Receiving:
             self.log.warn("refused mail from {name} with another key", name=sender.name, known=known, found=found)
             raise KeyChanged(f"{sender.name} is known here with the key {known}, not {found}")
         letters, refused = sort(opened.batch)
-        now_ms = int(self._clock.seconds() * 1000)
         unknown = None if contact is not None and contact.signed == opened.signed else opened.signed
-        new = await self._store.receive(sender, unknown, letters, now_ms)
+        new = await self._store.receive(sender, unknown, letters, self._now_ms())
         if new:
             self._readers.tell(None, True)
         self._heard(sender.name)

@@ -23,6 +23,7 @@ from meshproto.core.identity import Identity, fingerprint, next_seq, unb64, veri
 from meshproto.core.lookup import MISSING_TTL_S, Cache, Located, Said, Walk
 from meshproto.errors import MeshError, NameTaken, PeerError, Unavailable, Unreachable, UserNotFound
 from meshproto.net.calls import Calls, Connect, Links, dial
+from meshproto.net.clocks import NowMs
 from meshproto.net.user_store import UserStore
 
 PING_S: Final = 10.0
@@ -61,6 +62,7 @@ class Seeds(Service):
         last_seq: int,
         store: UserStore,
         clock: IReactorTime,
+        now_ms: NowMs,
         rng: random.Random,
         connect: Connect,
         changed: Callable[[str], None],
@@ -73,6 +75,7 @@ class Seeds(Service):
         self._seq = last_seq
         self._store = store
         self._clock = clock
+        self._now_ms = now_ms
         self._rng = rng
         self._changed = changed
         self._connect = connect
@@ -311,7 +314,7 @@ class Seeds(Service):
         self._dead.discard(address)
 
     async def _register(self, calls: Calls) -> wire.RegisterResult:
-        self._seq = next_seq(self._seq, int(self._clock.seconds() * 1000))
+        self._seq = next_seq(self._seq, self._now_ms())
         await self._store.save_seq(self._seq)
         self._signed = self._identity.sign(self.user, self._uris(), self._seq)
         return await calls.call("register", self._signed, wire.RegisterResult)

@@ -24,6 +24,7 @@ from meshproto.core.identity import Entropy, Identity, Record, fingerprint, pars
 from meshproto.core.lookup import Located
 from meshproto.core.outbox import Attempt, Effect, Finish, Load, Message, Outbox, Status
 from meshproto.errors import KeyChanged, MeshError, PeerError, Unreachable
+from meshproto.net.clocks import NowMs
 from meshproto.net.courier import Courier
 from meshproto.net.deferred import Waiters, shield
 from meshproto.net.seeds import Seeds
@@ -68,6 +69,7 @@ class Sending(Service):
         seeds: Seeds,
         courier: Courier,
         clock: IReactorTime,
+        now_ms: NowMs,
         entropy: Entropy,
     ) -> None:
         self._identity = identity
@@ -76,6 +78,7 @@ class Sending(Service):
         self._seeds = seeds
         self._courier = courier
         self._clock = clock
+        self._now_ms = now_ms
         self._entropy = entropy
         self._timer: IDelayedCall | None = None
         self._attempts: set[Deferred[None]] = set()
@@ -290,9 +293,6 @@ class Sending(Service):
         return _Pin(contact.key, 0) if contact is not None else None
 
     # -- time ----------------------------------------------------------------------------------------------------
-
-    def _now_ms(self) -> int:
-        return int(self._clock.seconds() * 1000)
 
     def _why(self, key: str) -> str | None:
         queue = self._core.queues.get(key)

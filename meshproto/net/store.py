@@ -37,9 +37,10 @@ Job = Callable[[sqlite3.Connection], T]
 class Database(Protocol):
     """Runs jobs in the order they were submitted."""
 
-    def submit(self, job: Job[T]) -> "Deferred[T]":
+    def submit(self, job: Job[T], *, durable: bool = True) -> "Deferred[T]":
         """Fires with the job's result when it is on disk; fails with the :class:`MeshError` that the job raised, or
-        with :class:`Unavailable` when it could not be written."""
+        with :class:`Unavailable` when it could not be written. What is not `durable` is written too, so that it
+        outlives this process, but nobody waits for the disk to sync it: the power failing may undo it."""
 
     def close(self) -> "Deferred[None]":
         """What was submitted is written first."""
@@ -48,6 +49,7 @@ class Database(Protocol):
 class _Submitted(NamedTuple):
     job: Job[Any]
     done: "Deferred[Any]"
+    durable: bool
 
 
 def connect(
@@ -100,6 +102,8 @@ def commit_group(connection: sqlite3.Connection, group: list[_Submitted]) -> lis
     """Run the jobs in one transaction. When the database refuses, each runs again in a transaction of its own, so
     that only those fail that have to. Returns each Deferred with its result or Failure."""
     try:
+        synced = any(submitted.durable for submitted in group)
+        connection.execute("PRAGMA synchronous=FULL" if synced else "PRAGMA synchronous=NORMAL")
         connection.execute("BEGIN")
         results = [(submitted.done, _run(submitted.job, connection)) for submitted in group]
         connection.execute("COMMIT")
@@ -152,12 +156,12 @@ class ThreadedDatabase:
         self._thread = threading.Thread(target=self._write, name="store", daemon=True)
         self._thread.start()
 
-    def submit(self, job: Job[T]) -> "Deferred[T]":
+    def submit(self, job: Job[T], *, durable: bool = True) -> "Deferred[T]":
         done: Deferred[T] = Deferred()
         with self._some:
             refusal = _refusal(len(self._waiting), closing=self._closing is not None)
             if refusal is None:
-                self._waiting.append(_Submitted(job, done))
+                self._waiting.append(_Submitted(job, done, durable))
                 self._some.notify()
         if refusal is not None:
             done.errback(refusal)
@@ -194,13 +198,13 @@ class ClockedDatabase:
         self._turn: IDelayedCall | None = None
         self._closing = False
 
-    def submit(self, job: Job[T]) -> "Deferred[T]":
+    def submit(self, job: Job[T], *, durable: bool = True) -> "Deferred[T]":
         done: Deferred[T] = Deferred()
         refusal = _refusal(len(self._waiting), closing=self._closing)
         if refusal is not None:
             done.errback(refusal)
             return done
-        self._waiting.append(_Submitted(job, done))
+        self._waiting.append(_Submitted(job, done, durable))
         if self._turn is None:
             self._turn = self._clock.callLater(0, self._commit)
         return done

@@ -8,7 +8,8 @@ import pytest
 from meshproto.core.envelope import DEPTH_MAX, MESSAGE_BYTES_MAX, SEALED_BYTES_MAX
 from meshproto.core.outbox import RECIPIENT_MESSAGES_MAX
 from meshproto.net import front, receiving
-from meshproto.net.front import SEND_BYTES_MAX, TO_NAMES_MAX, Door
+from meshproto.net.asked import SEND_BYTES_MAX, TO_NAMES_MAX
+from meshproto.net.door import Door
 from meshproto.net.http import DISCARD_BYTES_MAX
 from tests.world import Answer, World
 

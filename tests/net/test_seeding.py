@@ -145,6 +145,7 @@ def test_a_node_that_is_stopped_while_it_dials_stops() -> None:
         last_seq=0,
         store=UserStore(disk.database),
         clock=clock,
+        now_ms=lambda: 0,
         rng=random.Random(1),
         connect=lambda _: Silent(),
         changed=lambda _: None,

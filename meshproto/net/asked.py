@@ -1,0 +1,98 @@
+"""What the owner may ask: the shapes of bodies and queries, and how they are read. A wrong one raises
+:class:`BadParams` that says where it is wrong."""
+
+from typing import Annotated, Final, TypeVar
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+from twisted.web.iweb import IRequest
+
+from meshproto.core.envelope import MESSAGE_BYTES_MAX, TYPE_CHARS_MAX
+from meshproto.core.inbox import PAGE_MESSAGES, PAGE_MESSAGES_MAX, WAIT_S_MAX
+from meshproto.core.outbox import TTL_S
+from meshproto.errors import BadParams, TooLarge
+from meshproto.wire import ID_CHARS_MAX
+
+SEND_WAIT_S: Final = 5.0
+"""How long `/send` waits for the acknowledgement unless told otherwise."""
+TTL_S_MAX: Final = 30 * 86400.0
+TO_NAMES_MAX: Final = 100
+"""Recipients of one `/send`: each is a lookup and a delivery of its own."""
+SEND_BYTES_MAX: Final = MESSAGE_BYTES_MAX + 64 * 1024
+"""A message of full size, a hundred names, and the rest of the request."""
+OUTBOX_PAGE: Final = 100
+OUTBOX_PAGE_MAX: Final = 1000
+
+
+class SendBody(Struct, frozen=True):
+    """The body of `POST /send`; `ttl` and `wait` in seconds."""
+
+    to: str | Annotated[list[str], Meta(min_length=1, max_length=TO_NAMES_MAX)]
+    message: Raw
+    id: Annotated[str, Meta(min_length=1, max_length=ID_CHARS_MAX)] | None = None
+    type: Annotated[str, Meta(max_length=TYPE_CHARS_MAX)] = ""
+    ttl: Annotated[float, Meta(gt=0, le=TTL_S_MAX)] = TTL_S
+    wait: Annotated[float, Meta(ge=0, le=WAIT_S_MAX)] = SEND_WAIT_S
+
+
+class TrustBody(Struct, frozen=True):
+    """The body of `PUT /contacts/NAME`."""
+
+    fingerprint: str
+
+
+class InboxQuery(Struct, frozen=True):
+    """The query of `GET /inbox`."""
+
+    after: Annotated[int, Meta(ge=0, le=2**53)] = 0
+    sender: str | UnsetType = msgspec.field(default=UNSET, name="from")
+    limit: Annotated[int, Meta(ge=1, le=PAGE_MESSAGES_MAX)] = PAGE_MESSAGES
+    wait: Annotated[float, Meta(ge=0, le=WAIT_S_MAX)] = 0.0
+
+
+class OutboxQuery(Struct, frozen=True):
+    """The query of `GET /outbox`."""
+
+    limit: Annotated[int, Meta(ge=1, le=OUTBOX_PAGE_MAX)] = OUTBOX_PAGE
+    waiting: bool = False
+
+
+class SendQuery(Struct, frozen=True):
+    """The query of `POST /send/NAME`."""
+
+    id: Annotated[str, Meta(min_length=1, max_length=ID_CHARS_MAX)] | None = None
+    type: Annotated[str, Meta(max_length=TYPE_CHARS_MAX)] = ""
+    ttl: Annotated[float, Meta(gt=0, le=TTL_S_MAX)] = TTL_S
+    wait: Annotated[float, Meta(ge=0, le=WAIT_S_MAX)] = SEND_WAIT_S
+
+
+S = TypeVar("S", bound=Struct)
+
+
+def read_body(request: IRequest, bytes_max: int) -> bytes:
+    """Raises :class:`TooLarge`."""
+    if getattr(request, "too_large", False):
+        raise TooLarge(f"the body is larger than {bytes_max} bytes")
+    content = request.content
+    content.seek(0)
+    body: bytes = content.read(bytes_max + 1)
+    if len(body) > bytes_max:
+        raise TooLarge(f"the body is larger than {bytes_max} bytes")
+    return body
+
+
+def parse_body(body: bytes, kind: type[S]) -> S:
+    try:
+        body.decode("utf-8")
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as reason:
+        raise BadParams(f"the body does not read: {reason}") from None
+
+
+def parse_query(request: IRequest, kind: type[S]) -> S:
+    given = request.args or {}
+    try:
+        values = {name.decode("ascii"): texts[-1].decode("utf-8") for name, texts in given.items()}
+        return msgspec.convert(values, kind, strict=False)
+    except (msgspec.ValidationError, UnicodeDecodeError) as reason:
+        raise BadParams(f"the query does not read: {reason}") from None
