@@ -149,6 +149,10 @@ class NobodyListens(Unreachable):
     """The connection was refused: there is no process at the address."""
 
 
+class NoAnswer(Unreachable):
+    """What was asked went out, and no answer came: whether it was done nobody knows."""
+
+
 class PeerRefused(PeerError):
     """The peer answered with an error of its own; `status` is the code it gave."""
 

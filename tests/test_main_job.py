@@ -44,7 +44,7 @@ def test_nobody() -> None:
     answer = world.send("Bobby", "Nobody", "Hello?")
     assert (answer.code, answer.json["title"]) == (404, "User Not Found")
     assert answer.headers["content-type"] == "application/problem+json"
-    assert world.get("Bobby", "/outbox").json == {"messages": [], "recipients": []}
+    assert world.get("Bobby", "/outbox").json == {"messages": [], "next": None, "recipients": []}
 
 
 def test_names_do_not_care_about_case() -> None:

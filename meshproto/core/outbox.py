@@ -3,23 +3,25 @@
 A message enters when it is on disk. Each recipient has a queue of their own, in order: one batch is under way while the
 next gathers, so batches grow with load. A failure makes that recipient wait, alone: one second, doubling to five
 minutes, jittered; a sign of life from them ends the waiting at once. A bounded number of recipients is served at a
-time, in turn, so a dead one costs the others nothing but its turn.
+time, in turn, and those of whom nobody knows whether they are there have places of their own: the dead cost the living
+nothing.
 
 In memory a queue holds about one batch besides the one under way; what is behind it stays on disk and is loaded when
 its turn comes. When memory is short a queue that is not served holds nothing.
+
+An end counts when it is on disk. Until the disk has taken the mark the message is what it was before, for everyone who
+asks; when the disk refuses the mark it is written again, and the message is not sent a second time.
 """
 
 import heapq
 import random
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
+from collections import Counter, OrderedDict, deque
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from msgspec import Struct
 
-from meshproto.core.envelope import BATCH_BYTES_MAX, BATCH_MESSAGES_MAX
+from meshproto.core.queue import Message, Queue, Status
 from meshproto.errors import SlowDown
 
 TTL_S: Final = 7 * 86400.0
@@ -28,54 +30,21 @@ BACKOFF_FIRST_S: Final = 1.0
 BACKOFF_MAX_S: Final = 300.0
 DELIVERIES_MAX: Final = 64
 """Recipients served at a time: sockets and memory for batches stay bounded."""
+DOUBTFUL_MAX: Final = 32
+"""Recipients tried at a time, besides, who failed the last time, or are offline, or were waited for before a restart: a
+thousand dead machines, each silent until the time-out, hold up nobody who lives."""
 RECIPIENT_MESSAGES_MAX: Final = 100_000
 OUTBOX_MESSAGES_MAX: Final = 1_000_000
 """About a gigabyte of disk with messages of usual size."""
+RECIPIENTS_MAX: Final = 20_000
+"""Recipients that messages wait for: a queue takes about a kilobyte of memory, however short it is."""
 OUTBOX_FULL_RETRY_S: Final = 5.0
 MEMORY_BYTES_MAX: Final = 64 * 1024 * 1024
 """Message texts kept in memory over all queues; past that what waits is on disk alone, and only the recipients being
 served have a batch in memory."""
-
-
-class Status(StrEnum):
-    """How far a message has come. It never goes back: one that was found once and not reached stays `delivering`."""
-
-    QUEUED = "queued"
-    LOCATING = "locating"
-    DELIVERING = "delivering"
-    DELIVERED = "delivered"
-    EXPIRED = "expired"
-    REFUSED = "refused"
-    CANCELLED = "cancelled"
-
-    @property
-    def final(self) -> bool:
-        return not TRANSITIONS[self]
-
-
-_ENDS: Final = frozenset({Status.EXPIRED, Status.CANCELLED})
-TRANSITIONS: Final[dict[Status, frozenset[Status]]] = {
-    Status.QUEUED: frozenset({Status.LOCATING, Status.DELIVERING}) | _ENDS,
-    Status.LOCATING: frozenset({Status.DELIVERING}) | _ENDS,
-    Status.DELIVERING: frozenset({Status.DELIVERED, Status.REFUSED}) | _ENDS,
-    Status.DELIVERED: frozenset(),
-    Status.EXPIRED: frozenset(),
-    Status.REFUSED: frozenset(),
-    Status.CANCELLED: frozenset(),
-}
-
-
-class Message(Struct, frozen=True, gc=False):
-    """One message for one recipient, as it stands on disk under `row` (rising in the order of acceptance). `message` is
-    JSON text; times are ms since 1970 UTC."""
-
-    row: int
-    id: str
-    to: str
-    type: str
-    message: bytes
-    sent_at: int
-    expires_at: int
+UNMARKED_MAX: Final = 100_000
+"""Ends that the disk has not taken yet. Past that nothing more is sent: after a crash all of it would be sent again."""
+MARK_RETRY_S: Final = 2.0
 
 
 class Attempt(Struct, frozen=True):
@@ -88,16 +57,18 @@ class Attempt(Struct, frozen=True):
 
 
 class Load(Struct, frozen=True):
-    """Bring the next waiting messages after `row` from disk, at most a batch of them, to :meth:`Outbox.loaded`."""
+    """Bring the next waiting messages after `row` from disk, at most a batch of them, to :meth:`Outbox.loaded`, or say
+    :meth:`Outbox.not_loaded`."""
 
     key: str
     row: int
 
 
 class Finish(Struct, frozen=True):
-    """The messages have come to an end; the reason is for their sender to read."""
+    """The messages have come to an end; the reason is for their sender to read. Write it, then tell
+    :meth:`Outbox.marked` or :meth:`Outbox.not_marked`."""
 
-    messages: tuple[Message, ...]
+    rows: tuple[int, ...]
     status: Status
     reason: str | None
 
@@ -105,110 +76,71 @@ class Finish(Struct, frozen=True):
 Effect = Attempt | Load | Finish
 
 
-@dataclass
-class Queue:
-    """One recipient's. `waiting` counts all messages; those after `row_known` are on disk only. `phase` tells how far
-    the messages up to `row_tried` have come."""
-
-    to: str
-    oldest_at: int
-    phase: Status = Status.QUEUED
-    row_tried: int = 0
-    ready: deque[Message] = field(default_factory=deque)
-    ready_bytes: int = 0
-    under_way: tuple[Message, ...] = ()
-    waiting: int = 0
-    row_known: int = 0
-    on_disk: bool = False
-    loading: bool = False
-    attempts: int = 0
-    next_try: float | None = None
-    reason: str | None = None
-
-    def push(self, message: Message) -> None:
-        self.ready.append(message)
-        self.ready_bytes += len(message.message)
-        self.row_known = message.row
-
-    def pop(self) -> Message:
-        message = self.ready.popleft()
-        self.ready_bytes -= len(message.message)
-        return message
-
-    def put_back(self, messages: Iterable[Message]) -> None:
-        for message in reversed(list(messages)):
-            self.ready.appendleft(message)
-            self.ready_bytes += len(message.message)
-
-    def advance(self, phase: Status) -> None:
-        """The messages under way have come further; a repeated attempt changes nothing."""
-        if phase in TRANSITIONS[self.phase]:
-            self.phase = phase
-
-    def status_of(self, row: int) -> Status:
-        """Of a message of this queue that has not come to an end."""
-        return self.phase if row <= self.row_tried else Status.QUEUED
-
-    def unload(self) -> None:
-        """Leave what is ready to the disk, where it is too."""
-        if self.ready:
-            self.row_known = self.ready[0].row - 1
-            self.ready.clear()
-            self.ready_bytes = 0
-            self.on_disk = True
-
-    @property
-    def busy(self) -> bool:
-        """It is being served: it has one of the places."""
-        return self.loading or bool(self.under_way)
-
-    @property
-    def full(self) -> bool:
-        return len(self.ready) >= BATCH_MESSAGES_MAX or self.ready_bytes >= BATCH_BYTES_MAX
-
-
 class Outbox:
+    """`now` is seconds on a clock that never goes back."""
+
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
         self.queues: dict[str, Queue] = {}
-        self._turns: deque[str] = deque()  # recipients that may be served now, in order
-        self._queued: set[str] = set()  # the same, to find in
+        self._turns: OrderedDict[str, None] = OrderedDict()  # recipients that may be served now, in order
+        self._doubtful_turns: OrderedDict[str, None] = OrderedDict()
         self._retries: list[tuple[float, str]] = []  # heap; stale ones are skipped
         self._served: set[str] = set()  # recipients that are busy, at most DELIVERIES_MAX
+        self._doubtful_served: set[str] = set()  # the same, at most DOUBTFUL_MAX
+        self._unmarked: dict[int, Status] = {}  # ended rows the disk does not show as such yet -> how far they had come
+        self._unwritten: deque[Finish] = deque()  # those the disk has refused
+        self._write_at: float | None = None
+        self._reserved: Counter[str] = Counter()
+        self._reserved_total = 0
         self._bytes = 0
         self.waiting = 0
 
     @property
     def wake_at(self) -> float | None:
         """When :meth:`tick` wants to be called next, if ever."""
-        return self._retries[0][0] if self._retries else None
-
-    def check_room(self, key: str) -> None:
-        """Raises :class:`SlowDown` when one more message for the recipient is one too many."""
-        queue = self.queues.get(key)
-        if self.waiting >= OUTBOX_MESSAGES_MAX:
-            raise SlowDown(
-                f"the outbox is full: {OUTBOX_MESSAGES_MAX} messages wait", retry_after_s=OUTBOX_FULL_RETRY_S
-            )
-        if queue is not None and queue.waiting >= RECIPIENT_MESSAGES_MAX:
-            detail = f"{queue.waiting} messages wait for {queue.to} already"
-            raise SlowDown(detail, retry_after_s=OUTBOX_FULL_RETRY_S)
+        due = [self._retries[0][0]] if self._retries else []
+        return min([*due, self._write_at] if self._write_at is not None else due, default=None)
 
     # -- what comes in -------------------------------------------------------------------------------------------
 
-    def restore(self, key: str, to: str, waiting: int, oldest_at: int, now: float) -> list[Effect]:
-        """At the start: so many messages for the recipient wait on disk."""
-        queue = self.queues[key] = Queue(to, oldest_at, waiting=waiting, on_disk=True)
+    def reserve(self, key: str, to: str) -> None:
+        """Keep room for one more message until :meth:`release`, while it is written. Raises :class:`SlowDown` when it
+        is one too many."""
+        queue = self.queues.get(key)
+        known = len(self.queues) + len(self._reserved)
+        if self.waiting + self._reserved_total >= OUTBOX_MESSAGES_MAX:
+            detail = f"the outbox is full: {OUTBOX_MESSAGES_MAX} messages wait"
+        elif (waiting := self._reserved[key] + (queue.waiting if queue else 0)) >= RECIPIENT_MESSAGES_MAX:
+            detail = f"{waiting} messages wait for {to} already"
+        elif queue is None and key not in self._reserved and known >= RECIPIENTS_MAX:
+            detail = f"messages wait for {RECIPIENTS_MAX} recipients already"
+        else:
+            self._reserved[key] += 1
+            self._reserved_total += 1
+            return
+        raise SlowDown(detail, retry_after_s=OUTBOX_FULL_RETRY_S)
+
+    def release(self, key: str) -> None:
+        self._reserved[key] -= 1
+        self._reserved_total -= 1
+        if not self._reserved[key]:
+            del self._reserved[key]
+
+    def restore(self, key: str, to: str, waiting: int, oldest_at: int, last_row: int) -> list[Effect]:
+        """At the start: so many messages for the recipient wait on disk, up to `last_row`. They count as `delivering`:
+        nobody knows any more whether they were on their way."""
+        queue = self.queues[key] = Queue(to, oldest_at, doubtful=True, waiting=waiting, on_disk=True)
+        queue.phase, queue.row_tried, queue.row_sent = Status.DELIVERING, last_row, last_row
         self.waiting += waiting
         self._enqueue(key, queue)
-        return self._serve(now)
+        return self._serve()
 
-    def add(self, key: str, messages: Iterable[Message], now: float) -> list[Effect]:
-        """Messages that are on disk now, in the order of their rows."""
+    def add(self, key: str, messages: Iterable[Message], *, doubtful: bool = False) -> list[Effect]:
+        """Messages that are on disk now, in the order of their rows. `doubtful`: the recipient is said to be away."""
         for message in messages:
             queue = self.queues.get(key)
             if queue is None:
-                queue = self.queues[key] = Queue(message.to, message.sent_at)
+                queue = self.queues[key] = Queue(message.to, message.sent_at, doubtful=doubtful)
             queue.waiting += 1
             self.waiting += 1
             if queue.on_disk or queue.full or self._crowded:
@@ -217,24 +149,28 @@ class Outbox:
                 self._bytes += len(message.message)
                 queue.push(message)
             self._enqueue(key, queue)
-        return self._serve(now)
+        return self._serve()
 
-    def loaded(self, key: str, messages: Iterable[Message], now: float) -> list[Effect]:
+    def loaded(self, key: str, messages: Iterable[Message]) -> list[Effect]:
         """What :class:`Load` brought; nothing: there is no more on disk."""
         queue = self.queues[key]
-        self._end_load(key, queue)
         brought = list(messages)
         queue.on_disk = bool(brought)
         for message in brought:
+            if message.row in self._unmarked:
+                queue.row_known = message.row
+                continue
             self._bytes += len(message.message)
             queue.push(message)
+        self._end_load(key, queue)
         if not brought and not queue.ready and not queue.under_way:
             self.waiting -= queue.waiting
             del self.queues[key]
-        elif queue.next_try is not None:
+            return self._serve()
+        if queue.next_try is not None:
             self._make_room(queue)
         self._enqueue(key, queue, first=True)
-        return self._serve(now)
+        return self._serve()
 
     def not_loaded(self, key: str, reason: str, now: float) -> list[Effect]:
         """The disk did not give what :class:`Load` asked for."""
@@ -244,7 +180,7 @@ class Outbox:
             del self.queues[key]
         elif not queue.under_way and queue.next_try is None:
             self._back_off(key, queue, reason, now)
-        return self._serve(now)
+        return self._serve()
 
     # -- how an attempt went -------------------------------------------------------------------------------------
 
@@ -256,46 +192,96 @@ class Outbox:
         """The recipient has `ids` on disk, and will never take `refused` (with the reason for each)."""
         queue = self.queues[key]
         batch = queue.under_way
-        done = tuple(message for message in batch if message.id in ids)
+        done = [message for message in batch if message.id in ids]
         never = [message for message in batch if message.id in refused and message.id not in ids]
         if not done and not never:
             return self.failed(key, "the recipient's node acknowledged nothing", now)
-        effects: list[Effect] = [Finish(done, Status.DELIVERED, None)] if done else []
-        effects += [Finish((message,), Status.REFUSED, refused[message.id]) for message in never]
+        queue.doubtful, queue.attempts, queue.reason = False, 0, None
+        effects = self._finish(key, queue, done, Status.DELIVERED, None) if done else []
+        for message in never:
+            effects += self._finish(key, queue, [message], Status.REFUSED, refused[message.id])
         ended = {message.id for message in (*done, *never)}
-        left = [message for message in batch if message.id not in ended]
-        self._end_attempt(key, queue, left)
-        queue.attempts, queue.reason = 0, None
-        self._ended(key, queue, [*done, *never])
-        return [*effects, *self._serve(now)]
+        effects += self._end_attempt(key, queue, [message for message in batch if message.id not in ended])
+        return [*effects, *self._serve()]
 
-    def failed(self, key: str, reason: str, now: float) -> list[Effect]:
-        """The attempt came to nothing: wait, longer each time."""
+    def failed(self, key: str, reason: str, now: float, *, unsure: bool = True) -> list[Effect]:
+        """The attempt came to nothing: wait, longer each time. `unsure`: the batch may have arrived all the same."""
         queue = self.queues[key]
-        self._end_attempt(key, queue, queue.under_way)
+        if unsure:
+            queue.row_sent = max(queue.row_sent, queue.under_way[-1].row)
         self._back_off(key, queue, reason, now)
-        effects = self._expire(key, queue, now)
-        return [*effects, *self._serve(now)]
+        return [*self._end_attempt(key, queue, queue.under_way), *self._serve()]
+
+    # -- what ends otherwise -------------------------------------------------------------------------------------
+
+    def end(self, key: str, rows: Iterable[int], status: Status, reason: str) -> list[Effect]:
+        """Messages of one recipient that the disk shows as waiting are over: expired or cancelled. One that is under
+        way at this moment ends so if it is not delivered now."""
+        queue = self.queues.get(key)
+        if queue is None:
+            return []
+        wanted = {row for row in rows if row not in self._unmarked}
+        for message in queue.under_way:
+            if message.row in wanted:
+                wanted.discard(message.row)
+                queue.ending.setdefault(message.row, (status, reason))
+        removed = queue.remove(lambda message: message.row in wanted)
+        wanted.difference_update(message.row for message in removed)
+        unseen = sorted(row for row in wanted if row > queue.row_known and (queue.on_disk or queue.loading))
+        effects: list[Effect] = []
+        for sent in (False, True):
+            some = [message for message in removed if (message.row <= queue.row_sent) is sent]
+            others = [row for row in unseen if (row <= queue.row_sent) is sent]
+            if some or others:
+                effects += self._finish(key, queue, some, status, _honest(reason, sent=sent), others)
+        return [*effects, *self._serve()]
+
+    def marked(self, rows: Iterable[int]) -> list[Effect]:
+        """The ends of these messages are on disk."""
+        for row in rows:
+            self._unmarked.pop(row, None)
+        return self._serve()
+
+    def not_marked(self, finish: Finish, now: float) -> None:
+        """The disk refuses to write it: once more, later."""
+        self._unwritten.append(finish)
+        if self._write_at is None:
+            self._write_at = now + MARK_RETRY_S
 
     # -- as time goes by -----------------------------------------------------------------------------------------
 
-    def wake(self, key: str, now: float) -> list[Effect]:
+    def wake(self, key: str) -> list[Effect]:
         """A sign of life from the recipient: no more waiting, and should the attempt under way fail, hardly any."""
         queue = self.queues.get(key)
         if queue is None:
             return []
-        queue.next_try, queue.attempts = None, 0
+        queue.next_try, queue.attempts, queue.doubtful = None, 0, False
         self._enqueue(key, queue)
-        return self._serve(now)
+        return self._serve()
 
     def tick(self, now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        if self._write_at is not None and self._write_at <= now:
+            effects += self._unwritten
+            self._unwritten.clear()
+            self._write_at = None
         while self._retries and self._retries[0][0] <= now:
             due, key = heapq.heappop(self._retries)
             queue = self.queues.get(key)
             if queue is not None and queue.next_try == due:
                 queue.next_try = None
                 self._enqueue(key, queue)
-        return self._serve(now)
+        return [*effects, *self._serve()]
+
+    # -- to look at ----------------------------------------------------------------------------------------------
+
+    def status_of(self, key: str, row: int) -> Status:
+        """Of a message that the disk shows as waiting."""
+        ended = self._unmarked.get(row)
+        if ended is not None:
+            return ended
+        queue = self.queues.get(key)
+        return queue.status_of(row) if queue is not None else Status.QUEUED
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -305,59 +291,66 @@ class Outbox:
 
     def _enqueue(self, key: str, queue: Queue, *, first: bool = False) -> None:
         has_work = bool(queue.ready) or queue.on_disk
-        if has_work and not queue.busy and queue.next_try is None and key not in self._queued:
-            (self._turns.appendleft if first else self._turns.append)(key)
-            self._queued.add(key)
+        if not has_work or queue.busy or queue.next_try is not None:
+            return
+        turns, others = self._turns, self._doubtful_turns
+        if queue.doubtful:
+            turns, others = others, turns
+        others.pop(key, None)
+        if key not in turns:
+            turns[key] = None
+            turns.move_to_end(key, last=not first)
 
-    def _serve(self, now: float) -> list[Effect]:
+    def _serve(self) -> list[Effect]:
+        if len(self._unmarked) >= UNMARKED_MAX:
+            return []
         effects: list[Effect] = []
         while self._turns and len(self._served) < DELIVERIES_MAX:
-            key = self._turns.popleft()
-            queue = self.queues.get(key)
-            if queue is not None and not queue.busy and queue.next_try is None:
-                effects += self._take_turn(key, queue, now)
-            self._queued.discard(key)
+            effects += self._take_turn(self._turns.popitem(last=False)[0], self._served)
+        while self._doubtful_turns and len(self._doubtful_served) < DOUBTFUL_MAX:
+            effects += self._take_turn(self._doubtful_turns.popitem(last=False)[0], self._doubtful_served)
         return effects
 
-    def _take_turn(self, key: str, queue: Queue, now: float) -> list[Effect]:
-        effects = self._expire(key, queue, now)
+    def _take_turn(self, key: str, places: set[str]) -> list[Effect]:
+        queue = self.queues.get(key)
+        if queue is None or queue.busy or queue.next_try is not None:
+            return []
+        effects: list[Effect] = []
         if queue.ready:
-            effects.append(self._attempt(key, queue))
-        if queue.waiting and queue.on_disk and not queue.ready and not (queue.under_way and self._crowded):
+            queue.take_batch()
+            effects.append(Attempt(key, queue.to, queue.under_way))
+        if queue.on_disk and not queue.ready and not (queue.under_way and self._crowded):
             queue.loading = True
             effects.append(Load(key, queue.row_known))
         if queue.busy:
-            self._served.add(key)
+            places.add(key)
         return effects
 
-    def _attempt(self, key: str, queue: Queue) -> Attempt:
-        queue.under_way = tuple(self._gather(queue))
-        if queue.under_way[0].row > queue.row_tried:
-            queue.phase = Status.QUEUED  # none of them was tried before
-        queue.row_tried = max(queue.row_tried, queue.under_way[-1].row)
-        queue.advance(Status.LOCATING)
-        return Attempt(key, queue.to, queue.under_way)
-
-    def _gather(self, queue: Queue) -> Iterator[Message]:
-        size = count = 0
-        while queue.ready and count < BATCH_MESSAGES_MAX:
-            size += len(queue.ready[0].message)
-            if count and size > BATCH_BYTES_MAX:
-                return
-            count += 1
-            yield queue.pop()
-
-    def _end_attempt(self, key: str, queue: Queue, left: Iterable[Message]) -> None:
+    def _end_attempt(self, key: str, queue: Queue, left: Sequence[Message]) -> list[Effect]:
         queue.under_way = ()
-        queue.put_back(left)
-        if not queue.busy:
-            self._served.discard(key)
-            self._make_room(queue)
+        ending, queue.ending = queue.ending, {}
+        queue.put_back(message for message in left if message.row not in ending)
+        effects: list[Effect] = []
+        for message in left:
+            if message.row in ending:
+                status, reason = ending[message.row]
+                told = _honest(reason, sent=message.row <= queue.row_sent)
+                effects += self._finish(key, queue, [message], status, told)
+        if key in self.queues:
+            if not queue.busy:
+                self._free(key)
+                self._make_room(queue)
+            self._enqueue(key, queue)
+        return effects
 
     def _end_load(self, key: str, queue: Queue) -> None:
         queue.loading = False
         if not queue.busy:
-            self._served.discard(key)
+            self._free(key)
+
+    def _free(self, key: str) -> None:
+        self._served.discard(key)
+        self._doubtful_served.discard(key)
 
     def _make_room(self, queue: Queue) -> None:
         if self._crowded:
@@ -366,28 +359,35 @@ class Outbox:
 
     def _back_off(self, key: str, queue: Queue, reason: str, now: float) -> None:
         queue.attempts += 1
+        queue.doubtful = True
         queue.reason = reason
         delay_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(queue.attempts - 1, 30))
         queue.next_try = now + delay_s * self._rng.uniform(0.5, 1.0)
         heapq.heappush(self._retries, (queue.next_try, key))
 
-    def _expire(self, key: str, queue: Queue, now: float) -> list[Effect]:
-        now_ms = int(now * 1000)
-        over = [message for message in queue.ready if message.expires_at <= now_ms]
-        if not over:
-            return []
-        queue.ready = deque(message for message in queue.ready if message.expires_at > now_ms)
-        queue.ready_bytes = sum(len(message.message) for message in queue.ready)
-        self._ended(key, queue, over)
-        return [Finish(tuple(over), Status.EXPIRED, queue.reason or "not delivered in time")]
-
-    def _ended(self, key: str, queue: Queue, messages: Sequence[Message]) -> None:
-        self.waiting -= len(messages)
-        queue.waiting -= len(messages)
+    def _finish(
+        self,
+        key: str,
+        queue: Queue,
+        messages: Sequence[Message],
+        status: Status,
+        reason: str | None,
+        unseen: Sequence[int] = (),
+    ) -> list[Effect]:
+        """`unseen`: rows that are on disk only."""
+        rows = (*(message.row for message in messages), *unseen)
+        for row in rows:
+            self._unmarked[row] = queue.status_of(row)
+        self.waiting -= len(rows)
+        queue.waiting -= len(rows)
         self._bytes -= sum(len(message.message) for message in messages)
         if queue.ready:
             queue.oldest_at = queue.ready[0].sent_at
-        if queue.waiting == 0 and not queue.loading:
+        if not queue.waiting and not queue.loading:
+            self._free(key)
             del self.queues[key]
-        else:
-            self._enqueue(key, queue)
+        return [Finish(rows, status, reason)]
+
+
+def _honest(reason: str, *, sent: bool) -> str:
+    return f"{reason}; it was sent before, without an answer, and may have arrived" if sent else reason

@@ -1,7 +1,7 @@
 """What the owner may ask: the shapes of bodies and queries, and how they are read. A wrong one raises
 :class:`BadParams` that says where it is wrong."""
 
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Final, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
@@ -22,6 +22,10 @@ SEND_BYTES_MAX: Final = MESSAGE_BYTES_MAX + 64 * 1024
 """A message of full size, a hundred names, and the rest of the request."""
 OUTBOX_PAGE: Final = 100
 OUTBOX_PAGE_MAX: Final = 1000
+RECIPIENTS_SHOWN_MAX: Final = 1000
+"""Of those that messages wait for, in one answer: those who have waited longest."""
+CANCEL_WAIT_S: Final = 5.0
+"""How long `DELETE /outbox/ID` waits for a delivery that is under way."""
 
 
 class SendBody(Struct, frozen=True):
@@ -53,8 +57,16 @@ class InboxQuery(Struct, frozen=True):
 class OutboxQuery(Struct, frozen=True):
     """The query of `GET /outbox`."""
 
+    status: Literal["waiting", "delivered", "expired", "refused", "cancelled"] | UnsetType = UNSET
+    to: str | UnsetType = UNSET
+    after: Annotated[int, Meta(ge=0, le=2**53)] | UnsetType = UNSET
     limit: Annotated[int, Meta(ge=1, le=OUTBOX_PAGE_MAX)] = OUTBOX_PAGE
-    waiting: bool = False
+
+
+class ToQuery(Struct, frozen=True):
+    """The query of what may be asked of one recipient: `GET /outbox/ID`, `DELETE /outbox/ID`, `POST /outbox/retry`."""
+
+    to: str | UnsetType = UNSET
 
 
 class SendQuery(Struct, frozen=True):
@@ -81,12 +93,12 @@ def read_body(request: IRequest, bytes_max: int) -> bytes:
     return body
 
 
-def parse_body(body: bytes, kind: type[S]) -> S:
+def parse_body(body: bytes, kind: type[S], called: str = "the body") -> S:
     try:
         body.decode("utf-8")
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as reason:
-        raise BadParams(f"the body does not read: {reason}") from None
+        raise BadParams(f"{called} does not read: {reason}") from None
 
 
 def parse_query(request: IRequest, kind: type[S]) -> S:

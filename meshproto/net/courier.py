@@ -7,6 +7,7 @@ import msgspec
 import treq
 from msgspec import Struct
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, succeed
+from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IConsumer, IReactorTime
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import connectionDone
@@ -16,7 +17,7 @@ from twisted.web.http import PotentialDataLoss
 from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
 from zope.interface import implementer
 
-from meshproto.errors import PeerError, PeerRefused, Unreachable
+from meshproto.errors import NoAnswer, PeerError, PeerRefused, Unreachable
 
 CONNECT_TIMEOUT_S: Final = 5.0
 DELIVER_TIMEOUT_S: Final = 30.0
@@ -122,7 +123,8 @@ class Courier:
         self._clock = clock
 
     async def deliver(self, uri: str, body: bytes) -> bytes:
-        """The peer's answer to `POST uri/deliver`. Raises :class:`Unreachable` when there is none,
+        """The peer's answer to `POST uri/deliver`. Raises :class:`Unreachable` when there is no connection,
+        :class:`NoAnswer` when no answer came,
         :class:`PeerRefused` with the peer's own words when it is an error."""
         url = uri.rstrip("/") + "/deliver"
         try:
@@ -135,10 +137,12 @@ class Courier:
         except (PeerRefused, PeerError):
             raise
         except CancelledError:
-            raise Unreachable(f"{uri} did not answer within {DELIVER_TIMEOUT_S:g} s") from None
-        except Exception as reason:
-            # Connecting and HTTP fail in as many ways as they have layers; each is a reason to try again later.
+            raise NoAnswer(f"{uri} did not answer within {DELIVER_TIMEOUT_S:g} s") from None
+        except ConnectError as reason:
             raise Unreachable(f"{uri}: {_words(reason)}") from None
+        except Exception as reason:
+            # HTTP fails in as many ways as it has layers; each is a reason to try again later.
+            raise NoAnswer(f"{uri}: {_words(reason)}") from None
 
     def _post(self, url: str, body: bytes) -> "Deferred[bytes]":
         return ensureDeferred(self._exchange(url, body)).addTimeout(DELIVER_TIMEOUT_S, self._clock, _cancelled)

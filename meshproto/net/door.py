@@ -7,7 +7,8 @@ from typing import Any, Final, Protocol, TypeVar, cast
 
 from twisted.web.iweb import IRequest
 
-from meshproto.errors import Forbidden, Unauthorized
+from meshproto.errors import Forbidden, MeshError, Unauthorized
+from meshproto.net.front_request import FrontRequest
 from meshproto.net.http import check_host, header
 
 
@@ -54,7 +55,12 @@ def owner(route: F) -> F:
 
     @wraps(route)
     async def guarded(self: "_Guarded", request: IRequest, *args: Any, **kwargs: Any) -> bytes:
-        self.door.check(request)
+        try:
+            self.door.check(request)
+        except MeshError:
+            if isinstance(request, FrontRequest) and request.stream is not None:
+                await request.stream.discard()
+            raise
         return await route(self, request, *args, **kwargs)
 
     return cast(F, guarded)

@@ -7,10 +7,12 @@ ones take sealed batches and tell what anybody may know.
 To test it without a socket put `Front(...).app.resource()` into a `treq.testing.StubTreq`.
 """
 
-from typing import Any
+import heapq
+from functools import partial
+from typing import Any, Final
 
 from klein import Klein
-from msgspec import UNSET, Raw
+from msgspec import UNSET, Raw, UnsetType, structs
 from twisted.internet.defer import ensureDeferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -26,37 +28,36 @@ from meshproto.core.envelope import (
     check_message,
 )
 from meshproto.core.identity import Entropy, Identity, fingerprint, parse_address, unb64
-from meshproto.core.outbox import Status
+from meshproto.core.queue import Status
 from meshproto.errors import BadParams, MeshError
+from meshproto.net.accepting import Accepting, Order, Outcome, Taken
 from meshproto.net.asked import (
+    CANCEL_WAIT_S,
+    RECIPIENTS_SHOWN_MAX,
     SEND_BYTES_MAX,
     InboxQuery,
     OutboxQuery,
     SendBody,
     SendQuery,
+    ToQuery,
     TrustBody,
     parse_body,
     parse_query,
     read_body,
 )
+from meshproto.net.bulk import Bulk, Results
 from meshproto.net.clocks import NowMs
+from meshproto.net.contacts import Contacts
 from meshproto.net.door import Door, owner
-from meshproto.net.http import (
-    LOOPBACK_HOSTS,
-    BoundedRequest,
-    answer_errors,
-    answer_json,
-    answer_problem,
-    header,
-    quiet_site,
-)
+from meshproto.net.front_request import FrontRequest
+from meshproto.net.http import LOOPBACK_HOSTS, answer_errors, answer_json, header, quiet_site
+from meshproto.net.outbox_table import Draft, Kept
 from meshproto.net.receiving import Receiving
 from meshproto.net.seeds import Seeds
-from meshproto.net.sending import Outcome, Sending
-from meshproto.net.user_store import Draft, Kept, UserStore
+from meshproto.net.sending import Sending
+from meshproto.net.shown import outcome, received_shown, recipient_shown, sentence, told
+from meshproto.net.user_store import UserStore
 from meshproto.wire import ID_CHARS_MAX, encode_value, fold
-
-# -- the routes ---------------------------------------------------------------------------------------------------
 
 
 class Front:
@@ -69,6 +70,8 @@ class Front:
         self,
         identity: Identity,
         seeds: Seeds,
+        contacts: Contacts,
+        accepting: Accepting,
         sending: Sending,
         receiving: Receiving,
         store: UserStore,
@@ -79,6 +82,8 @@ class Front:
         self.door = Door(None, LOOPBACK_HOSTS)
         self._identity = identity
         self._seeds = seeds
+        self._contacts = contacts
+        self._accepting = accepting
         self._sending = sending
         self._receiving = receiving
         self._store = store
@@ -87,11 +92,17 @@ class Front:
         self._entropy = entropy
         self._started = clock.seconds()
 
-    # the owner's
+    # the owner's: sending
 
     @app.route("/send", methods=["POST"])
     @owner
-    async def send(self, request: IRequest) -> bytes:
+    async def send(self, request: FrontRequest) -> bytes:
+        if request.stream is not None:
+            results = Results(request)
+            make_order = partial(self._order, message_id=None)
+            await Bulk(request.stream, results, self._accepting, make_order, self._clock).run()
+            results.close()
+            return b""
         body = parse_body(read_body(request, SEND_BYTES_MAX), SendBody)
         return await self._send(request, body)
 
@@ -108,29 +119,118 @@ class Front:
         return await self._send(request, body)
 
     async def _send(self, request: IRequest, body: SendBody) -> bytes:
-        check_message(bytes(body.message))
-        message_id = body.id or header(request, b"idempotency-key") or self._entropy(16).hex()
-        if len(message_id) > ID_CHARS_MAX:
-            raise BadParams(f"an id has at most {ID_CHARS_MAX} characters")
+        message_id = body.id or header(request, b"idempotency-key")
         if isinstance(body.to, str):
-            return _outcome(request, await self._send_one(body.to, message_id, body))
-        names = list(dict.fromkeys(body.to))
-        sent = [ensureDeferred(self._try_one(name, message_id, body)) for name in names]
+            return outcome(request, await self._accepting.send(self._order(body, message_id)))
+        orders = self._orders(body, message_id or self._new_id())
+        good = [order for order in orders.values() if isinstance(order, Order)]
+        taken = iter(await self._accepting.take(good))
+        sent = [
+            ensureDeferred(self._result(name, order, next(taken) if isinstance(order, Order) else order))
+            for name, order in orders.items()
+        ]
         return answer_json(request, {"results": await gatherResults(sent, consumeErrors=True)}, 207)
 
-    async def _try_one(self, to: str, message_id: str, body: SendBody) -> dict[str, Any]:
-        """One of several recipients: what came of it, whatever it is."""
-        try:
-            return _told(await self._send_one(to, message_id, body))
-        except MeshError as error:
-            return {"id": message_id, "to": to, "status": "failed", "code": error.code, "reason": _sentence(error)}
-
-    async def _send_one(self, to: str, message_id: str, body: SendBody) -> Outcome:
-        now_ms = self._now_ms()
+    def _order(self, body: SendBody, message_id: str | None) -> Order:
+        check_message(bytes(body.message))
+        message_id = body.id or message_id or self._new_id()
+        if len(message_id) > ID_CHARS_MAX:
+            raise BadParams(f"an id has at most {ID_CHARS_MAX} characters")
+        to = str(body.to)
         name, _ = parse_address(to)
+        now_ms = self._now_ms()
         expires_at = now_ms + int(body.ttl * 1000)
         draft = Draft(fold(name), message_id, name, body.type, bytes(body.message), now_ms, expires_at)
-        return await self._sending.send(to, draft, body.wait)
+        return Order(to, draft, body.wait)
+
+    def _orders(self, body: SendBody, message_id: str) -> dict[str, Order | MeshError]:
+        """One for each name, or what is wrong with the name. Raises :class:`MeshError` when all would be wrong."""
+        check_message(bytes(body.message))
+        orders: dict[str, Order | MeshError] = {}
+        for name in body.to:
+            try:
+                orders[name] = self._order(structs.replace(body, to=name), message_id)
+            except MeshError as error:
+                orders[name] = error
+        return orders
+
+    async def _result(self, to: str, order: Order | MeshError, taken: Taken | MeshError) -> dict[str, Any]:
+        """One of several recipients: what came of it, whatever it is."""
+        if isinstance(taken, Taken):
+            return told(await self._accepting.outcome(taken))
+        shown = {"id": order.draft.id} if isinstance(order, Order) else {}
+        return {**shown, "to": to, "status": "failed", "code": taken.code, "reason": sentence(taken)}
+
+    def _new_id(self) -> str:
+        return self._entropy(16).hex()
+
+    # the owner's: what was sent
+
+    @app.route("/outbox", methods=["GET"])
+    @owner
+    async def outbox(self, request: IRequest) -> bytes:
+        wanted = parse_query(request, OutboxQuery)
+        recipient = _folded(wanted.to)
+        status = None if wanted.status is UNSET else _ON_DISK[wanted.status]
+        after = None if wanted.after is UNSET else wanted.after
+        kept = await self._store.outbox.page(status, recipient, after, wanted.limit)
+        queues = self._sending.outbox.queues
+        shown = list(queues.values()) if recipient is None else [queues[recipient]] if recipient in queues else []
+        longest = heapq.nsmallest(RECIPIENTS_SHOWN_MAX, shown, key=lambda queue: queue.oldest_at)
+        ahead_ms = self._now_ms() - self._clock.seconds() * 1000
+        return answer_json(
+            request,
+            {
+                "messages": [self._shown(message) for message in kept],
+                "next": kept[-1].row if len(kept) == wanted.limit else None,
+                "recipients": [recipient_shown(queue, ahead_ms) for queue in longest],
+            },
+        )
+
+    @app.route("/outbox/<message_id>", methods=["GET"])
+    @owner
+    async def outbox_message(self, request: IRequest, message_id: str) -> bytes:
+        wanted = parse_query(request, ToQuery)
+        kept = await self._store.outbox.by_id(message_id, _folded(wanted.to))
+        shown = [self._shown(message) for message in kept]
+        return answer_json(request, shown[0] if len(shown) == 1 else {"results": shown})
+
+    @app.route("/outbox/<message_id>", methods=["DELETE"])
+    @owner
+    async def cancel(self, request: IRequest, message_id: str) -> bytes:
+        wanted = parse_query(request, ToQuery)
+        kept = await self._store.outbox.by_id(message_id, _folded(wanted.to))
+        ends = [ensureDeferred(self._sending.cancel(message, CANCEL_WAIT_S)) for message in kept]
+        outcomes = [
+            Outcome(message.id, message.to, end.status, end.reason)
+            for message, end in zip(kept, await gatherResults(ends, consumeErrors=True), strict=True)
+        ]
+        if len(outcomes) > 1:
+            return answer_json(request, {"results": [told(one) for one in outcomes]}, 207)
+        return outcome(request, outcomes[0], wanted=Status.CANCELLED)
+
+    @app.route("/outbox/retry", methods=["POST"])
+    @owner
+    async def retry(self, request: IRequest) -> bytes:
+        wanted = parse_query(request, ToQuery)
+        queues = self._sending.retry(None if wanted.to is UNSET else parse_address(wanted.to)[0])
+        names = [queue.to for queue in queues]
+        return answer_json(request, {"retried": names, "waiting": sum(queue.waiting for queue in queues)})
+
+    def _shown(self, kept: Kept) -> dict[str, Any]:
+        status = self._sending.status_of(kept.recipient, kept.row, kept.status)
+        return {
+            "cursor": kept.row,
+            "id": kept.id,
+            "to": kept.to,
+            "status": status,
+            "sent_at": kept.sent_at,
+            "expires_at": kept.expires_at,
+            "changed_at": kept.changed_at,
+            "reason": kept.reason if status.final else self._sending.why(kept.recipient),
+        }
+
+    # the owner's: what came
 
     @app.route("/inbox", methods=["GET"])
     @owner
@@ -138,58 +238,11 @@ class Front:
         wanted = parse_query(request, InboxQuery)
         sender = None if wanted.sender is UNSET else parse_address(wanted.sender)[0]
         page = await self._receiving.inbox(wanted.after, sender, wanted.limit, wanted.wait)
-        messages = [
-            {
-                "cursor": message.cursor,
-                "id": message.id,
-                "from": message.sender,
-                "type": message.type,
-                "message": message.message,
-                "sent_at": message.sent_at,
-                "received_at": message.received_at,
-            }
-            for message in page.messages
-        ]
-        return answer_json(request, {"messages": messages, "next": page.next})
+        return answer_json(
+            request, {"messages": [received_shown(message) for message in page.messages], "next": page.next}
+        )
 
-    @app.route("/outbox", methods=["GET"])
-    @owner
-    async def outbox(self, request: IRequest) -> bytes:
-        wanted = parse_query(request, OutboxQuery)
-        kept = await self._store.outbox(wanted.limit, waiting=wanted.waiting)
-        ahead_ms = self._now_ms() - self._clock.seconds() * 1000
-        recipients = [
-            {
-                "to": queue.to,
-                "waiting": queue.waiting,
-                "oldest_at": queue.oldest_at,
-                "attempts": queue.attempts,
-                "next_try_at": None if queue.next_try is None else int(queue.next_try * 1000 + ahead_ms),
-                "reason": queue.reason,
-            }
-            for queue in self._sending.outbox.queues.values()
-        ]
-        return answer_json(request, {"messages": [self._shown(message) for message in kept], "recipients": recipients})
-
-    @app.route("/outbox/<message_id>", methods=["GET"])
-    @owner
-    async def outbox_message(self, request: IRequest, message_id: str) -> bytes:
-        shown = [self._shown(message) for message in await self._store.outbox_by_id(message_id)]
-        return answer_json(request, shown[0] if len(shown) == 1 else {"results": shown})
-
-    def _shown(self, kept: Kept) -> dict[str, Any]:
-        status = self._sending.status_of(kept)
-        queue = self._sending.outbox.queues.get(kept.recipient)
-        reason = queue.reason if queue is not None and not status.final else kept.reason
-        return {
-            "id": kept.id,
-            "to": kept.to,
-            "status": status,
-            "sent_at": kept.sent_at,
-            "expires_at": kept.expires_at,
-            "changed_at": kept.changed_at,
-            "reason": reason,
-        }
+    # the owner's: the mesh as this node sees it
 
     @app.route("/lookup/<name>", methods=["GET"])
     @owner
@@ -244,7 +297,7 @@ class Front:
                 "fingerprint": fingerprint(unb64(contact.key)),
                 "first_seen": contact.first_seen,
             }
-            for contact in await self._store.contacts()
+            for contact in await self._store.contacts.all()
         ]
         return answer_json(request, {"contacts": contacts})
 
@@ -252,14 +305,17 @@ class Front:
     @owner
     async def trust(self, request: IRequest, name: str) -> bytes:
         body = parse_body(read_body(request, SEND_BYTES_MAX), TrustBody)
-        record = await self._sending.trust(parse_address(name)[0], body.fingerprint)
+        located = await self._seeds.locate(parse_address(name)[0], fresh=True)
+        await self._contacts.trust(located, body.fingerprint)
+        record = located.record
+        self._sending.wake(record.name)
         shown = {"name": record.name, "key": record.key, "fingerprint": fingerprint(record.key_bytes)}
         return answer_json(request, shown)
 
     @app.route("/status", methods=["GET"])
     @owner
     async def status(self, request: IRequest) -> bytes:
-        messages, last = await self._store.totals()
+        messages, last = await self._store.inbox.totals()
         home, outbox = self._seeds.home, self._sending.outbox
         oldest = min((queue.oldest_at for queue in outbox.queues.values()), default=None)
         return answer_json(
@@ -277,6 +333,7 @@ class Front:
                 "seeds": len(self._seeds.seeds),
                 "outbox": {"waiting": outbox.waiting, "recipients": len(outbox.queues), "oldest_at": oldest},
                 "inbox": {"messages": messages, "next": last},
+                "disk": self._store.problem,
             },
         )
 
@@ -301,38 +358,24 @@ class Front:
 
     @app.route("/healthz", methods=["GET"])
     async def healthz(self, request: IRequest) -> bytes:
-        await self._store.totals()
+        await self._store.probe()
         return answer_json(request, {"status": "ok"})
 
 
-# -- what goes out ------------------------------------------------------------------------------------------------
+_ON_DISK: Final = {
+    "waiting": Status.QUEUED,
+    "delivered": Status.DELIVERED,
+    "expired": Status.EXPIRED,
+    "refused": Status.REFUSED,
+    "cancelled": Status.CANCELLED,
+}
 
 
-def _told(outcome: Outcome) -> dict[str, Any]:
-    told: dict[str, Any] = {"id": outcome.id, "to": outcome.to, "status": outcome.status}
-    return told if outcome.reason is None else {**told, "reason": outcome.reason}
+def _folded(name: str | UnsetType) -> str | None:
+    return None if name is UNSET else fold(parse_address(name)[0])
 
-
-def _outcome(request: IRequest, outcome: Outcome) -> bytes:
-    if outcome.status is Status.DELIVERED:
-        return answer_json(request, _told(outcome))
-    if not outcome.status.final:
-        return answer_json(request, _told(outcome), 202)
-    detail = outcome.reason or f"the message is {outcome.status}"
-    return answer_problem(request, 409, f"message {outcome.status}", detail, id=outcome.id, to=outcome.to)
-
-
-def _sentence(error: MeshError) -> str:
-    return error.title if error.detail == error.title else f"{error.title}: {error.detail}"
-
-
-# -- HTTP itself --------------------------------------------------------------------------------------------------
 
 answer_errors(Front.app, Front.log)
-
-
-class FrontRequest(BoundedRequest):
-    body_bytes_max = SEALED_BYTES_MAX
 
 
 def site(front: Front, reactor: Any) -> Site:

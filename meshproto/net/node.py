@@ -12,10 +12,13 @@ from twisted.web.server import Site
 
 from meshproto.core.identity import Entropy, Identity
 from meshproto.core.outbox import Outbox
+from meshproto.net.accepting import Accepting
 from meshproto.net.clocks import NowMs
+from meshproto.net.contacts import Contacts
 from meshproto.net.courier import Courier, HTTPClient
 from meshproto.net.front import Front, site
 from meshproto.net.receiving import Receiving
+from meshproto.net.retention import KEEP_ALL, Keep, Retention
 from meshproto.net.seeds import Seeds
 from meshproto.net.sending import Sending
 from meshproto.net.user_store import Start, UserStore
@@ -42,6 +45,7 @@ class UserNode(Service):
         now_ms: NowMs,
         rng: random.Random,
         entropy: Entropy,
+        keep: Keep = KEEP_ALL,
     ) -> None:
         self._store = store
         self._waiting = start.waiting
@@ -59,11 +63,26 @@ class UserNode(Service):
             connect=connect,
             changed=self._is_back,
         )
+        courier = Courier(client, reactor)
+        contacts = Contacts(store.contacts, now_ms)
         self.sending = Sending(
-            identity, Outbox(rng), store, self.seeds, Courier(client, reactor), reactor, now_ms, entropy
+            identity, Outbox(rng), store.outbox, self.seeds, contacts, courier, reactor, now_ms, entropy
         )
-        self.receiving = Receiving(identity, store, reactor, now_ms, entropy, heard=self.sending.wake)
-        self.front = Front(identity, self.seeds, self.sending, self.receiving, store, reactor, now_ms, entropy)
+        accepting = Accepting(self.seeds, contacts, store.outbox, self.sending)
+        self.receiving = Receiving(identity, store.inbox, reactor, now_ms, entropy, heard=self.sending.wake)
+        self.retention = Retention(keep, store, reactor, now_ms)
+        self.front = Front(
+            identity,
+            self.seeds,
+            contacts,
+            accepting,
+            self.sending,
+            self.receiving,
+            store,
+            reactor,
+            now_ms,
+            entropy,
+        )
         self.site: Site = site(self.front, reactor)
 
     def _is_back(self, user: str) -> None:
@@ -74,6 +93,7 @@ class UserNode(Service):
         self.seeds.startService()
         self.sending.startService()
         self.sending.restore(self._waiting)
+        self.retention.startService()
 
     def stopService(self) -> "Deferred[None]":
         """What is under way ends, what waits is on disk."""
@@ -82,6 +102,7 @@ class UserNode(Service):
 
     async def _stop(self) -> None:
         self.receiving.stop()
+        self.retention.stopService()
         await self.sending.stopService()
         self.seeds.stopService()
         await self._store.close()

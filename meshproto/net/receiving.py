@@ -8,12 +8,12 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from meshproto.core.envelope import Opened, open_batch, seal_receipt
-from meshproto.core.identity import Entropy, Identity, fingerprint, unb64
+from meshproto.core.identity import Entropy, Identity
 from meshproto.core.inbox import Received, sort
 from meshproto.errors import KeyChanged, SlowDown
 from meshproto.net.clocks import NowMs
 from meshproto.net.deferred import Waiters, shield
-from meshproto.net.user_store import UserStore
+from meshproto.net.inbox_table import InboxTable
 
 READERS_MAX: Final = 1000
 """Long polls at a time."""
@@ -34,14 +34,14 @@ class Receiving:
     def __init__(
         self,
         identity: Identity,
-        store: UserStore,
+        table: InboxTable,
         clock: IReactorTime,
         now_ms: NowMs,
         entropy: Entropy,
         heard: Callable[[str], None],
     ) -> None:
         self._identity = identity
-        self._store = store
+        self._table = table
         self._clock = clock
         self._now_ms = now_ms
         self._entropy = entropy
@@ -57,16 +57,14 @@ class Receiving:
 
     async def _keep(self, opened: Opened) -> bytes:
         sender = opened.sender
-        contact = await self._store.contact(sender.name)
-        if contact is not None and contact.key != sender.key:
-            known, found = fingerprint(unb64(contact.key)), fingerprint(sender.key_bytes)
-            self.log.warn("refused mail from {name} with another key", name=sender.name, known=known, found=found)
-            raise KeyChanged(f"{sender.name} is known here with the key {known}, not {found}")
         letters, refused = sort(opened.batch)
-        unknown = None if contact is not None and contact.signed == opened.signed else opened.signed
-        new = await self._store.receive(sender, unknown, letters, self._now_ms())
-        if new:
-            self._readers.tell(None, True)
+        try:
+            await self._table.receive(sender, opened.signed, letters, self._now_ms())
+        except KeyChanged as error:
+            self.log.warn("refused mail: {reason}", reason=error.detail)
+            raise
+        # Also when all of it is there already: the commit may have been told to have failed, and had not.
+        self._readers.tell(None, True)
         self._heard(sender.name)
         return seal_receipt(opened, [letter.id for letter in letters], refused, self._entropy)
 
@@ -74,7 +72,7 @@ class Receiving:
         """A page; when there is nothing yet, whatever has come within `wait_s`. Raises :class:`SlowDown`."""
         deadline = self._clock.seconds() + wait_s
         while True:
-            messages = await self._store.inbox(after, sender, limit)
+            messages = await self._table.page(after, sender, limit)
             left_s = deadline - self._clock.seconds()
             if messages or left_s <= 0:
                 return Page(messages, messages[-1].cursor if messages else after)

@@ -142,7 +142,7 @@ class Seeds(Service):
         if located is not None:
             self._cache.found(name, located, self._clock.seconds())
             return located
-        contact = await self._store.contact(name)
+        contact = await self._store.contacts.get(name)
         if contact is None:
             raise Unavailable(f"no seed can be reached, and no address of {name} is known", retry_after_s=5.0)
         return Located(verify(contact.signed), contact.signed, None)

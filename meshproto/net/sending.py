@@ -1,61 +1,47 @@
-"""Runs :class:`meshproto.core.outbox.Outbox`: from `/send` to the recipient's disk.
-
-A message's way: the recipient is looked up (a name nobody has is refused and nothing kept), the message is committed to
-the outbox, and from then on it belongs to the outbox alone. Whoever asked may wait for a while and hears how far it
-came; whether they wait, or hang up, changes nothing.
+"""Runs :class:`meshproto.core.outbox.Outbox`: from the outbox to the recipient's disk.
 
 A batch that fails is looked up again at once, since the recipient may have moved; then the recipient is watched, and
-what is tried after that is the outbox's decision.
+what is tried after that is the outbox's decision. An end is told to those who wait for it when it is on disk.
 """
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from msgspec import Raw
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, ensureDeferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from meshproto.core.envelope import Letter, Receipt, open_receipt, seal
-from meshproto.core.identity import Entropy, Identity, Record, fingerprint, parse_address, unb64
+from meshproto.core.identity import Entropy, Identity
 from meshproto.core.lookup import Located
-from meshproto.core.outbox import Attempt, Effect, Finish, Load, Message, Outbox, Status
-from meshproto.errors import KeyChanged, MeshError, PeerError, Unreachable
-from meshproto.net.clocks import NowMs
+from meshproto.core.outbox import Attempt, Effect, Finish, Load, Outbox
+from meshproto.core.queue import Message, Queue, Status
+from meshproto.errors import MeshError, NoAnswer, NotFound, PeerError, PeerRefused, Unreachable
+from meshproto.net.clocks import Alarm, NowMs
+from meshproto.net.contacts import Contacts
 from meshproto.net.courier import Courier
-from meshproto.net.deferred import Waiters, shield
+from meshproto.net.deferred import Waiters
+from meshproto.net.outbox_table import Kept, OutboxTable, Overdue, Waiting
 from meshproto.net.seeds import Seeds
-from meshproto.net.user_store import Draft, Kept, UserStore, Waiting
 from meshproto.wire import fold
 
 WAITERS_MAX: Final = 10_000
 """Requests that wait for their message's acknowledgement."""
 DRAIN_S: Final = 5.0
 """How long deliveries that are under way may take to end when the node stops."""
-PINS_MAX: Final = 10_000
-"""Contacts whose keys are kept in memory; the others are read from disk."""
+EXPIRY_LOOK_S: Final = 60.0
+"""How long an expiry may go unnoticed when the wall clock was set forward."""
+EXPIRY_AGAIN_S: Final = 1.0
+"""When to look again for what was over and could not end: it was under way, or there was more of it."""
 
 
-class Outcome(NamedTuple):
-    """How far a message has come. `reason`: why it is not further."""
-
-    id: str
-    to: str
+class End(NamedTuple):
     status: Status
     reason: str | None
-
-
-class _End(NamedTuple):
-    status: Status
-    reason: str | None
-
-
-class _Pin(NamedTuple):
-    key: str
-    seq: int
 
 
 class Sending(Service):
@@ -65,8 +51,9 @@ class Sending(Service):
         self,
         identity: Identity,
         core: Outbox,
-        store: UserStore,
+        table: OutboxTable,
         seeds: Seeds,
+        contacts: Contacts,
         courier: Courier,
         clock: IReactorTime,
         now_ms: NowMs,
@@ -74,92 +61,114 @@ class Sending(Service):
     ) -> None:
         self._identity = identity
         self._core = core
-        self._store = store
+        self._table = table
         self._seeds = seeds
+        self._contacts = contacts
         self._courier = courier
         self._clock = clock
         self._now_ms = now_ms
         self._entropy = entropy
-        self._timer: IDelayedCall | None = None
+        self._under_way: set[Deferred[None]] = set()  # attempts and marks
         self._attempts: set[Deferred[None]] = set()
         self._effects: deque[Effect] = deque()
         self._carrying_out = False
-        self._ends: Waiters[int, _End] = Waiters(clock, WAITERS_MAX)
-        self._pins: OrderedDict[str, _Pin] = OrderedDict()
+        self._ends: Waiters[int, End] = Waiters(clock, WAITERS_MAX)
+        self._next_tick = Alarm(clock, self._tick)
+        self._next_expiry = Alarm(clock, self._look_for_overdue)
 
     # -- the service ---------------------------------------------------------------------------------------------
 
     def restore(self, waiting: Iterable[Waiting]) -> None:
         """What waits on disk from before; call it when the service runs."""
-        now = self._clock.seconds()
+        self._look_for_overdue()
         for queue in waiting:
-            self._carry_out(self._core.restore(queue.recipient, queue.to, queue.messages, queue.oldest_at, now))
+            self._carry_out(
+                self._core.restore(queue.recipient, queue.to, queue.messages, queue.oldest_at, queue.last_row)
+            )
 
-    def stopService(self) -> "Deferred[object]":
-        """Ends when the deliveries under way have ended, or after :data:`DRAIN_S`. The rest stays on disk."""
+    def stopService(self) -> "Deferred[None]":
+        """Ends when the deliveries under way have ended and are marked so, or after :data:`DRAIN_S`. The rest stays on
+        disk."""
         super().stopService()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._ends.tell_all(_End(Status.QUEUED, "this node is shutting down"))
-        under_way = list(self._attempts)
+        self._next_tick.stop()
+        self._next_expiry.stop()
+        return ensureDeferred(self._drain())
 
+    async def _drain(self) -> None:
         def cut() -> None:
-            for attempt in under_way:
+            for attempt in list(self._attempts):
                 attempt.cancel()
 
         timer = self._clock.callLater(DRAIN_S, cut)
+        while self._under_way:
+            await DeferredList(list(self._under_way))
+        if timer.active():
+            timer.cancel()
+        self._ends.tell_all(End(Status.QUEUED, "this node is shutting down"))
 
-        def drained(_: object) -> None:
-            if timer.active():
-                timer.cancel()
+    # -- for those who send --------------------------------------------------------------------------------------
 
-        return DeferredList(under_way).addCallback(drained)
+    def reserve(self, recipient: str, to: str) -> None:
+        """Room for a message that is being written; see :meth:`Outbox.reserve`."""
+        self._core.reserve(recipient, to)
 
-    # -- for the front -------------------------------------------------------------------------------------------
+    def release(self, recipient: str) -> None:
+        self._core.release(recipient)
 
-    async def send(self, to: str, draft: Draft, wait_s: float) -> Outcome:
-        """Accept a message and wait up to `wait_s` for its end. Raises :class:`meshproto.errors.UserNotFound`,
-        :class:`KeyChanged`, :class:`meshproto.errors.IdReused`, :class:`meshproto.errors.SlowDown` (outbox full),
-        :class:`meshproto.errors.Unavailable` (no seed and no known address, or the disk); then nothing was kept."""
-        name, print_ = parse_address(to)
-        self._core.check_room(fold(name))
-        located = await self._seeds.locate(name)
-        await self._check_key(located, print_)
-        return await shield(ensureDeferred(self._keep(draft, wait_s)))
+    def add(self, recipient: str, messages: list[Message], *, doubtful: bool) -> None:
+        """Messages that are on disk now. `doubtful`: the recipient is said to be away."""
+        if self.running:
+            ahead_s = self._clock.seconds() - self._now_ms() / 1000
+            self._next_expiry.at(min(message.expires_at for message in messages) / 1000 + ahead_s)
+        self._carry_out(self._core.add(recipient, messages, doubtful=doubtful))
 
-    async def _keep(self, draft: Draft, wait_s: float) -> Outcome:
-        accepted = await self._store.accept(draft)
-        message = accepted.message
-        if accepted.status.final:
-            return Outcome(message.id, message.to, accepted.status, accepted.reason)
-        waits = wait_s > 0 and self.running and not self._ends.full
-        end = self._ends.wait(message.row, wait_s) if waits else None
-        if accepted.fresh:
-            self._carry_out(self._core.add(draft.recipient, [message], self._clock.seconds()))
-        status, reason = (await end if end is not None else None) or (Status.QUEUED, self._why(draft.recipient))
-        return Outcome(message.id, message.to, status, reason)
+    def end_of(self, row: int, wait_s: float) -> "Deferred[End | None] | None":
+        """Fires with the message's end when it is on disk, or None after `wait_s`; None: too many wait."""
+        return self._ends.wait(row, wait_s) if self.running and not self._ends.full else None
+
+    # -- for the owner -------------------------------------------------------------------------------------------
 
     def wake(self, name: str) -> None:
         """A sign of life from the user."""
-        self._carry_out(self._core.wake(fold(name), self._clock.seconds()))
+        self._carry_out(self._core.wake(fold(name)))
 
-    async def trust(self, name: str, wanted: str) -> Record:
-        """Pin the key that the name answers with now, if its fingerprint is `wanted`. Raises :class:`KeyChanged` when
-        it is not."""
-        located = await self._seeds.locate(name, fresh=True)
-        if fingerprint(located.record.key_bytes) != wanted.lower():
-            found = fingerprint(located.record.key_bytes)
-            raise KeyChanged(f"{name} answers with the key {found}, not {wanted}: nothing was trusted")
-        await self._store.trust(located.record, located.signed, self._now_ms())
-        self._pins.pop(fold(name), None)
-        self.wake(name)
-        return located.record
+    def retry(self, name: str | None) -> list[Queue]:
+        """Try at once what waits, of all or of one, who are returned. Raises :class:`NotFound` when nothing waits for
+        the one."""
+        keys = list(self._core.queues) if name is None else [fold(name)]
+        queues = [self._core.queues[key] for key in keys if key in self._core.queues]
+        if name is not None and not queues:
+            raise NotFound(f"nothing waits for {name}")
+        for key in keys:
+            self._carry_out(self._core.wake(key))
+        return queues
 
-    def status_of(self, kept: Kept) -> Status:
-        """How far a message of the outbox has come at this moment."""
-        queue = self._core.queues.get(kept.recipient)
-        return kept.status if kept.status.final or queue is None else queue.status_of(kept.row)
+    async def cancel(self, kept: Kept, wait_s: float) -> End:
+        """Give up a message that waits. One that is under way at this moment is cancelled if it is not delivered now;
+        when that is not known after `wait_s` it is told how far it is."""
+        if kept.status.final:
+            return End(kept.status, kept.reason)
+        end = self.end_of(kept.row, wait_s)
+        self._carry_out(self._core.end(kept.recipient, [kept.row], Status.CANCELLED, "cancelled by its sender"))
+        told = await end if end is not None else None
+        if told is not None and told.status.final:
+            return told
+        status = self.status_of(kept.recipient, kept.row, kept.status)
+        return End(status, "it is being delivered at this moment, and cancelled if that fails")
+
+    def status_of(self, recipient: str, row: int, on_disk: Status) -> Status:
+        """How far a message has come at this moment."""
+        return on_disk if on_disk.final else self._core.status_of(recipient, row)
+
+    def why(self, recipient: str) -> str | None:
+        """What happened when the recipient was last tried."""
+        queue = self._core.queues.get(recipient)
+        return queue.reason if queue is not None else None
+
+    def is_waiting(self, recipient: str) -> bool:
+        """Whether the last attempt failed and the next one is not due yet."""
+        queue = self._core.queues.get(recipient)
+        return queue is not None and queue.next_try is not None
 
     @property
     def outbox(self) -> Outbox:
@@ -180,49 +189,86 @@ class Sending(Service):
                 self._carry_out_one(self._effects.popleft())
         finally:
             self._carrying_out = False
-        self._arm()
+        if self.running and self._core.wake_at is not None:
+            self._next_tick.at(self._core.wake_at)
 
     def _carry_out_one(self, effect: Effect) -> None:
         match effect:
             case Attempt():
                 if self.running:
-                    self._start(effect)
+                    attempt = ensureDeferred(self._attempt(effect))
+                    self._attempts.add(attempt)
+                    self._follow(attempt)
+                    attempt.addBoth(lambda _: self._attempts.discard(attempt))
             case Load():
-                loading = self._store.waiting_after(effect.key, effect.row)
+                loading = self._table.waiting_after(effect.key, effect.row)
                 loading.addCallbacks(
                     self._loaded, self._not_loaded, callbackArgs=(effect.key,), errbackArgs=(effect.key,)
                 )
             case Finish():
-                rows = [message.row for message in effect.messages]
-                marked = self._store.finish(rows, effect.status, effect.reason, self._now_ms())
-                marked.addErrback(self._not_written)
-                for row in rows:
-                    self._ends.tell(row, _End(effect.status, effect.reason))
+                marking = self._table.finish(effect.rows, effect.status, effect.reason, self._now_ms())
+                marking.addCallbacks(self._marked, self._not_marked, callbackArgs=(effect,), errbackArgs=(effect,))
+                self._follow(marking)
+
+    def _follow(self, work: "Deferred[None]") -> None:
+        self._under_way.add(work)
+        work.addBoth(lambda _: self._under_way.discard(work))
+
+    def _tick(self) -> None:
+        self._carry_out(self._core.tick(self._clock.seconds()))
 
     def _loaded(self, messages: list[Message], key: str) -> None:
-        self._carry_out(self._core.loaded(key, messages, self._clock.seconds()))
+        self._carry_out(self._core.loaded(key, messages))
 
     def _not_loaded(self, failure: Failure, key: str) -> None:
-        self._not_written(failure)
+        self._not_from_disk(failure)
         self._carry_out(self._core.not_loaded(key, failure.getErrorMessage(), self._clock.seconds()))
 
-    def _not_written(self, failure: Failure) -> None:
+    def _marked(self, _: None, finish: Finish) -> None:
+        for row in finish.rows:
+            self._ends.tell(row, End(finish.status, finish.reason))
+        self._carry_out(self._core.marked(finish.rows))
+
+    def _not_marked(self, failure: Failure, finish: Finish) -> None:
+        self._not_from_disk(failure)
+        self._core.not_marked(finish, self._clock.seconds())
+        self._carry_out([])
+
+    def _not_from_disk(self, failure: Failure) -> None:
         failure.trap(MeshError)
-        self.log.error("outbox: {reason}", reason=failure.getErrorMessage())
+        self.log.debug("outbox: {reason}", reason=failure.getErrorMessage())
 
-    def _start(self, attempt: Attempt) -> None:
-        work = ensureDeferred(self._attempt(attempt))
-        self._attempts.add(work)
+    # -- expiry --------------------------------------------------------------------------------------------------
 
-        work.addBoth(lambda _: self._attempts.discard(work))
+    def _look_for_overdue(self) -> None:
+        self._table.overdue(self._now_ms()).addCallbacks(self._expire, self._look_later)
+
+    def _expire(self, overdue: Overdue) -> None:
+        for recipient, rows in overdue.rows.items():
+            reason = self.why(recipient) or "not delivered in time"
+            self._carry_out(self._core.end(recipient, rows, Status.EXPIRED, reason))
+        delay_s = EXPIRY_LOOK_S
+        if overdue.rows:
+            delay_s = EXPIRY_AGAIN_S
+        elif overdue.next_at is not None:
+            delay_s = min(delay_s, (overdue.next_at - self._now_ms()) / 1000)
+        if self.running:
+            self._next_expiry.at(self._clock.seconds() + delay_s)
+
+    def _look_later(self, failure: Failure) -> None:
+        self._not_from_disk(failure)
+        if self.running:
+            self._next_expiry.at(self._clock.seconds() + EXPIRY_LOOK_S)
+
+    # -- attempts ------------------------------------------------------------------------------------------------
 
     async def _attempt(self, attempt: Attempt) -> None:
         try:
             receipt = await self._locate_and_deliver(attempt)
         except MeshError as error:
-            if error.detail != self._why(attempt.key):
+            if error.detail != self.why(attempt.key):
                 self.log.info("{to}: {reason}", to=attempt.to, reason=error.detail)
-            self._failed(attempt, error.detail)
+            self._failed(attempt, error.detail, unsure=_may_have_arrived(error))
         except CancelledError:
             self._failed(attempt, "the node was stopped")  # the messages stay on disk
         except Exception:
@@ -234,8 +280,8 @@ class Sending(Service):
             self._carry_out(self._core.answered(attempt.key, set(receipt.ids), receipt.refused, now))
             await self._seeds.unwatch(attempt.to)
 
-    def _failed(self, attempt: Attempt, reason: str) -> None:
-        self._carry_out(self._core.failed(attempt.key, reason, self._clock.seconds()))
+    def _failed(self, attempt: Attempt, reason: str, *, unsure: bool = True) -> None:
+        self._carry_out(self._core.failed(attempt.key, reason, self._clock.seconds(), unsure=unsure))
 
     async def _locate_and_deliver(self, attempt: Attempt) -> Receipt:
         located = await self._seeds.locate(attempt.to)
@@ -251,7 +297,7 @@ class Sending(Service):
         return await self._deliver(attempt, again)
 
     async def _deliver(self, attempt: Attempt, located: Located) -> Receipt:
-        await self._check_key(located, None)
+        await self._contacts.check(located)
         self._core.found(attempt.key)
         letters = [Letter(message.id, Raw(message.message), message.sent_at, message.type) for message in attempt.batch]
         pending = seal(letters, self._identity, self._seeds.own_record(), located.record, self._entropy)
@@ -263,51 +309,9 @@ class Sending(Service):
                 failed = error
         raise failed
 
-    # -- keys ----------------------------------------------------------------------------------------------------
 
-    async def _check_key(self, located: Located, print_: str | None) -> None:
-        """Raises :class:`KeyChanged` unless the key is the one asked for and the one that was pinned; a new contact's
-        key is pinned."""
-        record = located.record
-        found = fingerprint(record.key_bytes)
-        if print_ is not None and print_ != found:
-            raise KeyChanged(f"{record.name} has the key {found}, not {print_}")
-        pin = await self._pin(record.name)
-        if pin is not None and pin.key != record.key:
-            known = fingerprint(unb64(pin.key))
-            raise KeyChanged(
-                f"{record.name} answers with the key {found}, but you have exchanged messages with the key {known}. "
-                f'If you know why, trust the new key: PUT /contacts/{record.name} {{"fingerprint": "{found}"}}'
-            )
-        if pin is None or pin.seq < record.seq:
-            await self._store.save_contact(record, located.signed, self._now_ms())
-            self._pins[fold(record.name)] = _Pin(record.key, record.seq)
-            if len(self._pins) > PINS_MAX:
-                self._pins.popitem(last=False)
-
-    async def _pin(self, name: str) -> _Pin | None:
-        pin = self._pins.get(fold(name))
-        if pin is not None:
-            return pin
-        contact = await self._store.contact(name)
-        return _Pin(contact.key, 0) if contact is not None else None
-
-    # -- time ----------------------------------------------------------------------------------------------------
-
-    def _why(self, key: str) -> str | None:
-        queue = self._core.queues.get(key)
-        return queue.reason if queue is not None else None
-
-    def _tick(self) -> None:
-        self._timer = None
-        self._carry_out(self._core.tick(self._clock.seconds()))
-
-    def _arm(self) -> None:
-        at = self._core.wake_at
-        if at is None or not self.running:
-            return
-        delay_s = max(0.0, at - self._clock.seconds())
-        if self._timer is None:
-            self._timer = self._clock.callLater(delay_s, self._tick)
-        elif self._timer.getTime() > self._clock.seconds() + delay_s:
-            self._timer.reset(delay_s)
+def _may_have_arrived(error: MeshError) -> bool:
+    """Whether the recipient may have the batch on disk, though it was not acknowledged."""
+    if isinstance(error, PeerRefused):
+        return error.status >= 500
+    return isinstance(error, NoAnswer) or (isinstance(error, PeerError) and not isinstance(error, Unreachable))

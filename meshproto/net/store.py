@@ -42,6 +42,10 @@ class Database(Protocol):
         with :class:`Unavailable` when it could not be written. What is not `durable` is written too, so that it
         outlives this process, but nobody waits for the disk to sync it: the power failing may undo it."""
 
+    @property
+    def problem(self) -> str | None:
+        """What the disk says, while it refuses what is written."""
+
     def close(self) -> "Deferred[None]":
         """What was submitted is written first."""
 
@@ -147,6 +151,8 @@ def _tell(results: list[tuple["Deferred[Any]", Any]]) -> None:
 class ThreadedDatabase:
     """The real one: a thread that does nothing but write."""
 
+    problem: str | None = None
+
     def __init__(self, connection: sqlite3.Connection, reactor: IReactorFromThreads) -> None:
         self._connection = connection
         self._reactor = reactor
@@ -190,6 +196,8 @@ class ThreadedDatabase:
 
 class ClockedDatabase:
     """The same in one thread, for the fake world: what gathers until the next turn of the clock is one commit."""
+
+    problem: str | None = None
 
     def __init__(self, connection: sqlite3.Connection, clock: IReactorTime) -> None:
         self._connection = connection

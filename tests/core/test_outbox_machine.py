@@ -16,17 +16,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from meshproto.core import outbox
-from meshproto.core.outbox import Attempt, Effect, Finish, Load, Message, Outbox, Status
+from meshproto.core import queue as queue_module
+from meshproto.core.outbox import Attempt, Effect, Finish, Load, Outbox
+from meshproto.core.queue import Message, Status
 
-LIMITS: Final[dict[str, Any]] = {
-    "BATCH_MESSAGES_MAX": 3,
-    "BATCH_BYTES_MAX": 30,
-    "DELIVERIES_MAX": 2,
-    "MEMORY_BYTES_MAX": 50,
-}
+LIMITS: Final[dict[str, Any]] = {"DELIVERIES_MAX": 2, "DOUBTFUL_MAX": 1, "MEMORY_BYTES_MAX": 50, "UNMARKED_MAX": 6}
+BATCH_LIMITS: Final[dict[str, Any]] = {"BATCH_MESSAGES_MAX": 3, "BATCH_BYTES_MAX": 30}
+SERVED_MAX: Final = 2 + 1
 MESSAGE_BYTES_MAX: Final = 35
-"""Larger than a batch of LIMITS: such a message travels alone."""
-HELD_BYTES_MAX: Final = 50 + 2 * 2 * MESSAGE_BYTES_MAX + MESSAGE_BYTES_MAX
+"""Larger than a batch of BATCH_LIMITS: such a message travels alone."""
+HELD_BYTES_MAX: Final = 50 + 2 * SERVED_MAX * MESSAGE_BYTES_MAX + MESSAGE_BYTES_MAX
 """What may be in memory: MEMORY_BYTES_MAX, for each recipient served a batch under way and one gathered, and the one
 message that went over the limit."""
 KEYS: Final = "abcde"
@@ -47,8 +46,9 @@ class Job:
 class Model(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.limits = patch.multiple(outbox, **LIMITS)
-        self.limits.start()
+        self.limits = [patch.multiple(outbox, **LIMITS), patch.multiple(queue_module, **BATCH_LIMITS)]
+        for limit in self.limits:
+            limit.start()
         self.now = 1000.0
         self.outbox = Outbox(random.Random(1))
         self.disk: dict[int, Message] = {}
@@ -57,6 +57,7 @@ class Model(RuleBasedStateMachine):
         self.told: deque[Told] = deque()
         self.known: set[int] = set()  # rows the outbox was told of
         self.ended: set[int] = set()  # rows it declared to have come to an end
+        self.unwritten: list[Finish] = []
         self.under_way: dict[str, Attempt] = {}
         self.ranks: dict[int, int] = {}
         self.rows = 0
@@ -65,7 +66,8 @@ class Model(RuleBasedStateMachine):
         try:
             self.drain()
         finally:
-            self.limits.stop()
+            for limit in self.limits:
+                limit.stop()
 
     # -- the shell -----------------------------------------------------------------------------------------------
 
@@ -78,26 +80,51 @@ class Model(RuleBasedStateMachine):
                 case Load():
                     self.jobs.append(self.load_job(effect))
                 case Finish():
-                    rows = {message.row for message in effect.messages}
+                    rows = set(effect.rows)
                     assert rows
-                    assert not rows & self.ended, "finished twice"
-                    assert len(rows) == len(effect.messages)
-                    if effect.status is Status.EXPIRED:
-                        assert all(message.expires_at <= self.now * 1000 for message in effect.messages)
+                    assert len(rows) == len(effect.rows)
+                    if effect in self.unwritten:
+                        self.unwritten.remove(effect)
+                    else:
+                        assert not rows & self.ended, "finished twice"
                     self.ended |= rows
-                    self.jobs.append(Job(lambda rows=rows: self.ended_on_disk.update(rows)))  # type: ignore[misc]
+                    self.jobs.append(self.mark_job(effect))
 
     def check_attempt(self, attempt: Attempt) -> None:
         rows = [message.row for message in attempt.batch]
         size = sum(len(message.message) for message in attempt.batch)
         assert attempt.key not in self.under_way, "two attempts at a time for one recipient"
-        assert len(self.under_way) < LIMITS["DELIVERIES_MAX"]
-        assert 1 <= len(rows) <= LIMITS["BATCH_MESSAGES_MAX"]
-        assert size <= LIMITS["BATCH_BYTES_MAX"] or len(rows) == 1
-        assert all(message.expires_at > self.now * 1000 for message in attempt.batch), "attempted after its time"
+        assert len(self.under_way) < SERVED_MAX
+        assert 1 <= len(rows) <= BATCH_LIMITS["BATCH_MESSAGES_MAX"]
+        assert size <= BATCH_LIMITS["BATCH_BYTES_MAX"] or len(rows) == 1
         assert not self.ended & set(rows), "attempted after its end"
         unfinished = [row for row, message in sorted(self.disk.items()) if message.to == attempt.key]
         assert rows == [row for row in unfinished if row not in self.ended and row <= rows[-1]], "out of order"
+
+    def mark_job(self, finish: Finish) -> Job:
+        def run() -> Told:
+            self.ended_on_disk.update(finish.rows)
+            return lambda: self.outbox.marked(finish.rows)
+
+        def fail() -> Told:
+            def tell() -> list[Effect]:
+                self.unwritten.append(finish)
+                self.outbox.not_marked(finish, self.now)
+                return []
+
+            return tell
+
+        return Job(run, fail)
+
+    def end_job(self, key: str, rows: set[int]) -> Job:
+        """The owner, or the time, ends some of what the disk shows as waiting."""
+
+        def run() -> Told:
+            waiting = [row for row in sorted(rows) if row in self.disk and row not in self.ended_on_disk]
+            waiting = [row for row in waiting if self.disk[row].to == key]
+            return lambda: self.outbox.end(key, waiting, Status.CANCELLED, "not wanted any more")
+
+        return Job(run, fail=lambda: None)
 
     def load_job(self, load: Load) -> Job:
         def run() -> Told:
@@ -105,24 +132,23 @@ class Model(RuleBasedStateMachine):
             for row, message in sorted(self.disk.items()):
                 if message.to == load.key and row > load.row and row not in self.ended_on_disk:
                     size = sum(len(other.message) for other in [*found, message])
-                    if found and (len(found) == LIMITS["BATCH_MESSAGES_MAX"] or size > LIMITS["BATCH_BYTES_MAX"]):
+                    full = len(found) == BATCH_LIMITS["BATCH_MESSAGES_MAX"] or size > BATCH_LIMITS["BATCH_BYTES_MAX"]
+                    if found and full:
                         break
                     found.append(message)
-            return lambda: self.outbox.loaded(load.key, found, self.now)
+            return lambda: self.outbox.loaded(load.key, found)
 
         return Job(run, fail=lambda: lambda: self.outbox.not_loaded(load.key, "the disk is full", self.now))
 
-    def accept_job(self, key: str, size: int, ttl_s: float) -> Job:
+    def accept_job(self, key: str, size: int, *, doubtful: bool) -> Job:
         def run() -> Told:
             self.rows += 1
-            now_ms = int(self.now * 1000)
-            expires_at = now_ms + int(ttl_s * 1000)
-            message = Message(self.rows, f"id{self.rows}", key, "", b"x" * size, now_ms, expires_at)
+            message = Message(self.rows, f"id{self.rows}", key, "", b"x" * size, int(self.now * 1000), 10**15)
             self.disk[message.row] = message
 
             def tell() -> list[Effect]:
                 self.known.add(message.row)
-                return self.outbox.add(key, [message], self.now)
+                return self.outbox.add(key, [message], doubtful=doubtful)
 
             return tell
 
@@ -133,10 +159,18 @@ class Model(RuleBasedStateMachine):
     @rule(
         key=st.sampled_from(KEYS),
         sizes=st.lists(st.integers(1, MESSAGE_BYTES_MAX), min_size=1, max_size=5),
-        ttl_s=st.sampled_from([0.5, 5.0, 1000.0]),
+        doubtful=st.booleans(),
     )
-    def send(self, key: str, sizes: list[int], ttl_s: float) -> None:
-        self.jobs.extend(self.accept_job(key, size, ttl_s) for size in sizes)
+    def send(self, key: str, sizes: list[int], doubtful: bool) -> None:
+        self.jobs.extend(self.accept_job(key, size, doubtful=doubtful) for size in sizes)
+
+    @precondition(lambda self: self.known - self.ended_on_disk)
+    @rule(data=st.data())
+    def end(self, data: st.DataObject) -> None:
+        """Ends rows of one recipient, some of which may have ended in the meantime."""
+        left = sorted(self.known - self.ended_on_disk)
+        rows = data.draw(st.sets(st.sampled_from(left), min_size=1))
+        self.jobs.append(self.end_job(self.disk[min(rows)].to, rows))
 
     @precondition(lambda self: self.jobs)
     @rule(works=st.booleans())
@@ -186,11 +220,11 @@ class Model(RuleBasedStateMachine):
     @rule(data=st.data())
     def fail(self, data: st.DataObject) -> None:
         attempt = self.under_way.pop(data.draw(st.sampled_from(sorted(self.under_way))))
-        self.carry_out(self.outbox.failed(attempt.key, "unreachable", self.now))
+        self.carry_out(self.outbox.failed(attempt.key, "unreachable", self.now, unsure=data.draw(st.booleans())))
 
     @rule(key=st.sampled_from(KEYS))
     def wake(self, key: str) -> None:
-        self.carry_out(self.outbox.wake(key, self.now))
+        self.carry_out(self.outbox.wake(key))
 
     @rule(seconds=st.sampled_from([0.0, 0.3, 1.0, 4.0, 400.0]))
     def time_goes_by(self, seconds: float) -> None:
@@ -206,7 +240,7 @@ class Model(RuleBasedStateMachine):
         self.jobs.clear()
         self.told.clear()
         self.under_way.clear()
-        self.ranks.clear()
+        self.unwritten.clear()
         self.ended = set(self.ended_on_disk)
         self.known = set(self.disk)
         self.outbox = Outbox(random.Random(self.rows))
@@ -214,7 +248,7 @@ class Model(RuleBasedStateMachine):
             waiting = [row for row in self.disk if self.disk[row].to == key and row not in self.ended]
             if waiting:
                 oldest_at = self.disk[waiting[0]].sent_at
-                self.carry_out(self.outbox.restore(key, key, len(waiting), oldest_at, self.now))
+                self.carry_out(self.outbox.restore(key, key, len(waiting), oldest_at, max(waiting)))
 
     # -- what always holds ---------------------------------------------------------------------------------------
 
@@ -243,17 +277,26 @@ class Model(RuleBasedStateMachine):
         for key, queue in self.outbox.queues.items():
             assert bool(queue.under_way) == (key in self.under_way)
             if queue.waiting and not queue.busy:
-                in_turn = key in self.outbox._turns and len(self.outbox._served) == LIMITS["DELIVERIES_MAX"]
+                blocked = len(self.outbox._unmarked) >= LIMITS["UNMARKED_MAX"]
+                in_turn = key in self.outbox._turns and (
+                    blocked or len(self.outbox._served) == LIMITS["DELIVERIES_MAX"]
+                )
+                in_doubt = key in self.outbox._doubtful_turns and (
+                    blocked or len(self.outbox._doubtful_served) == LIMITS["DOUBTFUL_MAX"]
+                )
                 wake_at = self.outbox.wake_at
                 waits = queue.next_try is not None and wake_at is not None and wake_at <= queue.next_try
-                assert in_turn or waits
-        assert self.outbox._served == {key for key, queue in self.outbox.queues.items() if queue.busy}
+                assert in_turn or in_doubt or waits
+        served = self.outbox._served | self.outbox._doubtful_served
+        assert served == {key for key, queue in self.outbox.queues.items() if queue.busy}
         assert len(self.outbox._served) <= LIMITS["DELIVERIES_MAX"]
+        assert len(self.outbox._doubtful_served) <= LIMITS["DOUBTFUL_MAX"]
 
     @invariant()
     def status_never_goes_back(self) -> None:
-        for row in self.known - self.ended:
-            rank = RANKS[self.outbox.queues[self.disk[row].to].status_of(row)]
+        """Also across restarts, and not while the disk does not show an end yet."""
+        for row in self.known - self.ended_on_disk:
+            rank = RANKS[self.outbox.status_of(self.disk[row].to, row)]
             assert rank >= self.ranks.get(row, 0)
             self.ranks[row] = rank
 

@@ -213,7 +213,7 @@ def test_the_outbox_shows_each_message(world: World) -> None:
     two = world.get("Bobby", "/outbox/two").json
     assert two["status"] == "delivering"
     assert "refused" in two["reason"]
-    listing = world.get("Bobby", "/outbox?waiting=true").json
+    listing = world.get("Bobby", "/outbox?status=waiting").json
     assert [message["id"] for message in listing["messages"]] == ["two"]
     (queue,) = listing["recipients"]
     assert (queue["to"], queue["waiting"]) == ("UserX", 1)
@@ -263,6 +263,8 @@ OWNERS = [
     ("GET", "/inbox"),
     ("GET", "/outbox"),
     ("GET", "/outbox/1"),
+    ("DELETE", "/outbox/1"),
+    ("POST", "/outbox/retry"),
     ("GET", "/lookup/UserX"),
     ("GET", "/seeds"),
     ("GET", "/contacts"),

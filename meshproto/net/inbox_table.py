@@ -1,0 +1,162 @@
+"""What this node has received, on disk. Every method is one job of the database's writer.
+
+A cursor is never used twice. When messages are no longer kept, it is those up to a cursor: their texts go at once,
+their ids stay for as long as a sender may still repeat them.
+"""
+
+import sqlite3
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+from msgspec import Raw
+from twisted.internet.defer import Deferred
+
+from meshproto.core.envelope import Letter
+from meshproto.core.identity import Record, fingerprint, unb64
+from meshproto.core.inbox import PAGE_BYTES_MAX, Correspondent, Received
+from meshproto.errors import KeyChanged
+from meshproto.net.contacts_table import pin
+from meshproto.net.store import Database
+from meshproto.wire import SignedRecord, fold
+
+SCHEMA: Final = """
+CREATE TABLE inbox (
+    cursor INTEGER PRIMARY KEY AUTOINCREMENT,
+    sender TEXT NOT NULL,                   -- folded
+    name TEXT NOT NULL,
+    key TEXT NOT NULL,
+    id TEXT NOT NULL,
+    type TEXT NOT NULL,
+    message BLOB NOT NULL,                  -- empty: no longer kept
+    sent_at INTEGER NOT NULL,
+    received_at INTEGER NOT NULL,
+    UNIQUE (key, id)                        -- what makes a delivery that is repeated harmless
+);
+CREATE INDEX inbox_from ON inbox (sender, cursor);
+"""
+PRUNE_ROWS: Final = 500
+"""Messages whose texts go in one job: a few milliseconds."""
+
+
+class Totals(NamedTuple):
+    """How many messages are kept, and the cursor of the latest that came."""
+
+    messages: int
+    last: int
+
+
+class InboxTable:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def receive(self, sender: Record, signed: SignedRecord, letters: Iterable[Letter], now_ms: int) -> "Deferred[None]":
+        """Keep the letters that are not there yet, in order, and the sender's record. Fails with :class:`KeyChanged`
+        when the name is known with another key; then nothing of it is kept."""
+        rows = [
+            (
+                fold(sender.name),
+                sender.name,
+                sender.key,
+                letter.id,
+                letter.type,
+                bytes(letter.message),
+                letter.sent_at,
+                now_ms,
+            )
+            for letter in letters
+        ]
+
+        def job(connection: sqlite3.Connection) -> None:
+            pinned = pin(connection, sender, signed, now_ms)
+            if pinned != sender.key:
+                known, found = fingerprint(unb64(pinned)), fingerprint(sender.key_bytes)
+                raise KeyChanged(f"{sender.name} is known here with the key {known}, not {found}")
+            connection.executemany(
+                "INSERT OR IGNORE INTO inbox (sender, name, key, id, type, message, sent_at, received_at) "
+                "VALUES (?,?,?,?,?,?,?,?)",
+                rows,
+            )
+
+        return self._database.submit(job)
+
+    def page(self, after: int, sender: str | None, limit: int) -> "Deferred[list[Received]]":
+        """In the order of arrival, at most `limit` messages and :data:`PAGE_BYTES_MAX` of text."""
+
+        def job(connection: sqlite3.Connection) -> list[Received]:
+            start = max(after, _pruned(connection))
+            where, values = (
+                ("cursor>?", [start]) if sender is None else ("cursor>? AND sender=?", [start, fold(sender)])
+            )
+            page: list[Received] = []
+            size = 0
+            for cursor, name, key, id_, type_, message, sent_at, received_at in connection.execute(
+                "SELECT cursor, name, key, id, type, message, sent_at, received_at FROM inbox "  # noqa: S608
+                f"WHERE {where} ORDER BY cursor LIMIT ?",
+                (*values, limit),
+            ):
+                size += len(message)
+                if page and size > PAGE_BYTES_MAX:
+                    break
+                who = Correspondent(name, key)
+                page.append(Received(cursor, id_, who, type_, Raw(message), sent_at, received_at))
+            return page
+
+        return self._database.submit(job, durable=False)
+
+    def totals(self) -> "Deferred[Totals]":
+        def job(connection: sqlite3.Connection) -> Totals:
+            last = _last(connection)
+            # Cursors have no gaps: what did not get to the disk has used none.
+            return Totals(last - min(last, _pruned(connection)), last)
+
+        return self._database.submit(job, durable=False)
+
+    def prune(self, keep_messages: int | None, came_before_ms: int | None, not_after: int | None) -> "Deferred[bool]":
+        """No longer keep what is not among the last `keep_messages`, and what came before; nothing after the cursor
+        `not_after`. Whether there is more to do."""
+
+        def job(connection: sqlite3.Connection) -> bool:
+            start, last = _pruned(connection), _last(connection)
+            by_number = last - keep_messages if keep_messages is not None else 0
+            highest = last if not_after is None else not_after
+            some = connection.execute(
+                "SELECT cursor, received_at FROM inbox WHERE cursor>? AND cursor<=? ORDER BY cursor LIMIT ?",
+                (start, highest, PRUNE_ROWS),
+            )
+            end = start
+            for cursor, received_at in some:
+                if cursor > by_number and (came_before_ms is None or received_at >= came_before_ms):
+                    break
+                end = cursor
+            if end == start:
+                return False
+            connection.execute("UPDATE inbox SET message=x'', type='' WHERE cursor>? AND cursor<=?", (start, end))
+            connection.execute("INSERT OR REPLACE INTO numbers VALUES ('inbox pruned', ?)", (end,))
+            return True
+
+        return self._database.submit(job, durable=False)
+
+    def forget(self, came_before_ms: int) -> "Deferred[bool]":
+        """Forget the ids of messages no longer kept that came before. Whether there is more to do."""
+
+        def job(connection: sqlite3.Connection) -> bool:
+            found = connection.execute(
+                "SELECT cursor, received_at FROM inbox WHERE cursor<=? ORDER BY cursor LIMIT ?",
+                (_pruned(connection), PRUNE_ROWS),
+            ).fetchall()
+            over = [(cursor,) for cursor, received_at in found if received_at < came_before_ms]
+            connection.executemany("DELETE FROM inbox WHERE cursor=?", over)
+            return len(over) == PRUNE_ROWS
+
+        return self._database.submit(job, durable=False)
+
+
+def _pruned(connection: sqlite3.Connection) -> int:
+    """Texts up to this cursor are no longer kept."""
+    found = connection.execute("SELECT value FROM numbers WHERE name='inbox pruned'").fetchone()
+    return int(found[0]) if found else 0
+
+
+def _last(connection: sqlite3.Connection) -> int:
+    found = connection.execute("SELECT seq FROM sqlite_sequence WHERE name='inbox'").fetchone()
+    return int(found[0]) if found else 0

@@ -1,0 +1,292 @@
+"""What this node sends, on disk. Every method is one job of the database's writer.
+
+On disk a message is `queued` until it comes to one of the ends; how far it is in between only
+:class:`meshproto.core.outbox.Outbox` knows. A message that has ended is kept for a while, so that its sender can ask
+what became of it, and so that its id, sent again, is not a new message.
+"""
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Final, NamedTuple, TypeVar
+
+from msgspec import Struct
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from meshproto.core.envelope import BATCH_BYTES_MAX, BATCH_MESSAGES_MAX
+from meshproto.core.queue import Message, Status
+from meshproto.errors import IdReused, NotFound, Unavailable
+from meshproto.net.store import RETRY_S, Database, Job
+
+SCHEMA: Final = """
+CREATE TABLE outbox (
+    row INTEGER PRIMARY KEY AUTOINCREMENT,  -- the order of acceptance
+    recipient TEXT NOT NULL,                -- folded
+    id TEXT NOT NULL,
+    name TEXT NOT NULL,                     -- the recipient as the sender wrote it
+    type TEXT NOT NULL,
+    message BLOB NOT NULL,                  -- JSON
+    sent_at INTEGER NOT NULL,               -- ms since 1970 UTC
+    expires_at INTEGER NOT NULL,
+    status TEXT NOT NULL,
+    changed_at INTEGER NOT NULL,
+    reason TEXT,
+    UNIQUE (id, recipient)                  -- the id first: `GET /outbox/ID` names no recipient
+);
+CREATE INDEX outbox_waiting ON outbox (recipient, row) WHERE status = 'queued';
+CREATE INDEX outbox_expiring ON outbox (expires_at) WHERE status = 'queued'
+"""
+FROM_1: Final = "CREATE INDEX outbox_expiring ON outbox (expires_at) WHERE status = 'queued'"
+
+OVERDUE_MAX: Final = 1000
+"""Messages that end in one job: nobody else writes in the meantime."""
+PRUNE_ROWS: Final = 500
+"""Messages looked at in one job when old ones are deleted: a few milliseconds."""
+UNSURE_MAX: Final = 100_000
+"""Acceptances that failed and have to be undone, should the disk have taken them after all."""
+
+_MESSAGE: Final = "row, id, name, type, message, sent_at, expires_at"
+_KEPT: Final = "row, recipient, id, name, status, sent_at, expires_at, changed_at, reason"
+
+
+_Attempt = tuple[str, str, int]
+"""Recipient, id and time of an acceptance: another one for the same message has another time."""
+
+T = TypeVar("T")
+
+
+class Draft(Struct, frozen=True):
+    """A message to be accepted; see :class:`meshproto.core.queue.Message`. `recipient` is the folded name."""
+
+    recipient: str
+    id: str
+    to: str
+    type: str
+    message: bytes
+    sent_at: int
+    expires_at: int
+
+
+class Accepted(NamedTuple):
+    """`fresh`: it was not there before. A message sent again is what it was, with the status it has now."""
+
+    message: Message
+    fresh: bool
+    status: Status
+    reason: str | None
+
+
+class Kept(Struct, frozen=True):
+    """One message of the outbox, as it stands on disk."""
+
+    row: int
+    recipient: str
+    id: str
+    to: str
+    status: Status
+    sent_at: int
+    expires_at: int
+    changed_at: int
+    reason: str | None
+
+
+class Waiting(NamedTuple):
+    """Of one recipient; `last_row`: the highest."""
+
+    recipient: str
+    to: str
+    messages: int
+    oldest_at: int
+    last_row: int
+
+
+class Overdue(NamedTuple):
+    """Recipients with rows whose time is over, and when the next one's is, ms since 1970 UTC."""
+
+    rows: dict[str, list[int]]
+    next_at: int | None
+
+
+class OutboxTable:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._unsure: set[_Attempt] = set()
+
+    def accept(self, drafts: Sequence[Draft]) -> "Deferred[list[Accepted | IdReused | Unavailable]]":
+        """Keep messages, in this order. The same id for the same recipient is the same message, and
+        :class:`IdReused` when it has another text or type."""
+
+        def job(connection: sqlite3.Connection) -> list[Accepted | IdReused]:
+            return [_accept(connection, draft) for draft in drafts]
+
+        def check(taken: list[Accepted | IdReused]) -> list[Accepted | IdReused | Unavailable]:
+            unsure = {(recipient, id_) for recipient, id_, _ in self._unsure}
+            return [
+                Unavailable(f"the message {draft.id!r} is being undone: send it again", retry_after_s=RETRY_S)
+                if isinstance(one, Accepted) and not one.fresh and (draft.recipient, draft.id) in unsure
+                else one
+                for draft, one in zip(drafts, taken, strict=True)
+            ]
+
+        attempts = {(draft.recipient, draft.id, draft.sent_at) for draft in drafts}
+        return self._undoing(job, attempts, durable=True).addCallback(check)
+
+    def _undoing(self, job: Job[T], attempts: "set[_Attempt]", *, durable: bool) -> "Deferred[T]":
+        """A disk that fails in the middle of a commit may have taken it. Whoever asked is told that nothing was kept,
+        so nothing must be: when the job fails, the next one that goes through here first undoes its attempts."""
+        undone, self._unsure = self._unsure, set()
+
+        def both(connection: sqlite3.Connection) -> T:
+            connection.executemany(
+                "DELETE FROM outbox WHERE recipient=? AND id=? AND sent_at=? AND status='queued'", undone
+            )
+            return job(connection)
+
+        def failed(failure: Failure) -> Failure:
+            self._unsure |= undone
+            if failure.check(Unavailable) and len(self._unsure) < UNSURE_MAX:
+                self._unsure |= attempts
+            return failure
+
+        return self._database.submit(both, durable=durable).addErrback(failed)
+
+    def prune(self, after: int, ended_before_ms: int) -> "Deferred[int | None]":
+        """Delete messages that ended before, among the next :data:`PRUNE_ROWS` after the row. The row to go on after,
+        None at the end."""
+
+        def job(connection: sqlite3.Connection) -> int | None:
+            rows = connection.execute(
+                "SELECT row, status!='queued' AND changed_at<?, sent_at FROM outbox WHERE row>? ORDER BY row LIMIT ?",
+                (ended_before_ms, after, PRUNE_ROWS),
+            ).fetchall()
+            connection.executemany("DELETE FROM outbox WHERE row=?", [(row,) for row, over, _ in rows if over])
+            # Nothing that was accepted later can have ended before.
+            return int(rows[-1][0]) if len(rows) == PRUNE_ROWS and rows[-1][2] < ended_before_ms else None
+
+        return self._database.submit(job, durable=False)
+
+    def finish(self, rows: Sequence[int], status: Status, reason: str | None, now_ms: int) -> "Deferred[None]":
+        """Messages have come to an end; one that had already stays as it is. Not synced: when the power fails they are
+        sent again, and the recipients know their ids."""
+
+        def job(connection: sqlite3.Connection) -> None:
+            connection.executemany(
+                "UPDATE outbox SET status=?, reason=?, changed_at=? WHERE row=? AND status='queued'",
+                [(status.value, reason, now_ms, row) for row in rows],
+            )
+
+        return self._database.submit(job, durable=False)
+
+    def waiting_after(self, recipient: str, row: int) -> "Deferred[list[Message]]":
+        """The next waiting messages for the recipient: at most a batch."""
+
+        def job(connection: sqlite3.Connection) -> list[Message]:
+            found: list[Message] = []
+            size = 0
+            for values in connection.execute(
+                f"SELECT {_MESSAGE} FROM outbox WHERE recipient=? AND row>? AND status='queued' ORDER BY row LIMIT ?",  # noqa: S608
+                (recipient, row, BATCH_MESSAGES_MAX),
+            ):
+                message = Message(*values)
+                size += len(message.message)
+                if found and size > BATCH_BYTES_MAX:
+                    break
+                found.append(message)
+            return found
+
+        return self._database.submit(job, durable=False)
+
+    def overdue(self, now_ms: int) -> "Deferred[Overdue]":
+        """Waiting messages whose time is over, at most :data:`OVERDUE_MAX`."""
+
+        def job(connection: sqlite3.Connection) -> Overdue:
+            rows: dict[str, list[int]] = {}
+            for recipient, row in connection.execute(
+                "SELECT recipient, row FROM outbox WHERE status='queued' AND expires_at<=? ORDER BY expires_at LIMIT ?",
+                (now_ms, OVERDUE_MAX),
+            ):
+                rows.setdefault(recipient, []).append(row)
+            (next_at,) = connection.execute(
+                "SELECT min(expires_at) FROM outbox WHERE status='queued' AND expires_at>?", (now_ms,)
+            ).fetchone()
+            return Overdue(rows, next_at)
+
+        return self._undoing(job, set(), durable=False)
+
+    # -- to look at ----------------------------------------------------------------------------------------------
+
+    def page(
+        self, status: Status | None, recipient: str | None, after: int | None, limit: int
+    ) -> "Deferred[list[Kept]]":
+        """At most `limit` messages beyond the row `after`: those that wait (:attr:`Status.QUEUED`) oldest first,
+        others, or all (None), newest first."""
+        oldest_first = status is Status.QUEUED
+        conditions: list[tuple[str, object]] = []
+        if status is not None:
+            conditions.append(("status=?", status.value))
+        if recipient is not None:
+            conditions.append(("recipient=?", recipient))
+        if after is not None:
+            conditions.append(("row>?" if oldest_first else "row<?", after))
+        where = f"WHERE {' AND '.join(text for text, _ in conditions)} " if conditions else ""
+        order = f"{where}ORDER BY row{'' if oldest_first else ' DESC'} LIMIT ?"
+        values = (*(value for _, value in conditions), limit)
+        return self._database.submit(lambda connection: _kept(connection, order, values), durable=False)
+
+    def by_id(self, message_id: str, recipient: str | None = None) -> "Deferred[list[Kept]]":
+        """One for each recipient, or for this one. Fails with :class:`NotFound`."""
+
+        def job(connection: sqlite3.Connection) -> list[Kept]:
+            which = "WHERE id=? AND recipient=coalesce(?, recipient) ORDER BY row"
+            found = _kept(connection, which, (message_id, recipient))
+            if not found:
+                raise NotFound(f"no message {message_id!r} in the outbox")
+            return found
+
+        return self._database.submit(job, durable=False)
+
+
+def read_waiting(connection: sqlite3.Connection) -> list[Waiting]:
+    """Once, at the start."""
+    rows = connection.execute(
+        "SELECT recipient, min(name), count(*), min(sent_at), max(row) FROM outbox WHERE status='queued' "
+        "GROUP BY recipient"
+    )
+    return [Waiting(*row) for row in rows]
+
+
+def _accept(connection: sqlite3.Connection, draft: Draft) -> Accepted | IdReused:
+    known = connection.execute(
+        f"SELECT {_MESSAGE}, status, reason FROM outbox WHERE recipient=? AND id=?",  # noqa: S608
+        (draft.recipient, draft.id),
+    ).fetchone()
+    if known is not None:
+        message, status, reason = Message(*known[:7]), Status(known[7]), known[8]
+        if (message.message, message.type) != (draft.message, draft.type):
+            return IdReused(f"the id {draft.id!r} was used for another message to {message.to}")
+        return Accepted(message, False, status, reason)
+    cursor = connection.execute(
+        "INSERT INTO outbox (recipient, id, name, type, message, sent_at, expires_at, status, changed_at) "
+        "VALUES (?,?,?,?,?,?,?,'queued',?)",
+        (
+            draft.recipient,
+            draft.id,
+            draft.to,
+            draft.type,
+            draft.message,
+            draft.sent_at,
+            draft.expires_at,
+            draft.sent_at,
+        ),
+    )
+    row = cursor.lastrowid or 0
+    message = Message(row, draft.id, draft.to, draft.type, draft.message, draft.sent_at, draft.expires_at)
+    return Accepted(message, True, Status.QUEUED, None)
+
+
+def _kept(connection: sqlite3.Connection, which: str, values: tuple[object, ...]) -> list[Kept]:
+    rows = connection.execute(f"SELECT {_KEPT} FROM outbox {which}", values)  # noqa: S608
+    return [
+        Kept(row, recipient, id_, name, Status(status), sent_at, expires_at, changed_at, reason)
+        for row, recipient, id_, name, status, sent_at, expires_at, changed_at, reason in rows
+    ]

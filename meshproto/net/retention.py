@@ -1,0 +1,100 @@
+"""What is no longer kept, and the space it took.
+
+Old messages go a few hundred at a time, each portion a job of its own for the disk, so that nobody who writes waits for
+longer than that; then the free pages are given back likewise.
+"""
+
+from typing import Final, NamedTuple
+
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from meshproto.errors import MeshError
+from meshproto.net.asked import TTL_S_MAX
+from meshproto.net.clocks import NowMs
+from meshproto.net.user_store import UserStore
+
+DAY_S: Final = 86400.0
+IDS_KEPT_S: Final = TTL_S_MAX + 2 * DAY_S
+"""How long the id of a message that was received is known: a sender repeats a message until its ttl is over, by a clock
+that may have been set meanwhile."""
+ENDS_KEPT_S: Final = IDS_KEPT_S
+"""How long a message that has ended is kept in the outbox unless --keep-days says otherwise."""
+ENDS_KEPT_S_MIN: Final = DAY_S
+"""However little is to be kept: whoever has got no answer to /send may ask again with the same id."""
+LOOK_S: Final = 600.0
+"""How often old messages are looked for."""
+PAUSE_S: Final = 0.02
+"""Between two portions, for everybody else."""
+
+
+class Keep(NamedTuple):
+    """How much is kept; None: all."""
+
+    days: float | None = None
+    messages: int | None = None
+
+
+KEEP_ALL: Final = Keep()
+
+
+class Retention(Service):
+    log = Logger()
+
+    def __init__(self, keep: Keep, store: UserStore, clock: IReactorTime, now_ms: NowMs) -> None:
+        self._keep = keep
+        self._store = store
+        self._clock = clock
+        self._now_ms = now_ms
+        self._loop: Deferred[None] | None = None
+
+    def startService(self) -> None:
+        super().startService()
+        self._loop = ensureDeferred(self._run())
+        self._loop.addErrback(self._ended)
+
+    def stopService(self) -> None:
+        super().stopService()
+        if self._loop is not None:
+            self._loop.cancel()
+
+    def _ended(self, failure: Failure) -> None:
+        if not failure.check(CancelledError):
+            self.log.failure("a bug in what deletes old messages", failure=failure)
+
+    async def _run(self) -> None:
+        while True:
+            await deferLater(self._clock, LOOK_S)
+            try:
+                await self.look()
+            except MeshError as error:
+                self.log.debug("old messages stay for now: {reason}", reason=error.detail)
+
+    async def look(self) -> None:
+        """Delete what is too old or too much now. Raises :class:`meshproto.errors.Unavailable` (the disk)."""
+        now_ms = self._now_ms()
+        keep_ms = None if self._keep.days is None else self._keep.days * DAY_S * 1000
+        if keep_ms is not None or self._keep.messages is not None:
+            came_before = None if keep_ms is None else int(now_ms - keep_ms)
+            while await self._store.inbox.prune(self._keep.messages, came_before, self._handed_over()):
+                await self._pause()
+        while await self._store.inbox.forget(now_ms - int(IDS_KEPT_S * 1000)):
+            await self._pause()
+        ends_ms = ENDS_KEPT_S * 1000 if keep_ms is None else max(keep_ms, ENDS_KEPT_S_MIN * 1000)
+        row: int | None = 0
+        while row is not None:
+            row = await self._store.outbox.prune(row, int(now_ms - ends_ms))
+            await self._pause()
+        while await self._store.vacuum():
+            await self._pause()
+
+    def _handed_over(self) -> int | None:
+        """What programs have not got yet is kept."""
+        return None
+
+    def _pause(self) -> "Deferred[None]":
+        return deferLater(self._clock, PAUSE_S)

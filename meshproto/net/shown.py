@@ -1,0 +1,54 @@
+"""How messages and what became of them are shown to the owner."""
+
+from typing import Any
+
+from twisted.web.iweb import IRequest
+
+from meshproto.core.inbox import Received
+from meshproto.core.queue import Queue, Status
+from meshproto.errors import MeshError
+from meshproto.net.accepting import Outcome
+from meshproto.net.http import answer_json, answer_problem
+
+
+def told(outcome: Outcome) -> dict[str, Any]:
+    shown: dict[str, Any] = {"id": outcome.id, "to": outcome.to, "status": outcome.status}
+    return shown if outcome.reason is None else {**shown, "reason": outcome.reason}
+
+
+def outcome(request: IRequest, outcome: Outcome, wanted: Status = Status.DELIVERED) -> bytes:
+    """200 for the end that was `wanted`, 202 for none yet, 409 for another."""
+    if outcome.status is wanted:
+        return answer_json(request, told(outcome))
+    if not outcome.status.final:
+        return answer_json(request, told(outcome), 202)
+    detail = outcome.reason or f"the message is {outcome.status}"
+    return answer_problem(request, 409, f"message {outcome.status}", detail, id=outcome.id, to=outcome.to)
+
+
+def sentence(error: MeshError) -> str:
+    return error.title if error.detail == error.title else f"{error.title}: {error.detail}"
+
+
+def recipient_shown(queue: Queue, ahead_ms: float) -> dict[str, Any]:
+    """`ahead_ms`: how far the wall clock is ahead of the queue's."""
+    return {
+        "to": queue.to,
+        "waiting": queue.waiting,
+        "oldest_at": queue.oldest_at,
+        "attempts": queue.attempts,
+        "next_try_at": None if queue.next_try is None else int(queue.next_try * 1000 + ahead_ms),
+        "reason": queue.reason,
+    }
+
+
+def received_shown(message: Received) -> dict[str, Any]:
+    return {
+        "cursor": message.cursor,
+        "id": message.id,
+        "from": message.sender,
+        "type": message.type,
+        "message": message.message,
+        "sent_at": message.sent_at,
+        "received_at": message.received_at,
+    }
