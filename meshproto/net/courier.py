@@ -6,7 +6,7 @@ from typing import Any, Final, Protocol, cast
 import msgspec
 import treq
 from msgspec import Struct
-from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, succeed
+from twisted.internet.defer import Deferred, ensureDeferred, succeed
 from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IConsumer, IReactorTime
 from twisted.internet.protocol import Protocol as TwistedProtocol
@@ -127,25 +127,24 @@ class Courier:
         :class:`NoAnswer` when no answer came,
         :class:`PeerRefused` with the peer's own words when it is an error."""
         url = uri.rstrip("/") + "/deliver"
+        lost = False
         try:
             try:
                 return await self._post(url, body)
             except ResponseNeverReceived:
                 # A kept-alive connection that the peer had closed meanwhile looks like this. To deliver twice is
                 # harmless, so once more, on a fresh one.
+                lost = True
                 return await self._post(url, body)
         except (PeerRefused, PeerError):
             raise
-        except CancelledError:
-            raise NoAnswer(f"{uri} did not answer within {DELIVER_TIMEOUT_S:g} s") from None
-        except ConnectError as reason:
-            raise Unreachable(f"{uri}: {_words(reason)}") from None
         except Exception as reason:
-            # HTTP fails in as many ways as it has layers; each is a reason to try again later.
-            raise NoAnswer(f"{uri}: {_words(reason)}") from None
+            # Connecting and HTTP fail in as many ways as they have layers; each is a reason to try again later.
+            kind = Unreachable if isinstance(reason, ConnectError) and not lost else NoAnswer
+            raise kind(f"{uri}: {_words(reason)}") from None
 
     def _post(self, url: str, body: bytes) -> "Deferred[bytes]":
-        return ensureDeferred(self._exchange(url, body)).addTimeout(DELIVER_TIMEOUT_S, self._clock, _cancelled)
+        return ensureDeferred(self._exchange(url, body)).addTimeout(DELIVER_TIMEOUT_S, self._clock, _too_late)
 
     async def _exchange(self, url: str, body: bytes) -> bytes:
         response = await self._client.post(
@@ -164,9 +163,9 @@ class Courier:
         return answer
 
 
-def _cancelled(result: Any, timeout_s: float) -> Any:
-    """Leave the CancelledError of a timeout as it is."""
-    return result
+def _too_late(_: object, timeout_s: float) -> Failure:
+    """Whatever Twisted made of the cancelling."""
+    return Failure(TimeoutError(f"no answer in {timeout_s:g} s"))
 
 
 def _words(reason: Exception) -> str:
