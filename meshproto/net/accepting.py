@@ -75,13 +75,10 @@ class Accepting:
         return await shield(ensureDeferred(self._keep(orders, found, patient)))
 
     async def outcome(self, taken: Taken) -> Outcome:
-        """What an accepted message has come to when the waiting is over."""
+        """What an accepted message has come to when the waiting is over: its end, or it is queued."""
         status, reason = taken.status, taken.reason
         if taken.end is not None:
-            status, reason = await taken.end or (
-                self._sending.status_of(taken.recipient, taken.message.row, status),
-                self._sending.why(taken.recipient),
-            )
+            status, reason = await taken.end or (status, self._sending.why(taken.recipient))
         return Outcome(taken.message.id, taken.message.to, status, reason)
 
     def is_served(self, recipient: str) -> bool:
