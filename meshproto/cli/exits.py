@@ -2,20 +2,22 @@
 
 from enum import IntEnum
 
-from meshproto.cli.node import Problem, Unreachable
+from meshproto.cli.ledger import BulkRefused
+from meshproto.cli.node import Document, Problem, Unreachable
 from meshproto.cli.render import one_line
 
 
 class Exit(IntEnum):
     """Exit codes:
     0  delivered, queued, or done
-    1  an error of our own
+    1  an error of our own, or ended with Ctrl-C
     2  wrong usage, also when only the node can tell (400)
     3  the node is not reachable
     4  User Not Found
     5  refused (401, 403, 409)
     6  too large, or slow down (413, 429)
     7  no seed is reachable (503)
+    Where several messages fail (send --bulk, cancel), the highest of their codes.
     """
 
     DONE = 0
@@ -45,11 +47,16 @@ _ADVICE = {
     401: "give the node's token with --token-file FILE",
     403: "reach the node under its own address with --node URL, and give its token with --token-file FILE",
     409: "see what it clashes with and send it under another --id",
+    404: "see `mesh queue` for what waits, and `mesh sent` for what was sent",
+    405: "the node is older than this mesh: update it",
     413: "send it in smaller parts, or send the address of where it can be fetched",
+    415: "the node is older than this mesh: update it",
     429: "wait a little and try again",
     503: "start a seed, or wait until one is back and try again",
 }
 _KEY_ADVICE = "ask its owner for the fingerprint, and trust the new key only if `mesh lookup NAME` shows the same"
+_DELIVERED_ADVICE = "its recipient has it, and it cannot be taken back"
+_ENDED_ADVICE = "this is how it ended; to send it again, give it another id"
 _NOT_FOUND_ADVICE = "check the spelling, or ask its owner to register it with a seed of this mesh"
 _OTHER_ADVICE = "see the node's log, then try again"
 _START_ADVICE = "start it with `twistd -n --pidfile= meshuser --name NAME`, or say where it is with --node URL"
@@ -63,6 +70,8 @@ def exit_code(error: Exception) -> Exit:
     """The exit code that an error ends in."""
     if isinstance(error, Unreachable):
         return Exit.UNREACHABLE
+    if isinstance(error, BulkRefused):
+        return Exit.USAGE
     if not isinstance(error, Problem):
         return Exit.FAILED
     if _is_unknown_user(error):
@@ -75,10 +84,33 @@ def sentence(error: Exception) -> str:
     if isinstance(error, Unreachable):
         advice = _UNCERTAIN_ADVICE if error.uncertain else _START_ADVICE
         return one_line(f"No user node answers at {error.url} ({error.reason}): {advice}.")
+    if isinstance(error, BulkRefused):
+        return one_line(f"{error}.")
     if not isinstance(error, Problem):
         return one_line(f"This is a fault of mesh itself ({type(error).__name__}: {error}): {_REPORT_ADVICE}.")
     what = f"{error.title} ({error.detail.rstrip('.')})" if error.detail else error.title
     return one_line(f"{what}: {_advice(error)}.")
+
+
+def failure(result: Document) -> Problem | None:
+    """What one of several messages failed of, as if it had been asked for alone; None if it did not fail."""
+    if result.get("status") != "failed":
+        return None
+    code, reason = result.get("code"), str(result.get("reason") or "")
+    title, retry_after_s = str(result.get("title") or ""), result.get("retry_after")
+    if not title:  # an older node writes both into the reason
+        title, _, reason = reason.partition(": ")
+    return Problem(
+        code if isinstance(code, int) else 500,
+        title or "failed",
+        reason,
+        retry_after_s=retry_after_s if isinstance(retry_after_s, int) else None,
+    )
+
+
+def passes(error: Unreachable | Problem) -> bool:
+    """Whether waiting helps: a node that starts, stops or is too busy, but not one that refuses."""
+    return isinstance(error, Unreachable) or error.status == 429 or error.status >= 500
 
 
 def _is_unknown_user(problem: Problem) -> bool:
@@ -91,5 +123,7 @@ def _advice(problem: Problem) -> str:
         return _NOT_FOUND_ADVICE
     if problem.status == 409 and "key" in problem.title.lower():
         return _KEY_ADVICE
+    if problem.status == 409 and problem.title.startswith("message "):
+        return _DELIVERED_ADVICE if problem.title == "message delivered" else _ENDED_ADVICE
     advice = _ADVICE.get(problem.status, _OTHER_ADVICE)
     return advice if problem.retry_after_s is None else f"{advice} (in {problem.retry_after_s} s)"

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 
-from meshproto.cli.exits import sentence
+from meshproto.cli.exits import passes, sentence
 from meshproto.cli.node import Document, Node, Problem, Unreachable
 
 LONG_POLL_S = 25  # below the 30 s after which many proxies give up on a silent answer
@@ -44,7 +44,7 @@ def follow(
         try:
             page = node.inbox(after=after, sender=sender, limit=_page_size(left), wait_s=LONG_POLL_S).document
         except (Unreachable, Problem) as error:
-            if not was_there or not _passes(error):
+            if not was_there or not passes(error):
                 raise
             if not away:
                 notice(f"{sentence(error)} Trying again every {retry_delay_s:g} s; Ctrl-C ends.")
@@ -61,8 +61,3 @@ def follow(
 
 def _page_size(left: int | None) -> int:
     return PAGE_MESSAGES if left is None else min(left, PAGE_MESSAGES)
-
-
-def _passes(error: Unreachable | Problem) -> bool:
-    """Whether waiting helps: a node that starts, stops or is too busy, but not one that refuses."""
-    return isinstance(error, Unreachable) or error.status == 429 or error.status >= 500

@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from inspect import cleandoc
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,17 @@ from typing import Any
 import click
 
 from meshproto.cli import render
-from meshproto.cli.exits import Exit, exit_code, sentence
+from meshproto.cli.exits import Exit, exit_code, failure, sentence
 from meshproto.cli.inbox import follow as follow_inbox
 from meshproto.cli.inbox import read as read_inbox
 from meshproto.cli.node import Answer, Document, Node, Problem, Unreachable
+from meshproto.cli.outbox import read as read_outbox
+from meshproto.cli.sendfile import send_file
 
 DEFAULT_NODE = "http://127.0.0.1:3000"
 TEXT_BYTES_MAX = 1024 * 1024  # a node delivers at most this much at a time; more is refused before it is sent
+SENT_LIMIT = 20  # a screenful
+STATUSES = ("waiting", "delivered", "expired", "refused", "cancelled")
 TOKEN_BYTES_MAX = 4096  # a token is some dozens of bytes; a longer file is some other file
 
 EXIT_CODES = "\n  ".join(cleandoc(Exit.__doc__ or "").splitlines())
@@ -31,6 +35,7 @@ HELP = f"""Direct messages by name, through your own node.
 Examples:
   mesh send UserX "Hello UserX"
   df -h | mesh send UserX
+  mesh send --bulk invoices.ndjson
   mesh inbox --follow
   mesh --node localhost:3001 status
   mesh demo
@@ -117,7 +122,7 @@ def mesh(ctx: click.Context, url: str, token_file: Path | None) -> None:
 
 
 @mesh.command()
-@click.argument("name")
+@click.argument("name", required=False)
 @click.argument("text", required=False)
 @click.option("--id", "message_id", help="The message's id: the same id sent again is the same message.")
 @click.option(
@@ -129,15 +134,56 @@ def mesh(ctx: click.Context, url: str, token_file: Path | None) -> None:
     help="How long to wait for the delivery before it is queued.",
 )
 @click.option("--ttl", "ttl_s", type=float, metavar="SECONDS", callback=_seconds, help="How long to keep trying.")
+@click.option(
+    "--bulk",
+    "bulk_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="Send every line of FILE, a JSON object each; - is standard input.",
+)
+@click.option("--to", metavar="NAME", help="With --bulk: the recipient of the lines that name none.")
 @_json_option
 @click.pass_obj
 def send(
-    session: Session, name: str, text: str | None, *, message_id: str | None, wait_s: float | None, ttl_s: float | None
+    session: Session,
+    name: str | None,
+    text: str | None,
+    *,
+    message_id: str | None,
+    wait_s: float | None,
+    ttl_s: float | None,
+    bulk_file: Path | None,
+    to: str | None,
 ) -> None:
     """Send TEXT to NAME; without TEXT, or with -, standard input is the text.
 
     Put -- in front of a TEXT that begins with a dash: mesh send UserX -- -5
+
+    With --bulk, a line of FILE is what `POST /send` takes: "to" and "message", and "id", "type", "ttl" and "wait" if
+    you like. --to, --ttl and --wait are for the lines that do not say it themselves.
+
+    It can be ended and begun again at any time: FILE.sending, beside FILE, keeps what was taken until all of it is
+    through, so the same command goes on where it was, and nothing is sent twice. Lines that failed with 429 or 5xx are
+    sent again by the same command; lines that failed otherwise stay failed: mend them, and send them in a file of their
+    own. When FILE.sending is gone, the same command sends all of FILE anew. What comes from standard input is not kept:
+    there give every line an "id", and it can be sent again without harm.
+
+    \b
+    Examples:
+      mesh send UserX "Hello UserX"
+      df -h | mesh send UserX
+      mesh send --bulk invoices.ndjson
+      jq -c '{message: .}' events.json | mesh send --bulk - --to UserX
     """
+    if bulk_file is not None:
+        if name is not None or message_id is not None:
+            raise click.UsageError("With --bulk the lines have the names and the ids; --to names who gets the rest.")
+        code = send_file(session.node, bulk_file, to=to, wait_s=wait_s, ttl_s=ttl_s, as_json=session.as_json)
+        click.get_current_context().exit(code)
+    if to is not None:
+        raise click.UsageError("--to goes with --bulk: without it, mesh send NAME.")
+    if name is None:
+        raise click.UsageError("Missing argument 'NAME'.")
     message = _standard_input() if text is None or text == "-" else text
     answer = session.node.send(name, message, message_id=message_id, ttl_s=ttl_s, wait_s=wait_s)
     session.show(answer, render.sent)
@@ -151,7 +197,12 @@ def send(
 @_json_option
 @click.pass_obj
 def inbox(session: Session, follow: bool, after: int | None, sender: str | None, limit: int | None) -> None:
-    """Show the messages received, oldest first."""
+    """Show the messages received, oldest first.
+
+    \b
+    Example:
+      mesh inbox --follow --from UserX
+    """
     node = session.node
     if session.as_json and not follow:
         _echo_json(node.inbox(after=after, sender=sender, limit=limit).text)
@@ -174,7 +225,12 @@ def inbox(session: Session, follow: bool, after: int | None, sender: str | None,
 @_json_option
 @click.pass_obj
 def lookup(session: Session, name: str) -> None:
-    """Show where NAME is and which key it has."""
+    """Show where NAME is and which key it has.
+
+    \b
+    Example:
+      mesh lookup UserX
+    """
     session.show(session.node.lookup(name), render.found)
 
 
@@ -182,7 +238,12 @@ def lookup(session: Session, name: str) -> None:
 @_json_option
 @click.pass_obj
 def seeds(session: Session) -> None:
-    """Show the mesh as your home seed sees it: who is there, where, and since when alive or dead."""
+    """Show the mesh as your home seed sees it: who is there, where, and since when alive or dead.
+
+    \b
+    Example:
+      mesh seeds
+    """
     session.show(session.node.seeds(), render.seeds)
 
 
@@ -190,23 +251,94 @@ def seeds(session: Session) -> None:
 @_json_option
 @click.pass_obj
 def status(session: Session) -> None:
-    """Show how your node is."""
+    """Show how your node is.
+
+    \b
+    Example:
+      mesh status --json
+    """
     session.show(session.node.status(), render.status)
 
 
 @mesh.command()
+@click.option("--to", metavar="NAME", help="Only what waits for this recipient.")
+@click.option("--messages", is_flag=True, help="List the messages too, oldest first; with --json nothing else.")
 @_json_option
 @click.pass_obj
-def queue(session: Session) -> None:
-    """Show what waits to be delivered, and why."""
-    session.show(session.node.outbox(), render.queue)
+def queue(session: Session, *, to: str | None, messages: bool) -> None:
+    """Show what waits to be delivered, and why.
+
+    \b
+    Example:
+      mesh queue --to UserX --messages
+    """
+    if not messages:
+        session.show(session.node.outbox(status="waiting", to=to), partial(render.queue, to=to))
+        return
+    _list(session, status="waiting", to=to, limit=None, head=partial(render.queue, to=to))
+
+
+@mesh.command()
+@click.option("--to", metavar="NAME", help="Only what was sent to this recipient.")
+@click.option("--status", type=click.Choice(STATUSES), help="Only what stands so.")
+@click.option("--limit", type=click.IntRange(min=1), default=SENT_LIMIT, show_default=True, help="At most so many.")
+@_json_option
+@click.pass_obj
+def sent(session: Session, *, to: str | None, status: str | None, limit: int) -> None:
+    """Show what became of the messages you sent, newest first.
+
+    \b
+    Example:
+      mesh sent --to UserX --status expired
+    """
+    _list(session, status=status, to=to, limit=limit, head=render.sent_none)
+
+
+@mesh.command()
+@click.argument("name", required=False)
+@_json_option
+@click.pass_obj
+def retry(session: Session, name: str | None) -> None:
+    """Try at once to deliver what waits, for NAME or for everybody.
+
+    \b
+    Example:
+      mesh retry UserX
+    """
+    session.show(session.node.retry(name), render.retried)
+
+
+@mesh.command()
+@click.argument("message_id", metavar="ID")
+@click.option("--to", metavar="NAME", help="Only for this recipient, if the id was used for several.")
+@_json_option
+@click.pass_context
+def cancel(ctx: click.Context, message_id: str, *, to: str | None) -> None:
+    """Give up the message with this ID, if it is not delivered yet.
+
+    \b
+    Example:
+      mesh cancel invoice-17
+    """
+    if not message_id:
+        raise click.UsageError("Which message? `mesh queue --messages` shows the ids.")
+    session = ctx.ensure_object(Session)
+    answer = session.node.cancel(message_id, to)
+    session.show(answer, render.cancelled)
+    problems = [problem for result in answer.document.get("results", ()) if (problem := failure(result))]
+    ctx.exit(max(map(exit_code, problems), default=Exit.DONE))
 
 
 @mesh.command()
 @click.option("--once", is_flag=True, help="End after the steps.")
 @click.pass_context
 def demo(ctx: click.Context, once: bool) -> None:
-    """Run two seeds and two users on this machine and let them talk."""
+    """Run two seeds and two users on this machine and let them talk.
+
+    \b
+    Example:
+      mesh demo --once
+    """
     from meshproto.cli.demo import demonstrate  # noqa: PLC0415 -- only this command starts processes
 
     ctx.exit(demonstrate(render.Screen(), once=once))
@@ -218,6 +350,29 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     mesh(prog_name="mesh")
+
+
+def _list(
+    session: Session,
+    *,
+    status: str | None,
+    to: str | None,
+    limit: int | None,
+    head: Callable[[render.Screen, Document], None],
+) -> None:
+    """Messages of the outbox, page by page; Ctrl-C is how a long list ends. `head` shows what the first page tells."""
+    screen = render.Screen()
+    try:
+        for page in read_outbox(session.node, status=status, to=to, limit=limit):
+            if not session.as_json and page.first:
+                head(screen, page.document)
+            for message in page.document["messages"]:
+                if session.as_json:
+                    _echo_message(message)
+                else:
+                    render.kept(screen, message)
+    except KeyboardInterrupt:
+        return
 
 
 def _token(path: Path) -> str:

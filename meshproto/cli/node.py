@@ -5,18 +5,27 @@ machine, and a connection that is never reused can never be stale after the node
 """
 
 import json
+import socket
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
-from typing import Any
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, IncompleteRead
+from typing import Any, cast
 from urllib.parse import quote, urlencode, urlsplit
+
+from meshproto.cli.duplex import Duplex, Outgoing
 
 Document = dict[str, Any]
 
 ANSWER_TIMEOUT_S = 10.0  # beyond what the node was asked to wait: a busy disk, not a dead node
 SEND_WAIT_S = 5.0  # how long the node waits for the recipient when it is not told
+CANCEL_WAIT_S = 5.0  # how long the node waits for a message that is under way
+SILENCE_S = 90.0  # in a stream: half as long again as a line may ask the node to wait, the longest of its silences
 ANSWER_BYTES_MAX = 64 * 1024 * 1024  # a page of the inbox at its largest; more is no answer of a node
+RESULT_BYTES_MAX = 1024 * 1024  # one result of a stream: an id, a name and a reason
+READ_BYTES = 64 * 1024
 PROBLEM_TYPE = "application/problem+json"
+STREAM_TYPE = "application/x-ndjson"
 INTEGER_DIGITS_MAX = 4300  # Python refuses to turn more digits than this into an integer
 
 
@@ -88,7 +97,35 @@ class Node:
         """Send any JSON value to a name. The same `message_id` sent again is the same message."""
         request = {"to": to, "message": message, "id": message_id, "ttl": ttl_s, "wait": wait_s}
         given = {field: value for field, value in request.items() if field == "message" or value is not None}
-        return self._ask("POST", "/send", given, wait_s=SEND_WAIT_S if wait_s is None else wait_s)
+        wait_s = SEND_WAIT_S if wait_s is None else wait_s
+        return self._ask("POST", "/send", given, wait_s=wait_s, sends=True)
+
+    def send_lines(self, feed: Outgoing) -> Iterator[Document]:
+        """Send a stream of lines, a message each, while the results of the first of them come: in order, one a line.
+
+        Ends when the node ends its answer, if every line was answered or not.
+        """
+        patience_s = self._timeout_s
+        connection = self._connection_type(self._host, self._port, timeout=patience_s)
+        try:
+            connection.putrequest("POST", f"{self._prefix}/send")
+            for name, value in self._headers.items():
+                connection.putheader(name, value if name != "Accept" else f"{STREAM_TYPE}, {PROBLEM_TYPE}")
+            connection.putheader("Content-Type", STREAM_TYPE)
+            connection.putheader("Transfer-Encoding", "chunked")
+            connection.endheaders()
+            patience_s = SILENCE_S
+            # A response asks its connection for a file to read from, and for nothing else.
+            response = HTTPResponse(cast(socket.socket, Duplex(connection.sock, feed, patience_s)), method="POST")
+            response.begin()
+            if response.status != 200 or response.headers.get_content_type() != STREAM_TYPE:
+                self._judge(response, self._read(response))
+                raise Problem(415, "Unsupported Media Type", "the node takes no stream of messages")
+            yield from self._results(response)
+        except (OSError, HTTPException, UnicodeError) as error:
+            raise Unreachable(self.url, self._reason(error, patience_s)) from error
+        finally:
+            connection.close()
 
     def inbox(
         self,
@@ -100,8 +137,7 @@ class Node:
     ) -> Answer:
         """A page of the inbox, oldest first; with `wait_s` an empty page is held back so long for a message."""
         query = {"after": after, "from": sender, "limit": limit, "wait": wait_s}
-        given = urlencode({field: value for field, value in query.items() if value is not None})
-        return self._ask("GET", f"/inbox?{given}" if given else "/inbox", wait_s=wait_s or 0)
+        return self._ask("GET", _with_query("/inbox", query), wait_s=wait_s or 0)
 
     def lookup(self, name: str) -> Answer:
         """Where a name is, as the seeds tell it now."""
@@ -115,11 +151,33 @@ class Node:
         """The node's own summary."""
         return self._ask("GET", "/status")
 
-    def outbox(self) -> Answer:
-        """What waits, message by message and recipient by recipient."""
-        return self._ask("GET", "/outbox?waiting=true")
+    def outbox(
+        self,
+        *,
+        status: str | None = None,
+        to: str | None = None,
+        limit: int | None = None,
+        after: object = None,
+    ) -> Answer:
+        """A page of what was sent, and who is waited for: what waits oldest first, anything else newest first.
 
-    def _ask(self, method: str, path: str, body: Document | None = None, *, wait_s: float = 0) -> Answer:
+        `status`: `waiting`, or an end that messages came to. `after`: the `next` of the page before.
+        """
+        query = {"status": status, "to": to, "limit": limit, "after": after}
+        return self._ask("GET", _with_query("/outbox", query))
+
+    def cancel(self, message_id: str, to: str | None = None) -> Answer:
+        """Give a message up. The answer is late if the message is under way."""
+        path = _with_query(f"/outbox/{quote(message_id, safe='')}", {"to": to})
+        return self._ask("DELETE", path, wait_s=CANCEL_WAIT_S)
+
+    def retry(self, to: str | None = None) -> Answer:
+        """Try again at once, for one recipient or for all."""
+        return self._ask("POST", _with_query("/outbox/retry", {"to": to}))
+
+    def _ask(
+        self, method: str, path: str, body: Document | None = None, *, wait_s: float = 0, sends: bool = False
+    ) -> Answer:
         connection = self._connection_type(self._host, self._port, timeout=self._timeout_s + wait_s)
         headers, content = self._headers, None
         if body is not None:
@@ -130,7 +188,7 @@ class Node:
             # A node that refuses a large body says so before it has read all of it: read what it said.
             with suppress(BrokenPipeError, ConnectionResetError):
                 connection.request(method, self._prefix + path, content, headers)
-            handed_over = method == "POST"
+            handed_over = sends
             response = connection.getresponse()
             handed_over = handed_over and not 300 <= response.status < 500  # these refuse, whoever it is that answers
             return self._judge(response, self._read(response))
@@ -148,6 +206,8 @@ class Node:
     def _reason(error: Exception, timeout_s: float) -> str:
         if isinstance(error, TimeoutError):
             return f"no answer within {timeout_s:g} s"
+        if isinstance(error, IncompleteRead):
+            return "its answer ended half-way"
         if isinstance(error, OSError):
             return (error.strerror or str(error)).lower()
         return f"{type(error).__name__} {error}".strip()
@@ -160,18 +220,21 @@ class Node:
             raise Unreachable(self.url, "its answer ended half-way")
         return content
 
+    def _results(self, response: HTTPResponse) -> Iterator[Document]:
+        unread = b""
+        while piece := response.read1(READ_BYTES):
+            *lines, unread = (unread + piece).split(b"\n")
+            for line in lines:
+                yield self._document(line)[1]
+            if len(unread) > RESULT_BYTES_MAX:
+                raise Unreachable(self.url, f"a result is longer than {RESULT_BYTES_MAX} bytes")
+
     def _judge(self, response: HTTPResponse, content: bytes) -> Answer:
         media_type = response.headers.get_content_type()
         problem = media_type == PROBLEM_TYPE and response.status >= 400
         if not problem and not (media_type == "application/json" and 200 <= response.status < 300):
             raise Unreachable(self.url, f"what answers is not a user node: HTTP {response.status}, {media_type}")
-        try:
-            text = content.decode()
-            document = json.loads(text, parse_int=_integer)
-        except (ValueError, RecursionError) as error:
-            raise Unreachable(self.url, f"its answer is not readable JSON: {error}") from error
-        if not isinstance(document, dict):
-            raise Unreachable(self.url, "its answer is not a JSON object")
+        text, document = self._document(content)
         if not problem:
             return Answer(response.status, text, document)
         retry_after = response.headers.get("Retry-After", "")
@@ -182,6 +245,21 @@ class Node:
             text=text,
             retry_after_s=int(retry_after) if retry_after.isdecimal() and len(retry_after) < 10 else None,
         )
+
+    def _document(self, content: bytes) -> tuple[str, Document]:
+        try:
+            text = content.decode()
+            document = json.loads(text, parse_int=_integer)
+        except (ValueError, RecursionError) as error:
+            raise Unreachable(self.url, f"its answer is not readable JSON: {error}") from error
+        if not isinstance(document, dict):
+            raise Unreachable(self.url, "its answer is not a JSON object")
+        return text, document
+
+
+def _with_query(path: str, query: dict[str, Any]) -> str:
+    given = urlencode({field: value for field, value in query.items() if value is not None})
+    return f"{path}?{given}" if given else path
 
 
 def _integer(digits: str) -> int | str:

@@ -191,12 +191,26 @@ def status(screen: Screen, answer: Document) -> None:
     if answer["problem"]:
         rows.append(("problem", one_line(answer["problem"])))
     screen.table((), rows)
+    if disk := answer.get("disk"):  # an older node does not say
+        screen.line(f"disk: {one_line(disk)}", "bold red")
+    if programs := answer.get("programs"):
+        screen.table(("program", "target", "behind", "last error"), [_program(program) for program in programs])
 
 
-def queue(screen: Screen, answer: Document, now_ms: float | None = None) -> None:
-    """What waits, per recipient."""
+def _program(program: Document) -> tuple[object, ...]:
+    """What hands messages on to a program, and how many of them it has not taken yet."""
+    return (
+        program.get("kind", NOTHING),
+        program.get("target", NOTHING),
+        program.get("behind", NOTHING),
+        (program.get("reason") or NOTHING),
+    )
+
+
+def queue(screen: Screen, answer: Document, now_ms: float | None = None, to: str | None = None) -> None:
+    """What waits, per recipient; `to`: who was asked for."""
     if not answer["recipients"]:
-        screen.line("Nothing waits.")
+        screen.line(one_line(f"Nothing waits for {to}." if to else "Nothing waits."))
         return
     now_ms = time.time() * 1000 if now_ms is None else now_ms
     rows = []
@@ -206,3 +220,30 @@ def queue(screen: Screen, answer: Document, now_ms: float | None = None) -> None
         oldest, error = _since(recipient["oldest_at"], now_ms), recipient["reason"] or NOTHING
         rows.append((recipient["to"], recipient["waiting"], oldest, recipient["attempts"], next_try, error))
     screen.table(("to", "waiting", "oldest", "attempts", "next try", "last error"), rows)
+
+
+def kept(screen: Screen, message: Document) -> None:
+    """One message of the outbox: when it was sent, to whom, and how far it has come."""
+    status, reason = one_line(message["status"]), message.get("reason")
+    text = f"{moment(message['sent_at'])}  {one_line(message['to'])}  {status}  {one_line(message['id'])}"
+    style = {"delivered": "green", "expired": "red", "refused": "red"}.get(status, "yellow")
+    screen.line(f"{text}  ({one_line(reason)})" if reason else text, style)
+
+
+def sent_none(screen: Screen, answer: Document) -> None:
+    """An empty list is told."""
+    if not answer["messages"]:
+        screen.line("Nothing was sent, or nothing stands so.")
+
+
+def retried(screen: Screen, answer: Document) -> None:
+    """Who is tried again."""
+    names = ", ".join(map(one_line, answer["retried"]))
+    screen.line(f"Trying again: {names} ({answer['waiting']} messages wait)." if names else "Nothing waits.")
+
+
+def cancelled(screen: Screen, answer: Document) -> None:
+    """What came of giving a message up, for each of its recipients."""
+    for result in answer.get("results", [answer]):
+        under_way = "under way: it is cancelled if this attempt fails" if result["status"] == "delivering" else None
+        sent(screen, {**result, "reason": result.get("reason") or under_way})

@@ -187,7 +187,7 @@ class Front:
             },
         )
 
-    @app.route("/outbox/<message_id>", methods=["GET"])
+    @app.route("/outbox/<path:message_id>", methods=["GET"])
     @owner
     async def outbox_message(self, request: IRequest, message_id: str) -> bytes:
         wanted = parse_query(request, ToQuery)
@@ -195,7 +195,7 @@ class Front:
         shown = [self._shown(message) for message in kept]
         return answer_json(request, shown[0] if len(shown) == 1 else {"results": shown})
 
-    @app.route("/outbox/<message_id>", methods=["DELETE"])
+    @app.route("/outbox/<path:message_id>", methods=["DELETE"])
     @owner
     async def cancel(self, request: IRequest, message_id: str) -> bytes:
         wanted = parse_query(request, ToQuery)

@@ -10,8 +10,14 @@ from typing import Any
 import pytest
 
 from meshproto.cli import main as main_module
+from meshproto.cli import render
 from meshproto.cli.exits import Exit
 from meshproto.cli.inbox import PAGE_MESSAGES
+from meshproto.cli.main import mesh
+from meshproto.cli.node import Node
+from meshproto.cli.outbox import PAGE_MESSAGES as OUTBOX_PAGE
+from meshproto.cli.outbox import Page
+from meshproto.cli.outbox import read as read_outbox
 from meshproto.cli.render import moment
 from tests.cli.conftest import Mesh
 from tests.cli.stub import JSON, Reply, Stub, message
@@ -63,6 +69,26 @@ RECIPIENT = {
     "reason": "connection refused\x1b",
 }
 OUTBOX = {"messages": [], "recipients": [RECIPIENT]}
+KEPT = {
+    "cursor": 7,
+    "id": "m1",
+    "to": "UserX",
+    "status": "expired",
+    "sent_at": AT_MS,
+    "expires_at": AT_MS,
+    "changed_at": AT_MS,
+    "reason": "too\nlate\x1b",
+}
+PROGRAM = {
+    "kind": "deliver-exec",
+    "target": "/bin/notify",
+    "next": 4,
+    "behind": 3,
+    "attempts": 2,
+    "next_try_at": AT_MS,
+    "reason": "exit code 1\x1b",
+}
+CANCELLED = {"id": "m1", "to": "UserX", "status": "cancelled"}
 PAGE = {"messages": [message(1, "hi"), message(2, {"a": 1})], "next": 2}
 
 COMMANDS = [
@@ -78,6 +104,24 @@ COMMANDS = [
     (["status"], {**STATUS, "home": None, "registered": False, "problem": "no seed"}, ["registered  no", "no seed"]),
     (["queue"], OUTBOX, ["LAST ERROR", r"connection refused\x1b"]),
     (["queue"], {"messages": [], "recipients": []}, ["Nothing waits."]),
+    (["queue", "--to", "UserX"], {"messages": [], "recipients": []}, ["Nothing waits for UserX."]),
+    (["status"], {**STATUS, "disk": None, "programs": []}, ["2 waiting for 1 recipients"]),
+    (
+        ["status"],
+        {**STATUS, "disk": "the disk does not take it: full\x1b"},
+        [r"disk: the disk does not take it: full\x1b"],
+    ),
+    (["status"], {**STATUS, "programs": [PROGRAM]}, ["deliver-exec  /bin/notify  3       exit code 1"]),
+    (["status"], {**STATUS, "programs": [{"kind": "deliver-to"}]}, ["deliver-to  -       -       -"]),
+    (["retry"], {"retried": ["UserX", "Bob\x1b"], "waiting": 3}, [r"Trying again: UserX, Bob\x1b (3 messages wait)."]),
+    (["retry"], {"retried": [], "waiting": 0}, ["Nothing waits."]),
+    (["cancel", "m1"], CANCELLED, ["cancelled  UserX  m1"]),
+    (
+        ["cancel", "m1"],
+        {**CANCELLED, "status": "delivering", "reason": None},
+        ["it is cancelled if this attempt fails"],
+    ),
+    (["cancel", "m1"], {"results": [CANCELLED, {**CANCELLED, "to": "B"}]}, ["cancelled  UserX  m1\ncancelled  B  m1"]),
 ]
 
 
@@ -98,6 +142,129 @@ def test_commands_for_programs(stub: Stub, run: Mesh, arguments: list[str], docu
     stub.answers(document)
     result = run(*arguments, "--json")
     assert (result.exit_code, result.stdout, result.stderr) == (Exit.DONE, json.dumps(document) + "\n", "")
+
+
+def test_a_full_disk_is_red(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """On a terminal it cannot be overlooked."""
+    monkeypatch.setenv("TERM", "xterm-256color")
+    render.status(render.Screen(True), {**STATUS, "disk": "full"})
+    assert "\x1b[1;31mdisk: full" in capsys.readouterr().out
+
+
+def test_what_is_asked_of_the_outbox(stub: Stub, run: Mesh) -> None:
+    """Ids and names with any characters stay one part of the path and one value of the query."""
+    for arguments in (
+        ["queue", "--to", "a&b"],
+        ["retry", "a&b"],
+        ["retry"],
+        ["cancel", "a/../b?c#%ü ", "--to", "a&b"],
+        ["sent", "--status", "refused", "--limit", "3", "--to", "a&b"],
+    ):
+        stub.answers({"messages": [], "recipients": [], "retried": [], "waiting": 0, **CANCELLED})
+        assert run(*arguments).exit_code == Exit.DONE
+    asked = [(request.method, request.path, request.query) for request in stub.requests]
+    assert asked == [
+        ("GET", "/outbox", {"status": "waiting", "to": "a&b"}),
+        ("POST", "/outbox/retry", {"to": "a&b"}),
+        ("POST", "/outbox/retry", {}),
+        ("DELETE", "/outbox/a%2F..%2Fb%3Fc%23%25%C3%BC%20", {"to": "a&b"}),
+        ("GET", "/outbox", {"status": "refused", "to": "a&b", "limit": "3"}),
+    ]
+
+
+def test_queue_lists_the_messages(stub: Stub, run: Mesh) -> None:
+    """Totals first, then message after message, page after page; each is one line."""
+    waiting = {**KEPT, "status": "queued"}
+    stub.answers({**OUTBOX, "messages": [waiting, waiting], "next": 7})
+    stub.answers({**OUTBOX, "messages": [{**waiting, "id": "m3", "reason": None}], "next": None})
+    lines = run("queue", "--messages").stdout.splitlines()
+    assert lines[0].startswith("TO ")
+    at = moment(AT_MS)
+    assert lines[2:] == [rf"{at}  UserX  queued  m1  (too\nlate\x1b)"] * 2 + [f"{at}  UserX  queued  m3"]
+    first = {"status": "waiting", "limit": str(OUTBOX_PAGE)}
+    assert [request.query for request in stub.requests] == [first, {**first, "after": "7"}]
+
+
+def test_queue_lists_the_messages_for_programs(stub: Stub, run: Mesh) -> None:
+    """One JSON object a line, and nothing else; an older node has no `next`."""
+    stub.answers({**OUTBOX, "messages": [KEPT, KEPT]})
+    result = run("queue", "--messages", "--json")
+    assert [json.loads(line) for line in result.stdout.splitlines()] == [KEPT, KEPT]
+
+
+def test_pages_are_asked_for_when_they_are_wanted(stub: Stub) -> None:
+    """Whoever ends after the first page has asked for one; a cursor that does not move is the end."""
+    stub.answers({"messages": [KEPT], "next": "c"})
+    stub.answers({"messages": [], "next": "c"})
+    pages = read_outbox(Node(stub.url), status=None, to=None, limit=None)
+    next(pages)
+    assert len(stub.requests) == 1
+    assert len(list(pages)) == 1
+
+
+def test_ctrl_c_ends_a_long_list(stub: Stub, run: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not an error."""
+
+    def interrupted(*_given: object, **_options: object) -> Iterator[Page]:
+        yield Page({**OUTBOX, "messages": [KEPT]}, first=True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main_module, "read_outbox", interrupted)
+    result = run("queue", "--messages")
+    assert (result.exit_code, result.stdout.count("m1")) == (Exit.DONE, 1)
+
+
+def test_sent_shows_what_became_of_it(stub: Stub, run: Mesh) -> None:
+    """As many as are wanted, the node's newest first; none at all is told."""
+    stub.answers({"messages": [KEPT] * 2, "next": 7, "recipients": []})
+    stub.answers({"messages": [{**KEPT, "status": "delivered", "reason": None}], "next": 9, "recipients": []})
+    stub.answers({"messages": [], "next": None, "recipients": []})
+    assert run("sent", "--limit", "3").stdout.splitlines()[1:] == [
+        rf"{moment(AT_MS)}  UserX  expired  m1  (too\nlate\x1b)",
+        f"{moment(AT_MS)}  UserX  delivered  m1",
+    ]
+    assert [request.query for request in stub.requests] == [{"limit": "3"}, {"limit": "1", "after": "7"}]
+    assert run("sent").stdout == "Nothing was sent, or nothing stands so.\n"
+
+
+@pytest.mark.parametrize(
+    ("title", "advice"),
+    [
+        ("message delivered", "its recipient has it, and it cannot be taken back"),
+        ("message expired", "this is how it ended; to send it again, give it another id"),
+    ],
+)
+def test_what_has_ended_cannot_be_cancelled(stub: Stub, run: Mesh, title: str, advice: str) -> None:
+    """A clear sentence, and the code of what is refused."""
+    stub.refuses(409, title, "")
+    result = run("cancel", "m1")
+    assert (result.exit_code, result.stderr) == (Exit.REFUSED, f"mesh: {title}: {advice}.\n")
+
+
+def test_one_of_several_that_cannot_be_cancelled(stub: Stub, run: Mesh) -> None:
+    """Each is told, and the exit code is that of the worst."""
+    failed = {"id": "m1", "to": "B", "status": "failed", "code": 409, "reason": "message delivered"}
+    stub.answers({"results": [CANCELLED, failed]}, 207)
+    result = run("cancel", "m1")
+    assert result.exit_code == Exit.REFUSED
+    assert result.stdout == "cancelled  UserX  m1\nfailed  B  m1  (message delivered)\n"
+
+
+@pytest.mark.parametrize("arguments", [["retry", "UserX"], ["cancel", "m1"]])
+def test_what_is_not_there(stub: Stub, run: Mesh, arguments: list[str]) -> None:
+    """Neither waits for the name nor has the id: told where to look; an older node's answer is told as such."""
+    stub.refuses(404, "Not Found", "nothing")
+    stub.refuses(405, "Method Not Allowed", "")
+    first, older = run(*arguments), run(*arguments)
+    assert (first.exit_code, older.exit_code) == (Exit.FAILED, Exit.FAILED)
+    assert "see `mesh queue`" in first.stderr
+    assert "the node is older than this mesh" in older.stderr
+
+
+def test_an_unanswered_retry_is_not_a_message(stub: Stub, run: Mesh) -> None:
+    """Only sending may leave a message of which nothing is known."""
+    stub.replies(Reply(200, b"{}", {"Content-Length": "9", "Content-Type": JSON}))
+    assert "whether the message was taken" not in run("retry").stderr
 
 
 PROBLEMS = [
@@ -196,6 +363,8 @@ def test_options_of_send(stub: Stub, run: Mesh) -> None:
         (["send", "UserX", "hi", "--wait", "nan"], None, "not a length of time"),
         (["send", "UserX", "hi", "--ttl", "-1"], None, "not a length of time"),
         (["inbox", "--limit", "0"], None, "--limit"),
+        (["cancel", ""], None, "Which message?"),
+        (["sent", "--status", "lost"], None, "--status"),
         (["--node", "ftp://host", "status"], None, "not the address of a node"),
         (["--token-file", "/nonexistent", "status"], None, "cannot be read as a token"),
         (["nonsense"], None, "No such command"),
@@ -263,7 +432,8 @@ def test_help_needs_nothing_and_tells_the_exit_codes(run: Mesh) -> None:
     shown = run("--token-file", "/nonexistent", "--help").stdout
     assert 'mesh send UserX "Hello UserX"' in shown
     assert all(f"\n    {code.value}  " in shown for code in Exit)
-    assert run("--token-file", "/nonexistent", "send", "--help").exit_code == Exit.DONE
+    for command in mesh.commands:
+        assert f"\n    mesh {command}" in run("--token-file", "/nonexistent", command, "-h").stdout
     assert run("--version").stdout.startswith("mesh, version ")
 
 
