@@ -1,11 +1,15 @@
 """Where a user is: which seed to ask next, and what is still known from the last time.
 
 The home seed is asked first. When it does not know the name the other seeds are asked, a few at a time, until one
-does. "User Not Found" is said only when every seed that could be reached said 404; when none could be reached nothing
-is known, which is something else.
+does. Whoever is slow is still listened to, but no longer waited for: the next is asked meanwhile (what Dean and
+Barroso, "The Tail at Scale", 2013, call a hedged request). So silent seeds cost little, and a lookup ends in time
+however many there are.
+
+"User Not Found" is said only when every seed that could be reached said 404; when none could be reached, or not all
+could be asked in time, nothing is known, which is something else.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable
 from enum import Enum, auto
 from typing import Final
@@ -17,6 +21,10 @@ from meshproto.wire import LookupResult, SignedRecord, fold
 
 WALK_WIDTH: Final = 3
 """Seeds asked at a time: one slow seed does not hold up the walk, and a miss does not ask a thousand at once."""
+SLOW_S: Final = 0.5
+"""A seed answers in milliseconds; one on the other side of the world, to which there is a connection, in 0.3 s."""
+LOOKUP_S: Final = 5.0
+"""The whole of a lookup: a program that sends waits as long unless it says otherwise."""
 FOUND_TTL_S: Final = 60.0
 MISSING_TTL_S: Final = 1.0
 """A program that keeps sending to a name nobody has costs the seeds one walk a second."""
@@ -40,42 +48,63 @@ class Said(Enum):
 
 
 class Walk:
-    """One lookup's way through the seeds. Ask :meth:`next` whom to ask now, tell :meth:`heard` what came."""
+    """One lookup's way through the seeds, begun at `now`. Ask :meth:`next` whom to ask, tell :meth:`heard` what came,
+    ask again at that and at :meth:`wake_at`, until it is :meth:`over`; then :meth:`verdict` says what to believe.
+    Times in seconds, of one clock."""
 
-    def __init__(self, home: str | None, others: Iterable[str]) -> None:
+    def __init__(self, home: str | None, others: Iterable[str], now: float) -> None:
         self._home = home
-        self._at_home = False
-        self._left = [address for address in others if address != home]
-        self._asked: set[str] = set()
+        self._left = deque([] if home is None else [home])
+        self._left.extend(address for address in others if address != home)
+        self._asked: dict[str, float] = {}  # those that have not answered, and when they were asked
+        self._ends_at = now + LOOKUP_S
         self.found = False
         self.missing = 0
         self.silent = 0
 
-    def next(self) -> list[str]:
+    def next(self, now: float) -> list[str]:
         """The seeds to ask now, besides those that are being asked."""
-        if self._home is not None:
-            home, self._home = self._home, None
-            self._asked.add(home)
-            self._at_home = True
-            return [home]
-        if self._at_home and self._asked:
+        waited_for = self._waited_for(now)
+        if self._home in waited_for:
             return []  # the home seed's word first
-        self._at_home = False
-        now = self._left[: WALK_WIDTH - len(self._asked)]
-        self._left = self._left[len(now) :]
-        self._asked.update(now)
-        return now
+        width = 1 if self._left and self._left[0] == self._home else WALK_WIDTH - len(waited_for)
+        asked = [self._left.popleft() for _ in range(min(width, len(self._left)))]
+        self._asked.update((address, now) for address in asked)
+        return asked
 
     def heard(self, address: str, said: Said) -> None:
-        self._asked.discard(address)
+        del self._asked[address]
         self.found = self.found or said is Said.FOUND
         self.missing += said is Said.MISSING
         self.silent += said is Said.SILENT
 
+    def wake_at(self, now: float) -> float:
+        """When to go on, should nobody answer before."""
+        slow_at = [self._asked[address] + SLOW_S for address in self._waited_for(now) if self._left]
+        return min([*slow_at, self._ends_at])
+
+    def over(self, now: float) -> bool:
+        """The name was found, there is nobody left to ask, or no time."""
+        return self.found or self.complete or self._ends_at <= now
+
     @property
-    def over(self) -> bool:
-        """The name was found, or there is nobody left to ask."""
-        return self.found or (self._home is None and not self._asked and not self._left)
+    def complete(self) -> bool:
+        """Everybody was asked and has answered, or is known not to."""
+        return not self._asked and not self._left
+
+    def verdict(self, now: float) -> Said:
+        """MISSING: whoever could be reached said so. SILENT: nobody could be reached, or the time was too short to ask
+        them all."""
+        if self.found:
+            return Said.FOUND
+        return Said.MISSING if self.missing and not self._left and not self._waited_for(now) else Said.SILENT
+
+    def slow(self, now: float) -> list[str]:
+        """Those that were asked :data:`SLOW_S` ago, or longer, and have not answered."""
+        return [address for address, asked_at in self._asked.items() if asked_at + SLOW_S <= now]
+
+    def _waited_for(self, now: float) -> list[str]:
+        return [address for address, asked_at in self._asked.items() if now < asked_at + SLOW_S]
 
 
 class Cache:

@@ -34,6 +34,7 @@ CREATE TABLE inbox (
 );
 CREATE INDEX inbox_from ON inbox (sender, cursor);
 """
+_INSERT: Final = "INSERT INTO inbox (sender, name, key, id, type, message, sent_at, received_at)"
 PRUNE_ROWS: Final = 500
 """Messages whose texts go in one job: a few milliseconds."""
 
@@ -71,11 +72,15 @@ class InboxTable:
             if pinned != sender.key:
                 known, found = fingerprint(unb64(pinned)), fingerprint(sender.key_bytes)
                 raise KeyChanged(f"{sender.name} is known here with the key {known}, not {found}")
-            connection.executemany(
-                "INSERT OR IGNORE INTO inbox (sender, name, key, id, type, message, sent_at, received_at) "
-                "VALUES (?,?,?,?,?,?,?,?)",
-                rows,
-            )
+            connection.execute("SAVEPOINT batch")
+            try:
+                connection.executemany(f"{_INSERT} VALUES (?1,?2,?3,?4,?5,?6,?7,?8)", rows)
+            except sqlite3.IntegrityError:
+                # Some are there already. OR IGNORE would use up a cursor for each of those.
+                connection.execute("ROLLBACK TO batch")
+                new = "SELECT ?1,?2,?3,?4,?5,?6,?7,?8 WHERE NOT EXISTS (SELECT 1 FROM inbox WHERE key=?3 AND id=?4)"
+                connection.executemany(f"{_INSERT} {new}", rows)
+            connection.execute("RELEASE batch")
 
         return self._database.submit(job)
 
@@ -106,7 +111,7 @@ class InboxTable:
     def totals(self) -> "Deferred[Totals]":
         def job(connection: sqlite3.Connection) -> Totals:
             last = _last(connection)
-            # Cursors have no gaps: what did not get to the disk has used none.
+            # Cursors have no gaps: what was there already has used none.
             return Totals(last - min(last, _pruned(connection)), last)
 
         return self._database.submit(job, durable=False)

@@ -23,6 +23,7 @@ from meshproto.cli.node import Node, Unreachable
 from meshproto.cli.sendfile import FAILURES_SHOWN_MAX
 from tests.cli.conftest import Mesh
 from tests.cli.stub import JSON, Mailbox, Reply, Stream, Stub
+from tests.net.certificates import self_signed
 
 STATUS = {"fingerprint": "abcdefgh"}
 MESH = [sys.executable, "-c", "from meshproto.cli.main import main; main()"]
@@ -549,7 +550,7 @@ def test_progress_is_written_down_on_the_way(
     assert "How far it has come is not written down" in result.stderr
 
 
-def test_over_tls(run: Mesh, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_over_tls(run: Mesh, write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ways at once over TLS too, with more than fits into the buffers."""
     certificate = tmp_path / "loopback.pem"
     certificate.write_bytes(self_signed("127.0.0.1"))

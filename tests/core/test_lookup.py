@@ -11,7 +11,9 @@ from meshproto.core.identity import Record
 from meshproto.core.lookup import (
     CACHE_NAMES_MAX,
     FOUND_TTL_S,
+    LOOKUP_S,
     MISSING_TTL_S,
+    SLOW_S,
     WALK_WIDTH,
     Cache,
     Located,
@@ -31,58 +33,94 @@ def located(name: str = "Bob") -> Located:
 class TestWalk:
     def test_home_first(self) -> None:
         """The home seed is asked alone; the others only when it has answered."""
-        walk = Walk("home:1", OTHERS)
-        assert walk.next() == ["home:1"]
-        assert walk.next() == []
+        walk = Walk("home:1", OTHERS, NOW)
+        assert walk.next(NOW) == ["home:1"]
+        assert walk.next(NOW) == []
         walk.heard("home:1", Said.MISSING)
-        assert walk.next() == OTHERS[:WALK_WIDTH]
+        assert walk.next(NOW) == OTHERS[:WALK_WIDTH]
 
     def test_home_once(self) -> None:
-        """The home seed, known among the others too, is not asked a second time."""
-        walk = Walk("home:1", ["home:1", "b:1"])
-        walk.next()
+        """The home seed is not asked again among the others."""
+        walk = Walk("home:1", ["home:1", "b:1"], NOW)
+        walk.next(NOW)
         walk.heard("home:1", Said.MISSING)
-        assert walk.next() == ["b:1"]
+        assert walk.next(NOW) == ["b:1"]
 
     def test_without_home(self) -> None:
         """Without a home seed the others are asked at once."""
-        assert Walk(None, OTHERS).next() == OTHERS[:WALK_WIDTH]
+        assert Walk(None, OTHERS, NOW).next(NOW) == OTHERS[:WALK_WIDTH]
 
     def test_width(self) -> None:
-        """As one answers one more is asked: WALK_WIDTH at a time, whoever is slow."""
-        walk = Walk(None, OTHERS)
-        walk.next()
-        assert walk.next() == []
+        """As one answers one more is asked: WALK_WIDTH at a time."""
+        walk = Walk(None, OTHERS, NOW)
+        walk.next(NOW)
+        assert walk.next(NOW) == []
         walk.heard(OTHERS[1], Said.MISSING)
-        assert walk.next() == [OTHERS[WALK_WIDTH]]
+        assert walk.next(NOW) == [OTHERS[WALK_WIDTH]]
+
+    def test_slow(self) -> None:
+        """Whoever has not answered after SLOW_S holds up nobody, and is listened to all the same."""
+        walk = Walk("home:1", OTHERS, NOW)
+        walk.next(NOW)
+        assert walk.wake_at(NOW) == NOW + SLOW_S
+        assert walk.next(NOW + SLOW_S) == OTHERS[:WALK_WIDTH]
+        assert walk.wake_at(NOW + SLOW_S) == NOW + 2 * SLOW_S
+        assert walk.next(NOW + 2 * SLOW_S) == OTHERS[WALK_WIDTH : 2 * WALK_WIDTH]
+        assert walk.slow(NOW + 2 * SLOW_S) == ["home:1", *OTHERS[:WALK_WIDTH]]
+        walk.heard("home:1", Said.FOUND)
+        assert walk.verdict(NOW + 2 * SLOW_S) is Said.FOUND
+
+    def test_time_is_up(self) -> None:
+        """After LOOKUP_S it is over, whoever is still to be asked or to answer, and nothing is known."""
+        walk = Walk(None, OTHERS, NOW)
+        walk.next(NOW)
+        walk.heard(OTHERS[0], Said.MISSING)
+        assert not walk.over(NOW + LOOKUP_S - 0.01)
+        assert walk.over(NOW + LOOKUP_S)
+        assert walk.verdict(NOW + LOOKUP_S) is Said.SILENT
+
+    def test_nothing_to_wake_for(self) -> None:
+        """When there is nobody left to ask the end is the next thing to wake for."""
+        walk = Walk(None, OTHERS[:1], NOW)
+        walk.next(NOW)
+        assert walk.wake_at(NOW) == NOW + LOOKUP_S
+
+    def test_silent_to_the_end(self) -> None:
+        """Who had time to answer and did not is no reason to doubt those who said 404; who had none, is."""
+        walk = Walk(None, OTHERS[:3], NOW)
+        walk.next(NOW)
+        walk.heard(OTHERS[0], Said.MISSING)
+        walk.heard(OTHERS[1], Said.SILENT)
+        assert walk.verdict(NOW + SLOW_S) is Said.MISSING
+        assert walk.verdict(NOW + SLOW_S - 0.01) is Said.SILENT
 
     def test_found_ends_it(self) -> None:
         """One that knows the name is enough, though others are still being asked."""
-        walk = Walk(None, OTHERS)
-        walk.next()
+        walk = Walk(None, OTHERS, NOW)
+        walk.next(NOW)
         walk.heard(OTHERS[2], Said.FOUND)
-        assert (walk.over, walk.found) == (True, True)
+        assert (walk.over(NOW), walk.verdict(NOW)) == (True, Said.FOUND)
 
     def test_found_at_home(self) -> None:
         """When the home seed knows the name nobody else is asked."""
-        walk = Walk("home:1", OTHERS)
-        walk.next()
+        walk = Walk("home:1", OTHERS, NOW)
+        walk.next(NOW)
         walk.heard("home:1", Said.FOUND)
-        assert walk.over
+        assert walk.over(NOW)
 
     def test_nobody_to_ask(self) -> None:
         """A walk without seeds is over before it begins, and nobody said 404."""
-        walk = Walk(None, [])
-        assert (walk.over, walk.found, walk.missing) == (True, False, 0)
+        walk = Walk(None, [], NOW)
+        assert (walk.over(NOW), walk.verdict(NOW)) == (True, Said.SILENT)
 
     def test_all_silent(self) -> None:
-        """Silence is not a 404: when no seed could be reached none is counted as missing."""
-        walk = Walk("a:1", ["b:1"])
+        """Silence is not a 404: when no seed could be reached the name is not missing."""
+        walk = Walk("a:1", ["b:1"], NOW)
         for address in ("a:1", "b:1"):
-            assert walk.next() == [address]
-            assert not walk.over
+            assert walk.next(NOW) == [address]
+            assert not walk.over(NOW)
             walk.heard(address, Said.SILENT)
-        assert (walk.over, walk.missing, walk.silent) == (True, 0, 2)
+        assert (walk.over(NOW), walk.verdict(NOW), walk.silent) == (True, Said.SILENT, 2)
 
     @given(
         home=st.none() | st.sampled_from(OTHERS),
@@ -90,22 +128,33 @@ class TestWalk:
         data=st.data(),
     )
     def test_everyone_once(self, home: str | None, others: list[str], data: st.DataObject) -> None:
-        """In whatever order the answers come, every seed is asked exactly once unless one knows the name, and no more
-        than WALK_WIDTH at a time."""
-        walk, asked, waiting = Walk(home, others), list[str](), list[str]()
+        """In whatever order the answers come, and however late, every seed is asked at most once; no more than
+        WALK_WIDTH are asked at a time; and 404 is said only when all were asked and nobody who had time knew better."""
+        walk, asked, waiting, now = Walk(home, others, NOW), list[str](), list[str](), NOW
         said = st.sampled_from([Said.MISSING, Said.SILENT, Said.SILENT, Said.FOUND])
-        while not walk.over:
-            now = walk.next()
-            asked += now
-            waiting += now
-            assert 0 < len(waiting) <= WALK_WIDTH
-            heard = data.draw(st.sampled_from(waiting))
-            waiting.remove(heard)
-            walk.heard(heard, data.draw(said))
+        while not walk.over(now):
+            more = walk.next(now)
+            assert len(more) <= WALK_WIDTH
+            asked += more
+            waiting += more
+            assert waiting
+            if data.draw(st.booleans()):
+                heard = data.draw(st.sampled_from(waiting))
+                waiting.remove(heard)
+                walk.heard(heard, data.draw(said))
+            else:
+                assert walk.wake_at(now) > now
+                now = walk.wake_at(now)
         everyone = {*others, home} - {None}
+        assert now <= NOW + LOOKUP_S
         assert len(asked) == len(set(asked))
-        assert set(asked) == everyone if not walk.found else set(asked) <= everyone
-        assert walk.found or walk.missing + walk.silent == len(everyone)
+        assert set(asked) <= everyone
+        if walk.verdict(now) is Said.MISSING:
+            assert set(asked) == everyone
+            assert walk.missing > 0
+            assert set(waiting) == set(walk.slow(now))
+        if now < NOW + LOOKUP_S and not walk.found:
+            assert walk.missing + walk.silent == len(everyone)
 
 
 class TestCache:

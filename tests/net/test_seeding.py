@@ -10,9 +10,12 @@ from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClie
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
+from meshproto.core.addresses import RETRY_MAX_S
+from meshproto.core.lookup import LOOKUP_S
 from meshproto.core.peering import GOSSIP_INTERVAL_S
 from meshproto.net.calls import CALL_TIMEOUT_S, DIAL_TIMEOUT_S
-from meshproto.net.seeds import PING_S, RETRY_MAX_S, Seeds
+from meshproto.net.home import PING_S
+from meshproto.net.seeds import Seeds
 from meshproto.net.user_store import SCHEMA, SCHEMA_VERSION, UserStore
 from tests.core.users import user
 from tests.net.on_clock import OnClock
@@ -124,6 +127,25 @@ def test_a_lookup_in_vain_leaves_the_home_seed() -> None:
     now_home = world.users["UserX"].seeds.home
     assert now_home is not None
     assert now_home.name != home.name
+
+
+def test_a_lookup_among_many_that_are_cut_off() -> None:
+    """A node that can reach its home alone of twenty seeds says within LOOKUP_S that a name is not found: all others
+    were tried, and count as not reachable."""
+    world = World(seed=3)
+    names = [f"seed{number}" for number in range(20)]
+    for name in names:
+        world.add_seed(name, peers=names[:1] if name != names[0] else [])
+    world.add_user("UserX", seeds=names)
+    world.run(10)
+    home = world.users["UserX"].seeds.home
+    assert home is not None
+    split(world, ["UserX"], [name for name in names if name != home.name])
+    asked = world.clock.seconds()
+    answer = world.get("UserX", "/lookup/Nobody")
+    assert world.clock.seconds() - asked <= LOOKUP_S
+    assert answer.code == 404
+    assert world.users["UserX"].seeds.home == home
 
 
 def test_a_node_that_is_stopped_while_it_dials_stops() -> None:

@@ -237,6 +237,13 @@ class TestReceive:
             ("c", b'"hi"'),
         ]
 
+    def test_a_repeated_one_uses_no_cursor(self, disk: OnClock, store: UserStore) -> None:
+        """Cursors have no gaps, however often a batch comes."""
+        for _ in range(3):
+            disk.run(store.inbox.receive(*user(), [letter("a"), letter("b")], NOW_MS))
+        disk.run(store.inbox.receive(*user(), [letter("b"), letter("c")], NOW_MS))
+        assert [one.cursor for one in disk.run(store.inbox.page(0, None, 10))] == [1, 2, 3]
+
     def test_unique_by_key(self, disk: OnClock, store: UserStore) -> None:
         """The same id from another key is another message; from the same key under another name it is not."""
         for name, key in (("Bob", "key1"), ("Eve", "key2"), ("Robert", "key1")):

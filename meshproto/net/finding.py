@@ -1,0 +1,188 @@
+"""Where a user is, as the seeds say: the home seed first, then the others, in bounded time.
+
+The rules are :class:`meshproto.core.lookup.Walk`'s. A search lets go of what is under way when it is over: of dials,
+and of places in the queue for a connection that is being made. Only a request that was sent stays, until it is
+answered or overdue: that finds out a connection that is dead (:class:`meshproto.net.calls.Calls`).
+"""
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from meshproto import wire
+from meshproto.core.addresses import Addresses
+from meshproto.core.identity import verify
+from meshproto.core.lookup import LOOKUP_S, MISSING_TTL_S, Cache, Located, Said, Walk
+from meshproto.errors import MeshError, PeerError, Unavailable, Unreachable, UserNotFound
+from meshproto.net.calls import Calls, Connect, Greet, Links
+from meshproto.net.deferred import shield
+from meshproto.net.user_store import UserStore
+
+
+class Finding:
+    log = Logger()
+
+    def __init__(
+        self, addresses: Addresses, store: UserStore, clock: IReactorTime, connect: Connect, greet: Greet
+    ) -> None:
+        self._addresses = addresses
+        self._store = store
+        self._clock = clock
+        self._links = Links(clock, connect, greet)
+        self._cache = Cache()
+        self._home: tuple[str, Calls] | None = None
+        self._searches: set[_Search] = set()
+        self._closed = False
+
+    async def locate(self, name: str, *, fresh: bool = False) -> Located:
+        """Where the user is: from the cache (not when `fresh`), the seeds, or the last known record. Raises
+        :class:`UserNotFound`, or :class:`Unavailable` when no seed answers and nothing is known. Asks the seeds for
+        :data:`LOOKUP_S` at most."""
+        now = self._clock.seconds()
+        if not fresh:
+            cached = self._cache.get(name, now)
+            if cached is not None:
+                return cached
+            if self._cache.is_missing(name, now):
+                raise _not_found(name)
+        search = await self._search(name)
+        if search.found is not None:
+            self._cache.found(name, search.found, self._clock.seconds())
+            return search.found
+        if search.verdict is Said.MISSING:
+            self._cache.missing(name, self._clock.seconds())
+            raise _not_found(name)
+        contact = await self._store.contacts.get(name)
+        if contact is None:
+            raise Unavailable(f"{search.why}, and no address of {name} is known", retry_after_s=LOOKUP_S)
+        return Located(verify(contact.signed), contact.signed, None)
+
+    def forget(self, name: str) -> None:
+        """What was cached of the user was no good."""
+        self._cache.drop(name)
+
+    def arrived(self, address: str, calls: Calls) -> None:
+        """The home seed, and the connection to it."""
+        self._home = address, calls
+
+    def left(self) -> None:
+        self._home = None
+        self._cache.drop_missing()
+
+    def close(self) -> None:
+        """Nobody is looked for any more; who still waits is told."""
+        self._closed = True
+        for search in list(self._searches):
+            search.stop(_shutting_down())
+        self._links.close()
+
+    async def _search(self, name: str) -> "_Search":
+        if self._closed:
+            raise _shutting_down()
+        home = self._home[0] if self._home is not None else None
+        others = self._addresses.to_ask(at_home=home is not None)
+        search = _Search(Walk(home, others, self._clock.seconds()), lambda at: self._ask(at, name), self._clock)
+        self._searches.add(search)
+        try:
+            await search.run()
+        finally:
+            self._searches.discard(search)
+        for address in search.unreachable:
+            self._addresses.silent(address)
+        return search
+
+    async def _ask(self, address: str, name: str) -> Located:
+        """What one seed says. Raises :class:`MeshError`."""
+        at_home = self._home is not None and self._home[0] == address
+        calls = self._home[1] if self._home is not None and at_home else await self._links.get(address)
+        said = await shield(ensureDeferred(calls.call("lookup", wire.NameParams(name), wire.LookupResult)))
+        record = verify(said.signed)
+        if wire.fold(record.name) != wire.fold(name) or not record.uris:
+            raise PeerError(f"the seed answered with a record of {record.name}")
+        return Located(record, said.signed, said)
+
+
+class _Search:
+    """One walk: `ask` is what is done at an address. After :meth:`run`: what was `found`, the `verdict`, `why` nothing
+    is known, and who was `unreachable`."""
+
+    log = Logger()
+
+    def __init__(self, walk: Walk, ask: Callable[[str], Coroutine[Any, Any, Located]], clock: IReactorTime) -> None:
+        self._walk = walk
+        self._ask = ask
+        self._clock = clock
+        self._under_way: list[Deferred[None]] = []
+        self._news: Deferred[None] = Deferred()
+        self._over = False
+        self.found: Located | None = None
+        self.verdict = Said.SILENT
+        self.why = "no seed can be reached"
+        self.unreachable: set[str] = set()
+
+    async def run(self) -> None:
+        try:
+            while not self._walk.over(now := self._clock.seconds()):
+                self._news = Deferred()  # before they are asked: somebody may fail at once
+                for address in self._walk.next(now):
+                    self._begin(address)
+                timer = self._clock.callLater(self._walk.wake_at(now) - now, self._go_on)
+                try:
+                    await self._news
+                finally:
+                    if timer.active():
+                        timer.cancel()
+            self._conclude(now)
+        finally:
+            self._over = True
+            for asking in self._under_way:
+                asking.cancel()
+
+    def stop(self, error: MeshError) -> None:
+        if not self._news.called:
+            self._news.errback(error)
+
+    def _go_on(self) -> None:
+        if not self._news.called:
+            self._news.callback(None)
+
+    def _begin(self, address: str) -> None:
+        def located(found: Located) -> None:
+            if self._over:
+                return
+            self.found = self.found or found
+            self._walk.heard(address, Said.FOUND)
+
+        def failed(failure: Failure) -> None:
+            if self._over:
+                return
+            error = failure.value
+            if not isinstance(error, MeshError):
+                self.log.failure("a bug", failure=failure)
+            elif isinstance(error, Unreachable):
+                self.unreachable.add(address)
+            self.log.debug("lookup at {address}: {reason}", address=address, reason=error)
+            self._walk.heard(address, Said.MISSING if isinstance(error, UserNotFound) else Said.SILENT)
+
+        asking = ensureDeferred(self._ask(address)).addCallbacks(located, failed)
+        self._under_way.append(asking.addCallback(lambda _: self._go_on()))
+
+    def _conclude(self, now: float) -> None:
+        self.verdict = self._walk.verdict(now)
+        if self.verdict is Said.FOUND or self._walk.complete:
+            return
+        self.unreachable.update(self._walk.slow(now))
+        who = "not every seed" if self._walk.missing else "no seed"
+        self.why = f"{who} answered within {LOOKUP_S:g} s"
+
+
+def _not_found(name: str) -> UserNotFound:
+    return UserNotFound(f"no seed knows {name}", retry_after_s=MISSING_TTL_S)
+
+
+def _shutting_down() -> Unavailable:
+    return Unavailable("this node is shutting down")

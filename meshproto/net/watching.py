@@ -1,0 +1,70 @@
+"""A user node has its home seed tell when those come back for whom messages wait."""
+
+from collections.abc import Callable
+from typing import Final
+
+from twisted.logger import Logger
+
+from meshproto import wire
+from meshproto.errors import MeshError
+from meshproto.net.calls import Calls
+
+WATCHES_MAX: Final = 10_000
+"""As many as a seed keeps for one connection. Whoever is not watched is tried again now and then all the same."""
+
+
+class Watching:
+    """`changed` gets the name when a watched user was registered anew, came or went: what was known of them may be
+    wrong. `back` gets it then of each who is online, and after every change of the home of all: who came back while
+    this node had none was told of to nobody.
+
+    What a seed tells here is a reason to look, and never what is believed: the records in it are not read."""
+
+    log = Logger()
+
+    def __init__(self, changed: Callable[[str], None], back: Callable[[str], None]) -> None:
+        self._changed = changed
+        self._back = back
+        self._names: dict[str, str] = {}  # folded -> as it was given
+        self._calls: Calls | None = None
+
+    async def watch(self, name: str) -> None:
+        key = wire.fold(name)
+        if key in self._names or len(self._names) >= WATCHES_MAX:
+            return
+        self._names[key] = name
+        try:
+            if self._calls is not None:
+                await self._calls.call("watch", wire.WatchParams([name]), wire.Nothing)
+        except MeshError as error:
+            self.log.debug("cannot watch {name}: {reason}", name=name, reason=error.detail)
+
+    async def unwatch(self, name: str) -> None:
+        known = self._names.pop(wire.fold(name), None) is not None
+        try:
+            if known and self._calls is not None:
+                await self._calls.call("unwatch", wire.WatchParams([name]), wire.Nothing)
+        except MeshError as error:
+            self.log.debug("cannot unwatch {name}: {reason}", name=name, reason=error.detail)
+
+    def notified(self, changed: wire.ChangedParams) -> None:
+        if wire.fold(changed.name) in self._names:
+            self._changed(changed.name)
+            if changed.entry is not None and changed.entry.online:
+                self._back(changed.name)
+
+    # -- as homes come and go ------------------------------------------------------------------------------------
+
+    async def move_to(self, calls: Calls) -> None:
+        """Have the seed to be the next home watch them. Raises :class:`MeshError`."""
+        self._calls = calls  # who is to be watched from now on is told of there
+        names = list(self._names.values())
+        for at in range(0, len(names), wire.WATCH_NAMES_MAX):
+            await calls.call("watch", wire.WatchParams(names[at : at + wire.WATCH_NAMES_MAX]), wire.Nothing)
+
+    def moved(self) -> None:
+        for name in list(self._names.values()):
+            self._back(name)
+
+    def left(self) -> None:
+        self._calls = None

@@ -1,0 +1,172 @@
+"""Which seeds a user's node knows, and whom it tries next."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshproto.core.addresses import RETRY_FIRST_S, RETRY_MAX_S, SEEDS_MAX, SWITCH_MAX_S, Addresses
+from meshproto.wire import SeedInfo
+
+
+def addresses(given: list[str], learnt: list[str] | None = None) -> Addresses:
+    return Addresses(given, learnt or [], random.Random(1))
+
+
+def info(name: str, address: str, *, alive: bool = True) -> SeedInfo:
+    return SeedInfo(name, address, alive, 0)
+
+
+class TestKnown:
+    def test_given_first_each_once(self) -> None:
+        """An address that is given and learnt, or given twice, is one."""
+        assert addresses(["b:1", "a:1", "b:1"], ["c:1", "a:1", "c:1"]).known() == ["b:1", "a:1", "c:1"]
+
+    def test_told(self) -> None:
+        """What a home seed tells of is learnt, except what is given and what cannot be dialled."""
+        known = addresses(["a:1"])
+        known.told([info("A", "a:1"), info("B", "b:1"), info("C", "c:1", alive=False), info("D", "nowhere")])
+        assert known.learnt == ["b:1", "c:1"]
+
+    def test_nobody_is_given_up(self) -> None:
+        """A seed that a home does not tell of is kept, whether its name is known or not."""
+        known = addresses(["a:1"], ["from-disk:1"])
+        known.told([info("A", "a:1"), info("B", "b:1")])
+        known.told([info("A", "a:1")])
+        assert sorted(known.known()) == ["a:1", "b:1", "from-disk:1"]
+
+    def test_who_has_moved(self) -> None:
+        """A seed that is told of at another address is known there alone."""
+        known = addresses(["a:1"])
+        known.told([info("B", "b:1")])
+        known.told([info("B", "b:2")])
+        assert known.known() == ["a:1", "b:2"]
+
+    def test_another_lives_there_now(self) -> None:
+        """Where another seed answers than was told, that seed is kept when the former one is told of elsewhere."""
+        known = addresses(["a:1"])
+        known.told([info("B", "b:1")])
+        known.answered("b:1", "C")
+        known.told([info("B", "b:2")])
+        assert sorted(known.known()) == ["a:1", "b:1", "b:2"]
+
+    def test_seeds_max(self) -> None:
+        """SEEDS_MAX addresses are learnt at most, those told of last before those from earlier; from disk likewise."""
+        known = addresses(["a:1"], [f"old:{number}" for number in range(1, SEEDS_MAX + 2)])
+        assert len(known.learnt) == SEEDS_MAX
+        known.told([info(f"S{number}", f"new:{number}") for number in range(1, SEEDS_MAX)])
+        assert (len(known.learnt), known.learnt[-2:]) == (SEEDS_MAX, [f"new:{SEEDS_MAX - 1}", "old:1"])
+
+    def test_one_seed_of_two_addresses(self) -> None:
+        """While the seed that is told of at a learnt address answers at a given one it is known there alone."""
+        known = addresses(["localhost:1"])
+        known.answered("localhost:1", "A")
+        known.told([info("A", "127.0.0.1:1"), info("B", "b:1")])
+        assert known.known() == ["localhost:1", "b:1"]
+
+    def test_a_given_address_without_a_connection(self) -> None:
+        """Once nobody answers at a given address any more, who lived there counts as living where it is told of."""
+        known = addresses(["a:1"])
+        known.answered("a:1", "A")
+        known.answered("a:1", "A")
+        known.told([info("A", "moved:1")])
+        known.ended("a:1")
+        assert known.known() == ["a:1"]  # the other connection still stands
+        known.ended("a:1")
+        assert known.known() == ["a:1", "moved:1"]
+
+    def test_another_seed_at_a_given_address(self) -> None:
+        """The seed that answers at a given address is who lives there, whoever did before."""
+        known = addresses(["a:1"])
+        known.answered("a:1", "A")
+        known.told([info("A", "moved:1"), info("Z", "z:1")])
+        known.answered("a:1", "Z")
+        assert known.known() == ["a:1", "moved:1"]
+
+    def test_what_answers_counts_more_than_what_is_told(self) -> None:
+        """A seed that tells of itself at the address of another, which answers there, hides nobody."""
+        known = addresses(["a:1"])
+        known.answered("a:1", "A")
+        known.told([info("Liar", "a:1"), info("B", "b:1")])
+        known.told([info("Liar", "b:1")])
+        assert known.known() == ["a:1", "b:1"]
+
+
+class TestToAsk:
+    def test_at_home_the_dead_are_not_asked(self) -> None:
+        """A node with a home leaves out the seeds that are dead; those given it asks last."""
+        known = addresses(["a:1", "b:1"])
+        known.told([info("C", "c:1", alive=False), info("D", "d:1"), info("E", "e:1")])
+        known.silent("a:1")
+        known.silent("d:1")
+        order = known.to_ask(at_home=True)
+        assert (sorted(order), order[-1]) == (["a:1", "b:1", "e:1"], "a:1")
+
+    def test_without_home_the_dead_are_asked_last(self) -> None:
+        """A node without a home asks everybody."""
+        known = addresses(["a:1"])
+        known.told([info("C", "c:1", alive=False), info("D", "d:1")])
+        order = known.to_ask(at_home=False)
+        assert (sorted(order[:2]), order[2:]) == (["a:1", "d:1"], ["c:1"])
+
+    def test_who_answers_is_not_dead(self) -> None:
+        """A seed that was silent and answers is asked like any other."""
+        known = addresses(["a:1"], ["b:1"])
+        known.silent("b:1")
+        known.answered("b:1", "B")
+        assert sorted(known.to_ask(at_home=True)) == ["a:1", "b:1"]
+
+    def test_the_homes_word(self) -> None:
+        """Whom the home calls alive is asked again; of whom it says nothing, silence is remembered."""
+        known = addresses(["a:1"], ["b:1", "c:1"])
+        known.silent("b:1")
+        known.silent("c:1")
+        known.told([info("B", "b:1")])
+        assert sorted(known.to_ask(at_home=True)) == ["a:1", "b:1"]
+
+
+class TestHomes:
+    @given(seed=st.integers(), dead=st.sets(st.integers(0, 9)))
+    def test_each_once_a_round(self, seed: int, dead: set[int]) -> None:
+        """In a round each known seed is tried once, those found dead after the others."""
+        everyone = [f"s{number}:1" for number in range(10)]
+        known = Addresses(everyone[:2], everyone[2:], random.Random(seed))
+        for number in dead:
+            known.silent(f"s{number}:1")
+        for _ in range(2):
+            tried = [known.next() for _ in everyone]
+            assert sorted(tried) == everyone
+            assert set(tried[10 - len(dead) :]) == {f"s{number}:1" for number in dead}
+
+    def test_a_home_ends_the_round(self) -> None:
+        """After a home was lost every seed is tried, also those tried before it was found."""
+        known = addresses(["a:1", "b:1", "c:1"])
+        known.next()
+        known.settled()
+        assert {known.next() for _ in range(3)} == {"a:1", "b:1", "c:1"}
+
+    def test_delays(self) -> None:
+        """Within a round the next is tried at once; after it the delay doubles with every round, up to RETRY_MAX_S."""
+        known = addresses(["a:1", "b:1"])
+        assert known.retry_delay_s() <= SWITCH_MAX_S
+        known.failed()
+        assert known.retry_delay_s() <= SWITCH_MAX_S
+        known.failed()
+        assert RETRY_FIRST_S <= known.retry_delay_s() <= 2 * RETRY_FIRST_S
+        for _ in range(10_000):
+            known.failed()
+        assert RETRY_MAX_S / 2 <= known.retry_delay_s() <= RETRY_MAX_S
+        known.settled()
+        assert known.retry_delay_s() <= SWITCH_MAX_S
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_an_end_that_was_not_begun(times: int) -> None:
+    """What ends more often than it began leaves the count right for the next."""
+    known = addresses(["a:1"])
+    for _ in range(times):
+        known.ended("a:1")
+    known.answered("a:1", "A")
+    known.told([info("A", "b:1")])
+    assert known.known() == ["a:1"]
