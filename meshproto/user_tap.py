@@ -2,7 +2,7 @@
 
 import os
 import random
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 from urllib.parse import urlsplit
 
 from twisted.application.service import IService
@@ -10,16 +10,23 @@ from twisted.internet.defer import Deferred
 from twisted.web.client import HTTPConnectionPool
 
 from meshproto.core.identity import check_uri
+from meshproto.errors import BadParams
 from meshproto.net import user_store
 from meshproto.net.clocks import wait_by_monotonic_time, wall_ms
-from meshproto.net.courier import http_client, http_pool
+from meshproto.net.courier import HTTPClient, http_client, http_pool
 from meshproto.net.door import Door
 from meshproto.net.http import LOOPBACK_HOSTS
 from meshproto.net.listening import is_loopback, local_address
 from meshproto.net.node import UserNode
+from meshproto.net.programs import DeliverExec, DeliverTo, Program, check_url, parse_command
+from meshproto.net.retention import Keep
 from meshproto.net.state import TOKEN_FILE, StateDir
 from meshproto.net.store import ThreadedDatabase, connect
 from meshproto.tap import NodeOptions, NodeService, addresses
+
+KEEP_DAYS_MAX: Final = 36500.0
+DIGITS_MAX: Final = 15
+"""A larger number is a mistake, and no integer of the database's."""
 
 
 class Options(NodeOptions):
@@ -28,7 +35,8 @@ class Options(NodeOptions):
     longdesc = (
         "A user's node: registers a name with a seed, takes messages from the owner over HTTP and delivers them "
         "straight to the recipient's node. Every option has a twin in the environment "
-        "(USER_NAME, PORT, MESH_LISTEN, MESH_ADVERTISE, MESH_STATE, MESH_SEEDS)."
+        "(USER_NAME, PORT, MESH_LISTEN, MESH_ADVERTISE, MESH_STATE, MESH_SEEDS, MESH_DELIVER_TO, "
+        "MESH_DELIVER_EXEC, MESH_KEEP_DAYS, MESH_KEEP_MESSAGES)."
     )
     optParameters: ClassVar[list[list[Any]]] = [
         ["name", None, None, "the name others send to"],
@@ -36,6 +44,10 @@ class Options(NodeOptions):
         ["listen", None, None, "a Twisted server endpoint instead of --port, such as tcp:3000"],
         ["advertise", None, None, "the URI at which others reach this node, such as http://192.0.2.7:3000"],
         ["state", None, None, "directory for keys and messages"],
+        ["deliver-to", None, None, "URL of a program on this machine to which each message is posted"],
+        ["deliver-exec", None, None, "command line that is run with each message on its standard input"],
+        ["keep-days", None, None, "delete messages that are older [default: the inbox keeps all]"],
+        ["keep-messages", None, None, "keep so many messages in the inbox, the latest [default: all]"],
     ]
     twins: ClassVar[dict[str, str]] = {
         "name": "USER_NAME",
@@ -44,6 +56,10 @@ class Options(NodeOptions):
         "advertise": "MESH_ADVERTISE",
         "state": "MESH_STATE",
         "seed": "MESH_SEEDS",
+        "deliver-to": "MESH_DELIVER_TO",
+        "deliver-exec": "MESH_DELIVER_EXEC",
+        "keep-days": "MESH_KEEP_DAYS",
+        "keep-messages": "MESH_KEEP_MESSAGES",
     }
     fallbacks: ClassVar[dict[str, Any]] = {"port": 3000, "seed": ["localhost:5001"]}
     lists = frozenset({"seed"})
@@ -61,11 +77,31 @@ class Options(NodeOptions):
         self._check("seed", addresses)
         if self["advertise"] is not None:
             self._check("advertise", _uri)
+        for option, parse in (("keep-days", _days), ("keep-messages", _number)):
+            if self[option] is not None:
+                self._check(option, parse)
+        if self["deliver-to"] is not None:
+            self._check("deliver-to", check_url)
+        if self["deliver-exec"] is not None:
+            self._check("deliver-exec", parse_command)
 
 
 def _uri(text: str) -> str:
     check_uri(text)
     return text.rstrip("/")
+
+
+def _days(text: str) -> float:
+    days = float(text)
+    if not 0 < days <= KEEP_DAYS_MAX:
+        raise BadParams(f"{text!r} is no number of days: above 0, at most {KEEP_DAYS_MAX:g}; 0.5 is twelve hours")
+    return days
+
+
+def _number(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > DIGITS_MAX:
+        raise BadParams(f"{text[:40]!r} is no number of messages: 0 or more")
+    return int(text)
 
 
 class UserService(NodeService):
@@ -78,6 +114,9 @@ class UserService(NodeService):
         identity = state.identity(os.urandom, wall_ms())
         connection = connect(state.database("user.db"), user_store.SCHEMA, user_store.SCHEMA_VERSION)
         self._pool = http_pool(reactor)
+        client = http_client(reactor, self._pool)
+        programs = self._programs(client)
+        cursors = user_store.begin_cursors(connection, [program.kind for program in programs])
         node = UserNode(
             options["name"],
             identity,
@@ -85,12 +124,14 @@ class UserService(NodeService):
             seeds=options["seed"],
             store=user_store.UserStore(ThreadedDatabase(connection, reactor)),
             start=user_store.read_start(connection),
-            client=http_client(reactor, self._pool),
+            client=client,
             connect=self.dial,
             reactor=reactor,
             now_ms=wall_ms,
             rng=random.Random(os.urandom(16)),
             entropy=os.urandom,
+            programs=[(program, cursors[program.kind]) for program in programs],
+            keep=Keep(options["keep-days"], options["keep-messages"]),
         )
         where = self.listen(node.site)
         self.uri = options["advertise"] or f"http://{self.dialled_at(where)}"
@@ -100,6 +141,14 @@ class UserService(NodeService):
         self.announce(state, f"http://{local_address(where)}" if where else self.uri)
         self.log.info("{name} listens, and says that it is at {uri}", name=options["name"], uri=self.uri)
         return node
+
+    def _programs(self, client: HTTPClient) -> list[Program]:
+        programs: list[Program] = []
+        if self.options["deliver-to"] is not None:
+            programs.append(DeliverTo(self.options["deliver-to"], client, self.reactor))
+        if self.options["deliver-exec"] is not None:
+            programs.append(DeliverExec(self.options["deliver-exec"], self.reactor))
+        return programs
 
     def stopService(self) -> "Deferred[None]":
         stopped = super().stopService()

@@ -141,7 +141,7 @@ class Courier:
         except Exception as reason:
             # Connecting and HTTP fail in as many ways as they have layers; each is a reason to try again later.
             kind = Unreachable if isinstance(reason, ConnectError) and not lost else NoAnswer
-            raise kind(f"{uri}: {_words(reason)}") from None
+            raise kind(f"{uri}: {words_of(reason)}") from None
 
     def _post(self, url: str, body: bytes) -> "Deferred[bytes]":
         return ensureDeferred(self._exchange(url, body)).addTimeout(DELIVER_TIMEOUT_S, self._clock, _too_late)
@@ -168,11 +168,11 @@ def _too_late(_: object, timeout_s: float) -> Failure:
     return Failure(TimeoutError(f"no answer in {timeout_s:g} s"))
 
 
-def _words(reason: Exception) -> str:
+def words_of(reason: Exception) -> str:
     """The sentence in a Twisted error, whose reasons may be wrapped in failures."""
     inner = getattr(reason, "reasons", None)
     if inner:
-        return _words(inner[-1].value)
+        return words_of(inner[-1].value)
     return (str(reason) or type(reason).__name__)[:REASON_CHARS_MAX]
 
 

@@ -52,10 +52,11 @@ from meshproto.net.door import Door, owner
 from meshproto.net.front_request import FrontRequest
 from meshproto.net.http import LOOPBACK_HOSTS, answer_errors, answer_json, header, quiet_site
 from meshproto.net.outbox_table import Draft, Kept
-from meshproto.net.receiving import Receiving
+from meshproto.net.programs import Programs
+from meshproto.net.receiving import Receiving, shown
 from meshproto.net.seeds import Seeds
 from meshproto.net.sending import Sending
-from meshproto.net.shown import outcome, received_shown, recipient_shown, sentence, told
+from meshproto.net.shown import outcome, recipient_shown, sentence, told
 from meshproto.net.user_store import UserStore
 from meshproto.wire import ID_CHARS_MAX, encode_value, fold
 
@@ -74,6 +75,7 @@ class Front:
         accepting: Accepting,
         sending: Sending,
         receiving: Receiving,
+        programs: Programs,
         store: UserStore,
         clock: IReactorTime,
         now_ms: NowMs,
@@ -86,6 +88,7 @@ class Front:
         self._accepting = accepting
         self._sending = sending
         self._receiving = receiving
+        self._programs = programs
         self._store = store
         self._clock = clock
         self._now_ms = now_ms
@@ -158,8 +161,8 @@ class Front:
         """One of several recipients: what came of it, whatever it is."""
         if isinstance(taken, Taken):
             return told(await self._accepting.outcome(taken))
-        shown = {"id": order.draft.id} if isinstance(order, Order) else {}
-        return {**shown, "to": to, "status": "failed", "code": taken.code, "reason": sentence(taken)}
+        known = {"id": order.draft.id} if isinstance(order, Order) else {}
+        return {**known, "to": to, "status": "failed", "code": taken.code, "reason": sentence(taken)}
 
     def _new_id(self) -> str:
         return self._entropy(16).hex()
@@ -175,8 +178,8 @@ class Front:
         after = None if wanted.after is UNSET else wanted.after
         kept = await self._store.outbox.page(status, recipient, after, wanted.limit)
         queues = self._sending.outbox.queues
-        shown = list(queues.values()) if recipient is None else [queues[recipient]] if recipient in queues else []
-        longest = heapq.nsmallest(RECIPIENTS_SHOWN_MAX, shown, key=lambda queue: queue.oldest_at)
+        wait = list(queues.values()) if recipient is None else [queues[recipient]] if recipient in queues else []
+        longest = heapq.nsmallest(RECIPIENTS_SHOWN_MAX, wait, key=lambda queue: queue.oldest_at)
         ahead_ms = self._now_ms() - self._clock.seconds() * 1000
         return answer_json(
             request,
@@ -192,8 +195,8 @@ class Front:
     async def outbox_message(self, request: IRequest, message_id: str) -> bytes:
         wanted = parse_query(request, ToQuery)
         kept = await self._store.outbox.by_id(message_id, _folded(wanted.to))
-        shown = [self._shown(message) for message in kept]
-        return answer_json(request, shown[0] if len(shown) == 1 else {"results": shown})
+        results = [self._shown(message) for message in kept]
+        return answer_json(request, results[0] if len(results) == 1 else {"results": results})
 
     @app.route("/outbox/<path:message_id>", methods=["DELETE"])
     @owner
@@ -238,9 +241,7 @@ class Front:
         wanted = parse_query(request, InboxQuery)
         sender = None if wanted.sender is UNSET else parse_address(wanted.sender)[0]
         page = await self._receiving.inbox(wanted.after, sender, wanted.limit, wanted.wait)
-        return answer_json(
-            request, {"messages": [received_shown(message) for message in page.messages], "next": page.next}
-        )
+        return answer_json(request, {"messages": [shown(message) for message in page.messages], "next": page.next})
 
     # the owner's: the mesh as this node sees it
 
@@ -334,6 +335,7 @@ class Front:
                 "outbox": {"waiting": outbox.waiting, "recipients": len(outbox.queues), "oldest_at": oldest},
                 "inbox": {"messages": messages, "next": last},
                 "disk": self._store.problem,
+                "programs": await self._programs.shown(),
             },
         )
 

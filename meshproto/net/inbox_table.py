@@ -110,9 +110,17 @@ class InboxTable:
 
     def totals(self) -> "Deferred[Totals]":
         def job(connection: sqlite3.Connection) -> Totals:
-            last = _last(connection)
+            last = last_cursor(connection)
             # Cursors have no gaps: what was there already has used none.
             return Totals(last - min(last, _pruned(connection)), last)
+
+        return self._database.submit(job, durable=False)
+
+    def behind(self, after: int) -> "Deferred[int]":
+        """How many messages came after the cursor."""
+
+        def job(connection: sqlite3.Connection) -> int:
+            return max(0, last_cursor(connection) - max(after, _pruned(connection)))
 
         return self._database.submit(job, durable=False)
 
@@ -121,7 +129,7 @@ class InboxTable:
         `not_after`. Whether there is more to do."""
 
         def job(connection: sqlite3.Connection) -> bool:
-            start, last = _pruned(connection), _last(connection)
+            start, last = _pruned(connection), last_cursor(connection)
             by_number = last - keep_messages if keep_messages is not None else 0
             highest = last if not_after is None else not_after
             some = connection.execute(
@@ -162,6 +170,7 @@ def _pruned(connection: sqlite3.Connection) -> int:
     return int(found[0]) if found else 0
 
 
-def _last(connection: sqlite3.Connection) -> int:
+def last_cursor(connection: sqlite3.Connection) -> int:
+    """Of the latest message that ever came; 0: none has."""
     found = connection.execute("SELECT seq FROM sqlite_sequence WHERE name='inbox'").fetchone()
     return int(found[0]) if found else 0

@@ -1,11 +1,11 @@
 """A user's node: the parts of this package put together, started and stopped in order."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.logger import Logger
 from twisted.web.server import Site
@@ -17,6 +17,7 @@ from meshproto.net.clocks import NowMs
 from meshproto.net.contacts import Contacts
 from meshproto.net.courier import Courier, HTTPClient
 from meshproto.net.front import Front, site
+from meshproto.net.programs import Program, Programs
 from meshproto.net.receiving import Receiving
 from meshproto.net.retention import KEEP_ALL, Keep, Retention
 from meshproto.net.seeds import Seeds
@@ -26,7 +27,8 @@ from meshproto.net.user_store import Start, UserStore
 
 class UserNode(Service):
     """`uris`: where peers reach this node; called once it listens with :attr:`site`. `now_ms`: the time that messages
-    and records are stamped with; `reactor`: timers only, which must not stand still when somebody sets the clock."""
+    and records are stamped with; `reactor`: timers only, which must not stand still when somebody sets the clock.
+    `programs`: what the inbox is handed over to, each with the cursor it begins after."""
 
     log = Logger()
 
@@ -46,6 +48,7 @@ class UserNode(Service):
         rng: random.Random,
         entropy: Entropy,
         keep: Keep = KEEP_ALL,
+        programs: Iterable[tuple[Program, int]] = (),
     ) -> None:
         self._store = store
         self._waiting = start.waiting
@@ -70,7 +73,8 @@ class UserNode(Service):
         )
         accepting = Accepting(self.seeds, contacts, store.outbox, self.sending)
         self.receiving = Receiving(identity, store.inbox, reactor, now_ms, entropy, heard=self.sending.wake)
-        self.retention = Retention(keep, store, reactor, now_ms)
+        self.programs = Programs(programs, self.receiving, store, reactor, now_ms, rng)
+        self.retention = Retention(keep, store, self.programs, reactor, now_ms)
         self.front = Front(
             identity,
             self.seeds,
@@ -78,6 +82,7 @@ class UserNode(Service):
             accepting,
             self.sending,
             self.receiving,
+            self.programs,
             store,
             reactor,
             now_ms,
@@ -94,6 +99,7 @@ class UserNode(Service):
         self.sending.startService()
         self.sending.restore(self._waiting)
         self.retention.startService()
+        self.programs.startService()
 
     def stopService(self) -> "Deferred[None]":
         """What is under way ends, what waits is on disk."""
@@ -103,6 +109,7 @@ class UserNode(Service):
     async def _stop(self) -> None:
         self.receiving.stop()
         self.retention.stopService()
-        await self.sending.stopService()
+        stopping: list[Deferred[Any]] = [self.sending.stopService(), self.programs.stopService()]
+        await DeferredList(stopping)
         self.seeds.stopService()
         await self._store.close()

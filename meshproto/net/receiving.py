@@ -1,7 +1,7 @@
 """Takes sealed batches from peers onto the disk, and lets the owner read them."""
 
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from twisted.internet.defer import ensureDeferred
 from twisted.internet.interfaces import IReactorTime
@@ -24,6 +24,19 @@ class Page(NamedTuple):
 
     messages: list[Received]
     next: int
+
+
+def shown(message: Received) -> dict[str, Any]:
+    """A message of the inbox as its readers see it, whichever way they read."""
+    return {
+        "cursor": message.cursor,
+        "id": message.id,
+        "from": message.sender,
+        "type": message.type,
+        "message": message.message,
+        "sent_at": message.sent_at,
+        "received_at": message.received_at,
+    }
 
 
 class Receiving:

@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 from meshproto.errors import MeshError
 from meshproto.net.asked import TTL_S_MAX
 from meshproto.net.clocks import NowMs
+from meshproto.net.programs import Programs
 from meshproto.net.user_store import UserStore
 
 DAY_S: Final = 86400.0
@@ -43,11 +44,14 @@ KEEP_ALL: Final = Keep()
 
 
 class Retention(Service):
+    """What `programs` have not got yet is kept, however old."""
+
     log = Logger()
 
-    def __init__(self, keep: Keep, store: UserStore, clock: IReactorTime, now_ms: NowMs) -> None:
+    def __init__(self, keep: Keep, store: UserStore, programs: Programs, clock: IReactorTime, now_ms: NowMs) -> None:
         self._keep = keep
         self._store = store
+        self._programs = programs
         self._clock = clock
         self._now_ms = now_ms
         self._loop: Deferred[None] | None = None
@@ -80,7 +84,7 @@ class Retention(Service):
         keep_ms = None if self._keep.days is None else self._keep.days * DAY_S * 1000
         if keep_ms is not None or self._keep.messages is not None:
             came_before = None if keep_ms is None else int(now_ms - keep_ms)
-            while await self._store.inbox.prune(self._keep.messages, came_before, self._handed_over()):
+            while await self._store.inbox.prune(self._keep.messages, came_before, self._programs.cursor):
                 await self._pause()
         while await self._store.inbox.forget(now_ms - int(IDS_KEPT_S * 1000)):
             await self._pause()
@@ -91,10 +95,6 @@ class Retention(Service):
             await self._pause()
         while await self._store.vacuum():
             await self._pause()
-
-    def _handed_over(self) -> int | None:
-        """What programs have not got yet is kept."""
-        return None
 
     def _pause(self) -> "Deferred[None]":
         return deferLater(self._clock, PAUSE_S)

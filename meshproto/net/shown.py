@@ -4,7 +4,6 @@ from typing import Any
 
 from twisted.web.iweb import IRequest
 
-from meshproto.core.inbox import Received
 from meshproto.core.queue import Queue, Status
 from meshproto.errors import MeshError
 from meshproto.net.accepting import Outcome
@@ -39,16 +38,4 @@ def recipient_shown(queue: Queue, ahead_ms: float) -> dict[str, Any]:
         "attempts": queue.attempts,
         "next_try_at": None if queue.next_try is None else int(queue.next_try * 1000 + ahead_ms),
         "reason": queue.reason,
-    }
-
-
-def received_shown(message: Received) -> dict[str, Any]:
-    return {
-        "cursor": message.cursor,
-        "id": message.id,
-        "from": message.sender,
-        "type": message.type,
-        "message": message.message,
-        "sent_at": message.sent_at,
-        "received_at": message.received_at,
     }

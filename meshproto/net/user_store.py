@@ -23,6 +23,8 @@ SCHEMA: Final = ";".join(
     )
 )
 UPGRADES: Final[Mapping[int, str]] = {1: outbox_table.FROM_1}
+_CURSOR: Final = "cursor "
+"""In `numbers`: how far a program that the inbox is handed over to has come. The rest of the key is its kind."""
 VACUUM_PAGES: Final = 256
 """Free pages given back to the disk in one job: a megabyte, some milliseconds."""
 
@@ -71,6 +73,14 @@ class UserStore:
 
         return self._database.submit(job)
 
+    def save_cursor(self, program: str, cursor: int) -> "Deferred[None]":
+        """How far a program has come. What the power failing undoes is handed over again."""
+
+        def job(connection: sqlite3.Connection) -> None:
+            connection.execute("INSERT OR REPLACE INTO numbers VALUES (?,?)", (_CURSOR + program, cursor))
+
+        return self._database.submit(job, durable=False)
+
     def vacuum(self) -> "Deferred[bool]":
         """Give free pages back to the disk. Whether there are more."""
 
@@ -93,3 +103,15 @@ def read_start(connection: sqlite3.Connection) -> Start:
     seq = connection.execute("SELECT value FROM numbers WHERE name='seq'").fetchone()
     seeds = [address for (address,) in connection.execute("SELECT address FROM seeds ORDER BY address")]
     return Start(seq[0] if seq else 0, seeds, read_waiting(connection))
+
+
+def begin_cursors(connection: sqlite3.Connection, programs: Iterable[str]) -> dict[str, int]:
+    """How far each program has come, read before the node is up. One that was never there before begins with what
+    comes from now on, and that is written down."""
+    cursors: dict[str, int] = {}
+    for program in programs:
+        now = (_CURSOR + program, inbox_table.last_cursor(connection))
+        connection.execute("INSERT OR IGNORE INTO numbers VALUES (?,?)", now)
+        found = connection.execute("SELECT value FROM numbers WHERE name=?", (_CURSOR + program,))
+        (cursors[program],) = found.fetchone()
+    return cursors

@@ -16,7 +16,7 @@ from meshproto.core.queue import Status
 from meshproto.errors import IdReused, KeyChanged, NotFound, Unavailable
 from meshproto.net import inbox_table, outbox_table
 from meshproto.net.outbox_table import OVERDUE_MAX, Accepted, Draft, Overdue, Waiting
-from meshproto.net.user_store import SCHEMA, SCHEMA_VERSION, Start, UserStore, read_start
+from meshproto.net.user_store import SCHEMA, SCHEMA_VERSION, Start, UserStore, begin_cursors, read_start
 from meshproto.wire import SignedRecord
 from tests.net.on_clock import OnClock
 
@@ -397,6 +397,30 @@ class TestStart:
             Waiting("bob", "Bob", 2, 5, rows[2]),
             Waiting("eve", "Eve", 1, 4, rows[3]),
         ]
+
+
+class TestCursors:
+    """How far the programs have come that the inbox is handed over to."""
+
+    def test_begin(self, disk: OnClock, store: UserStore) -> None:
+        """A program that was never there begins with what comes from now on; one that was goes on."""
+        assert begin_cursors(disk.connection, ["a"]) == {"a": 0}
+        disk.run(store.inbox.receive(*user(), [letter("x"), letter("y")], NOW_MS))
+        assert begin_cursors(disk.connection, ["a", "b"]) == {"a": 0, "b": 2}
+
+    def test_saved(self, disk: OnClock, store: UserStore) -> None:
+        """The cursor saved last is where it goes on, each program for itself."""
+        begin_cursors(disk.connection, ["a", "b"])
+        for cursor in (3, 7):
+            disk.run(store.save_cursor("a", cursor))
+        assert begin_cursors(disk.connection, ["a", "b"]) == {"a": 7, "b": 0}
+
+    def test_behind(self, disk: OnClock, store: UserStore) -> None:
+        """What came after the cursor is counted, without what is no longer kept."""
+        disk.run(store.inbox.receive(*user(), [letter(str(number)) for number in range(10)], NOW_MS))
+        assert [disk.run(store.inbox.behind(after)) for after in (0, 9, 10, 15)] == [10, 1, 0, 0]
+        disk.run(store.inbox.prune(4, None, None))
+        assert disk.run(store.inbox.behind(0)) == 4
 
 
 class TestPrune:
