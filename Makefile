@@ -6,7 +6,7 @@ READY  := $(VENV)/ready
 ONCE   ?=
 RUNS   ?= 1000
 
-.PHONY: demo test soak bench bench-million lint lock wheel clean
+.PHONY: demo test soak bench bench-million bench-store lint lock wheel clean
 
 demo: $(READY)  ## two seeds and two users, for real, on this machine; ONCE=1 ends by itself
 	@$(BIN)/mesh demo $(if $(ONCE),--once)
@@ -22,6 +22,9 @@ bench: $(READY)  ## what docs/benchmarks.md shows of gossip, measured anew; ARGS
 
 bench-million: $(READY)  ## a million names in one seed, for real; ARGS=--quick
 	$(BIN)/python -m bench.million $(ARGS)
+
+bench-store: $(READY)  ## how fast messages get onto this machine's disk; ARGS="--directory DIR"
+	$(BIN)/python -m bench.store $(ARGS)
 
 lint: $(READY)  ## style and types
 	$(BIN)/ruff check .

@@ -112,7 +112,9 @@ class UserService(NodeService):
     def open(self, state: StateDir) -> UserNode:
         options, reactor = self.options, self.reactor
         identity = state.identity(os.urandom, wall_ms())
-        connection = connect(state.database("user.db"), user_store.SCHEMA, user_store.SCHEMA_VERSION)
+        connection = connect(
+            state.database("user.db"), user_store.SCHEMA, user_store.SCHEMA_VERSION, user_store.UPGRADES
+        )
         self._pool = http_pool(reactor)
         client = http_client(reactor, self._pool)
         programs = self._programs(client)

@@ -4,21 +4,36 @@ A job is a function of the connection. Whatever jobs gather while the last commi
 together, so a disk that syncs two thousand times a second takes tens of thousands of rows. A job's result is told only
 when its commit is on disk (WAL, synchronous=FULL): *acknowledged means on disk* begins here.
 
+**When the disk refuses** (it is full, broken, locked by another program, the file is gone), who wanted to write is told
+:class:`Unavailable`, who wanted to read is still answered, and the next group tries again: nothing has to be restarted
+when there is room again. The connection stays the same one, on purpose: SQLite undoes what failed, and its next
+transaction overwrites in the WAL what the failed one left there. A fresh connection would read the WAL anew, and could
+take up a transaction whose sync had failed as if it were on disk.
+
+**Told 503, and there all the same.** A COMMIT that failed in its very sync may have left a whole transaction in the
+WAL, and a crash before the next write makes it true at the restart. So `Unavailable` means *not known to be kept*,
+never *not kept*, and every job must bear to be sent again: a message has an id that is unique for its sender and
+recipient, in the outbox and in the inbox; a registration has a sequence; what was marked delivered was delivered. Only
+who sends again without an id of their own may be heard twice. While the process lives nobody sees such a transaction.
+
 The rules are in :mod:`meshproto.core`; the SQL is in :mod:`meshproto.net.seed_store` and
 :mod:`meshproto.net.user_store`; here is only how it gets to the disk.
 """
 
 import os
 import sqlite3
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorFromThreads, IReactorTime
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from meshproto.errors import BadState, MeshError, Unavailable
@@ -28,23 +43,56 @@ GROUP_JOBS_MAX: Final = 2000
 QUEUE_JOBS_MAX: Final = 100_000
 """Jobs that wait for the disk; past that new ones are refused."""
 RETRY_S: Final = 5.0
+BUSY_TIMEOUT_S: Final = 2.0
+"""How long another program may hold its lock before we say so: longer than a checkpoint, shorter than people wait."""
+HANDOVER_S: Final = 0.0005
+"""How long the reactor may keep the interpreter while the writer waits for it. A commit needs it a dozen times, each
+for a moment: with Python's 5 ms a lone message takes 12 ms when the reactor is busy, with this 7 ms."""
+DAMAGE_SHOWN_MAX: Final = 1
+"""What a damaged file is told by; one finding is enough, and looking for all takes long."""
+DAMAGE_CHARS_MAX: Final = 200
+READ_AHEAD_BYTES: Final = 1 << 20
 NO_UPGRADES: Final[Mapping[int, str]] = MappingProxyType({})
+
+_INCREMENTAL: Final = 2  # what `PRAGMA auto_vacuum` answers
+_PRIMARY: Final = 0xFF  # of SQLite's extended error codes
+_FREE_SPACE: Final = "free space on its file system"
+_END_LOCK: Final = "end the program that has locked it (fuser shows which)"
+_MAKE_WRITABLE: Final = "make the file and its file system writable"
+_RESTORE: Final = "stop the node and restore a backup"
+_ADVICE: Final[Mapping[int, str]] = MappingProxyType(
+    {
+        sqlite3.SQLITE_FULL: _FREE_SPACE,
+        sqlite3.SQLITE_IOERR: "look at its disk, and at the space and quota left",
+        sqlite3.SQLITE_READONLY: _MAKE_WRITABLE,
+        sqlite3.SQLITE_PERM: _MAKE_WRITABLE,
+        sqlite3.SQLITE_BUSY: _END_LOCK,
+        sqlite3.SQLITE_LOCKED: _END_LOCK,
+        sqlite3.SQLITE_PROTOCOL: _END_LOCK,
+        sqlite3.SQLITE_CANTOPEN: "look at the directory's permissions, and at the limit on open files",
+        sqlite3.SQLITE_CORRUPT: _RESTORE,
+        sqlite3.SQLITE_NOTADB: _RESTORE,
+    }
+)
+"""The errors that are of the disk, not of the job, and what is to be done."""
+_DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 T = TypeVar("T")
 Job = Callable[[sqlite3.Connection], T]
+Results = list[tuple["Deferred[Any]", Any]]
 
 
 class Database(Protocol):
-    """Runs jobs in the order they were submitted."""
-
-    def submit(self, job: Job[T], *, durable: bool = True) -> "Deferred[T]":
-        """Fires with the job's result when it is on disk; fails with the :class:`MeshError` that the job raised, or
-        with :class:`Unavailable` when it could not be written. What is not `durable` is written too, so that it
-        outlives this process, but nobody waits for the disk to sync it: the power failing may undo it."""
+    """Runs jobs in the order they were submitted. A job may be run more than once before it is written."""
 
     @property
     def problem(self) -> str | None:
-        """What the disk says, while it refuses what is written."""
+        """Why the disk refused the last that was to be written, and what to do; None once it takes it again."""
+
+    def submit(self, job: Job[T], *, durable: bool = True) -> "Deferred[T]":
+        """Fires with the job's result when it is on disk; fails with what the job raised, or with
+        :class:`Unavailable` when the disk does not take it. What is not `durable` is written too, so that it outlives
+        this process, but nobody waits for the disk to sync it: the power failing may undo it."""
 
     def close(self) -> "Deferred[None]":
         """What was submitted is written first."""
@@ -56,33 +104,87 @@ class _Submitted(NamedTuple):
     durable: bool
 
 
+# -- opening ----------------------------------------------------------------------------------------------------------
+
+
 def connect(
     path: str | Path, schema: str, schema_version: int, upgrades: Mapping[int, str] = NO_UPGRADES
 ) -> sqlite3.Connection:
-    """Open or create a database; `upgrades`: the SQL that leads from each former version of the schema to the next.
-    Before an upgrade a copy is put beside the file. Raises :class:`BadState` with what to do when it cannot be used."""
+    """Open or create a database: a file's :class:`Path`, or any name that SQLite knows, such as `:memory:`. A file is
+    checked first (about a second for a million messages, if they come from the cache or a fast disk).
+
+    `upgrades`: the SQL that leads from each former version of the schema to the next; before it a copy is put beside
+    the file. Raises :class:`BadState` with what to do when the database cannot be used; it is left as it was then."""
     try:
+        if isinstance(path, Path) and path.exists():
+            _check(path)
         connection = sqlite3.connect(
-            path, isolation_level=None, check_same_thread=False, uri=str(path).startswith("file:")
+            path,
+            timeout=BUSY_TIMEOUT_S,
+            isolation_level=None,
+            check_same_thread=False,
+            uri=str(path).startswith("file:"),
         )
         try:
             _prepare(connection, path, schema, schema_version, upgrades)
         except BaseException:
             connection.close()
             raise
-    except sqlite3.OperationalError as reason:
-        raise BadState(f"{path} cannot be opened as a database: {reason}") from None
     except sqlite3.Error as reason:
-        raise BadState(f"{path} cannot be opened as a database ({reason}): restore it from a backup") from None
+        raise BadState(_why_not(path, reason)) from None
+    except OSError as reason:
+        raise BadState(f"{path} cannot be opened as a database: {reason.strerror}") from None
     return connection
+
+
+def _why_not(path: str | Path, reason: sqlite3.Error) -> str:
+    match _code(reason):
+        case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
+            return _damage(path, str(reason))
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return f"{path} is locked by another program: end it (fuser {path} shows which)"
+        case sqlite3.SQLITE_FULL:
+            return f"there is no room for {path}: free space (bringing it to another layout takes thrice its size)"
+        case sqlite3.SQLITE_READONLY:
+            return f"{path} is read-only: {_MAKE_WRITABLE}"
+        case sqlite3.SQLITE_CANTOPEN if Path(path).exists() and not os.access(Path(path).parent, os.W_OK):
+            # SQLite has its -wal and -shm files there, and says no more than that it cannot make them.
+            return f"{path} is in a read-only directory: {_MAKE_WRITABLE}"
+        case _:
+            return f"{path} cannot be opened as a database: {reason}"
+
+
+def _damage(path: str | Path, finding: str) -> str:
+    found = " ".join(finding.split())[:DAMAGE_CHARS_MAX]
+    return f"{path} is damaged ({found}): restore a backup (docs/operating.md says how); the file is left as it is"
+
+
+def _check(path: Path) -> None:
+    """Raises :class:`BadState` for a damaged file. Looks through a connection of its own that cannot write: any other,
+    when it is closed, carries the WAL into the file and deletes it, and both may be wanted to save what is left."""
+    _read_through(path)
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", timeout=BUSY_TIMEOUT_S, uri=True)) as looking:
+        findings = [finding for (finding,) in looking.execute(f"PRAGMA quick_check({DAMAGE_SHOWN_MAX})")]
+    if findings != ["ok"]:
+        raise BadState(_damage(path, findings[0]))
+
+
+def _read_through(path: Path) -> None:
+    """Into the system's cache, from front to back: the check, which jumps to and fro, took 2 s then instead of 12."""
+    with path.open("rb", buffering=0) as file:
+        while file.read(READ_AHEAD_BYTES):
+            pass
 
 
 def _prepare(
     connection: sqlite3.Connection, path: str | Path, schema: str, schema_version: int, upgrades: Mapping[int, str]
 ) -> None:
+    (found,) = connection.execute("PRAGMA user_version").fetchone()
+    if found == 0:
+        connection.execute("PRAGMA auto_vacuum=INCREMENTAL")  # has an effect before the first page is written only
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
-    (found,) = connection.execute("PRAGMA user_version").fetchone()
+    _try_to_write(connection, found)
     if found == schema_version:
         return
     steps = (
@@ -92,7 +194,15 @@ def _prepare(
         raise BadState(f"{path} was written by another version of meshproto (schema {found}): use that version")
     if found:
         _copy(connection, f"{path}.schema{found}")
+        _let_shrink(connection)
     connection.executescript(f"BEGIN; {'; '.join(steps)}; PRAGMA user_version={schema_version}; COMMIT;")
+
+
+def _try_to_write(connection: sqlite3.Connection, version: int) -> None:
+    """Raises for what can only be read, and for what another program has locked; changes nothing."""
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute(f"PRAGMA user_version={version}")  # of a file that is read-only BEGIN makes nothing of IMMEDIATE
+    connection.execute("ROLLBACK")
 
 
 def _copy(connection: sqlite3.Connection, path: str) -> None:
@@ -102,24 +212,190 @@ def _copy(connection: sqlite3.Connection, path: str) -> None:
     connection.execute("VACUUM INTO ?", (path,))
 
 
-def commit_group(connection: sqlite3.Connection, group: list[_Submitted]) -> list[tuple["Deferred[Any]", Any]]:
-    """Run the jobs in one transaction. When the database refuses, each runs again in a transaction of its own, so
-    that only those fail that have to. Returns each Deferred with its result or Failure."""
+def _let_shrink(connection: sqlite3.Connection) -> None:
+    """Before the steps, so that an upgrade that is interrupted here begins anew."""
+    if connection.execute("PRAGMA auto_vacuum").fetchone() != (_INCREMENTAL,):
+        connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        connection.execute("VACUUM")
+
+
+def shrink(connection: sqlite3.Connection, pages_max: int) -> int:
+    """For a job: give the file system back at most so many pages that deleted rows have left; how many it were."""
+    (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+    pages = min(int(free), pages_max)
+    for _ in range(pages):
+        # Python takes but one step of a PRAGMA without columns, and a step is a page, whatever number stands here.
+        connection.execute("PRAGMA incremental_vacuum(1)")
+    return pages
+
+
+# -- writing ----------------------------------------------------------------------------------------------------------
+
+
+class _Refused(Exception):
+    """What SQLite would take, and we do not. The text says why, and what to do."""
+
+
+def _code(reason: BaseException) -> int:
+    return getattr(reason, "sqlite_errorcode", 0) & _PRIMARY
+
+
+def _inode(path: str) -> tuple[int, int] | None:
     try:
-        synced = any(submitted.durable for submitted in group)
-        connection.execute("PRAGMA synchronous=FULL" if synced else "PRAGMA synchronous=NORMAL")
-        connection.execute("BEGIN")
-        results = [(submitted.done, _run(submitted.job, connection)) for submitted in group]
-        connection.execute("COMMIT")
-    except Exception as reason:  # also a job with a bug: it must not end the thread that everybody waits for
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
+        found = os.stat(path)  # noqa: PTH116 -- a Path would cost each commit more than the system call
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+class _Writer:
+    """Writes groups of jobs, and knows whether the disk takes them. `problem`: as :attr:`Database.problem`."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.problem: str | None = None
+        self._connection = connection
+        (self.path,) = [path for _, name, path in connection.execute("PRAGMA database_list") if name == "main"]
+        self._name = Path(self.path).name or "the database"
+        files = (self.path, f"{self.path}-wal") if self.path else ()
+        self._inodes = {path: inode for path in files if (inode := _inode(path)) is not None}
+        (self._patience_ms,) = connection.execute("PRAGMA busy_timeout").fetchone()
+        self._synced: bool | None = None
+        self._damaged = False
+        self._sync_failed = False
+
+    def commit(self, group: list[_Submitted]) -> Results:
+        """Each Deferred with its result or Failure.
+
+        All jobs go into one transaction. If that fails by a job, then once more with a savepoint before each, so that
+        only that one fails. If it fails by the disk, the smallest write there is says whether anything at all can be
+        written: if so each job has a transaction of its own; if not, nobody's can be, and those that want to write are
+        told so without being tried, one slow refusal after the other, while those that only read have their result."""
+        if self.problem is not None:
+            self._probe()
         if len(group) > 1:
-            return [result for submitted in group for result in commit_group(connection, [submitted])]
-        if isinstance(reason, sqlite3.Error):
-            reason = Unavailable(f"the disk does not take it: {reason}", retry_after_s=RETRY_S)
-        return [(group[0].done, Failure(reason))]
-    return results
+            for run in (_run, _run_in_savepoint):
+                if self.problem is None:
+                    try:
+                        return self._together(group, run)
+                    except Exception as reason:  # a bug must not end the thread that everybody waits for
+                        self._judge(reason)
+        return [(submitted.done, self._alone(submitted)) for submitted in group]
+
+    def _together(self, group: list[_Submitted], run: Callable[[Job[Any], sqlite3.Connection], Any]) -> Results:
+        connection = self._connection
+        try:
+            self._sync(any(submitted.durable for submitted in group))
+            connection.execute("BEGIN")
+            results = [(submitted.done, run(submitted.job, connection)) for submitted in group]
+            self._look_for_files()
+            connection.execute("COMMIT")
+        except Exception:
+            self._undo()
+            raise
+        return results
+
+    def _alone(self, submitted: _Submitted) -> Any:
+        if self.problem is None:
+            try:
+                ((_, result),) = self._together([submitted], _run)
+                return result
+            except Exception as reason:
+                self._judge(reason)
+                if self.problem is None:  # it is this job that the disk does not take, as one that is too large
+                    refusal = self._disk_says(reason)
+                    return Failure(reason if refusal is None else Unavailable(refusal, retry_after_s=RETRY_S))
+        return self._read_only(submitted.job)
+
+    def _read_only(self, job: Job[Any]) -> Any:
+        """The job's result if it writes nothing."""
+        connection = self._connection
+        connection.execute("PRAGMA query_only=ON")
+        try:
+            connection.execute("BEGIN")
+            return _run(job, connection)
+        except Exception as reason:
+            refusal = self.problem if _code(reason) == sqlite3.SQLITE_READONLY else self._disk_says(reason)
+            return Failure(reason if refusal is None else Unavailable(refusal, retry_after_s=RETRY_S))
+        finally:
+            self._undo()
+            connection.execute("PRAGMA query_only=OFF")
+
+    def _sync(self, synced: bool) -> None:
+        """Whether the next commits wait for the disk."""
+        if synced != self._synced:
+            self._connection.execute("PRAGMA synchronous=FULL" if synced else "PRAGMA synchronous=NORMAL")
+            self._synced = synced
+
+    def _undo(self) -> None:
+        if self._connection.in_transaction:
+            with suppress(sqlite3.Error):  # the transaction is over in any case
+                self._connection.execute("ROLLBACK")
+
+    def _disk_says(self, reason: Exception) -> str | None:
+        """What the disk said, and what to do; None if it was not the disk."""
+        if isinstance(reason, _Refused):
+            return f"the disk does not take it: {reason}"
+        advice = _ADVICE.get(_code(reason))
+        return advice and f"the disk does not take it: {reason} ({self._name}); {advice}"
+
+    def _judge(self, reason: Exception) -> None:
+        """What failed has been undone. Was it by the disk, and does it refuse everything?"""
+        if self._disk_says(reason) is not None:
+            self._refused(reason)
+            self._probe()
+
+    def _refused(self, reason: Exception) -> None:
+        self.problem = self._disk_says(reason) or f"the disk does not take it: {reason}"
+        self._connection.execute("PRAGMA busy_timeout=0")  # one has waited for the lock; the others need not in turn
+        self._damaged = self._damaged or _code(reason) in _DAMAGED
+        self._sync_failed = self._sync_failed or _code(reason) == sqlite3.SQLITE_IOERR
+
+    def _probe(self) -> None:
+        """Whether the disk takes the smallest thing there is: one page, as it was. If not, it takes nothing at all.
+        A damaged file is written to no more: that would only damage it further."""
+        if self._damaged:
+            return
+        connection = self._connection
+        try:
+            self._look_for_files()
+            self._empty_wal()
+            self._sync(True)
+            connection.execute("BEGIN IMMEDIATE")
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            connection.execute(f"PRAGMA user_version={version}")
+            connection.execute("COMMIT")
+        except (sqlite3.Error, _Refused) as reason:
+            self._undo()
+            self._refused(reason)
+        else:
+            self.problem = None
+            connection.execute(f"PRAGMA busy_timeout={self._patience_ms}")
+
+    def _empty_wal(self) -> None:
+        """On a full disk this may be all the room there is. After an I/O error it has to be: when a sync fails, Linux
+        holds the pages for written, and no later sync tries them again. What is written behind them in the WAL would be
+        lost with them; so before anything else goes there, all of it is carried into the database and synced there."""
+        try:
+            ((busy, _, _),) = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except sqlite3.Error:
+            if self._sync_failed:
+                raise
+            return
+        if busy and self._sync_failed:
+            raise _Refused(f"{self._name} is being read by another program after an I/O error; {_END_LOCK}")
+        self._sync_failed = False
+
+    def _look_for_files(self) -> None:
+        """SQLite goes on writing to a file that was deleted, and says that all is well; nobody will ever find it."""
+        for path, inode in self._inodes.items():
+            if _inode(path) == inode:
+                continue
+            lost = f"{Path(path).name} was deleted or replaced while in use"
+            if path == self.path:
+                raise _Refused(f"{lost}; stop the node, then put the file back or restore a backup, and start again")
+            with suppress(sqlite3.Error):  # the database itself is there: save what was acknowledged
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            raise _Refused(f"{lost}; restart the node")
 
 
 def _run(job: Job[Any], connection: sqlite3.Connection) -> Any:
@@ -128,6 +404,19 @@ def _run(job: Job[Any], connection: sqlite3.Connection) -> Any:
     except MeshError:
         # The job's own verdict, reached before it wrote anything: the others of the group are not concerned.
         return Failure()
+
+
+def _run_in_savepoint(job: Job[Any], connection: sqlite3.Connection) -> Any:
+    connection.execute("SAVEPOINT job")
+    try:
+        result = _run(job, connection)
+    except Exception as reason:
+        if _code(reason) in _ADVICE:
+            raise
+        result = Failure()
+        connection.execute("ROLLBACK TO job")
+    connection.execute("RELEASE job")
+    return result
 
 
 def _next_group(waiting: deque[_Submitted]) -> list[_Submitted]:
@@ -143,18 +432,35 @@ def _refusal(waiting: int, *, closing: bool) -> Unavailable | None:
     return None
 
 
-def _tell(results: list[tuple["Deferred[Any]", Any]]) -> None:
-    for done, result in results:
-        done.callback(result)
+class _Telling:
+    """What both databases tell, in the reactor's thread."""
+
+    log = Logger()
+    _writer: _Writer
+    _problem: str | None = None
+
+    @property
+    def problem(self) -> str | None:
+        return self._problem
+
+    def _tell(self, results: Results, problem: str | None) -> None:
+        """`problem`: the writer's after this group. One line in the log when it begins and one when it is over."""
+        if problem is not None and self._problem is None:
+            self.log.error("{path}: {problem}", path=self._writer.path, problem=problem)
+        elif problem is None and self._problem is not None:
+            self.log.info("{path}: the disk takes it again", path=self._writer.path)
+        self._problem = problem
+        for done, result in results:
+            done.callback(result)
 
 
-class ThreadedDatabase:
+class ThreadedDatabase(_Telling):
     """The real one: a thread that does nothing but write."""
 
-    problem: str | None = None
-
     def __init__(self, connection: sqlite3.Connection, reactor: IReactorFromThreads) -> None:
+        sys.setswitchinterval(min(HANDOVER_S, sys.getswitchinterval()))
         self._connection = connection
+        self._writer = _Writer(connection)
         self._reactor = reactor
         self._waiting: deque[_Submitted] = deque()
         self._some = threading.Condition()
@@ -188,19 +494,19 @@ class ThreadedDatabase:
                 group = _next_group(self._waiting)
             if not group:
                 break
-            self._reactor.callFromThread(_tell, commit_group(self._connection, group))
+            results = self._writer.commit(group)
+            self._reactor.callFromThread(self._tell, results, self._writer.problem)
         self._connection.close()
         assert self._closing is not None  # noqa: S101
         self._reactor.callFromThread(self._closing.callback, None)
 
 
-class ClockedDatabase:
+class ClockedDatabase(_Telling):
     """The same in one thread, for the fake world: what gathers until the next turn of the clock is one commit."""
-
-    problem: str | None = None
 
     def __init__(self, connection: sqlite3.Connection, clock: IReactorTime) -> None:
         self._connection = connection
+        self._writer = _Writer(connection)
         self._clock = clock
         self._waiting: deque[_Submitted] = deque()
         self._turn: IDelayedCall | None = None
@@ -231,4 +537,4 @@ class ClockedDatabase:
         group = _next_group(self._waiting)
         if self._waiting and not self._closing:
             self._turn = self._clock.callLater(0, self._commit)
-        _tell(commit_group(self._connection, group))
+        self._tell(self._writer.commit(group), self._writer.problem)

@@ -10,7 +10,7 @@ from meshproto.net import contacts_table, inbox_table, outbox_table
 from meshproto.net.contacts_table import ContactsTable
 from meshproto.net.inbox_table import InboxTable
 from meshproto.net.outbox_table import OutboxTable, Waiting, read_waiting
-from meshproto.net.store import Database
+from meshproto.net.store import Database, shrink
 
 SCHEMA_VERSION: Final = 2
 SCHEMA: Final = ";".join(
@@ -85,8 +85,7 @@ class UserStore:
         """Give free pages back to the disk. Whether there are more."""
 
         def job(connection: sqlite3.Connection) -> bool:
-            connection.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
-            return bool(connection.execute("PRAGMA freelist_count").fetchone()[0] > 0)
+            return shrink(connection, VACUUM_PAGES) == VACUUM_PAGES
 
         return self._database.submit(job, durable=False)
 

@@ -62,7 +62,7 @@ class Owner:
         self.sender = Identity.create(self.entropy, NOW_MS)
         self.store = UserStore(self.disk.database)
         self.receiving = Receiving(
-            self.identity, self.store, self.clock, lambda: NOW_MS, self.entropy, lambda name: None
+            self.identity, self.store.inbox, self.clock, lambda: NOW_MS, self.entropy, lambda name: None
         )
         self.programs = Programs([], self.receiving, self.store, self.clock, lambda: NOW_MS, Random(1))
 
@@ -314,7 +314,7 @@ def test_a_disk_that_cannot_be_read(owner: Owner, monkeypatch: pytest.MonkeyPatc
         raise sqlite3.OperationalError("disk I/O error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(owner.store, "inbox", broken)
+        patch.setattr(owner.store.inbox, "page", broken)
         owner.start(program)
         (shown,) = owner.shown
         assert shown["reason"] == "the disk does not take it: disk I/O error"

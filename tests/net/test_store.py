@@ -1,86 +1,19 @@
-"""One suite for both databases: the thread with a real file, and the one on a fake clock in memory."""
+"""One suite for both databases: the thread with a real file, and the one on a fake clock in memory. What happens when
+the disk refuses is in test_store_faults.py."""
 
 import sqlite3
-import threading
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import pytest_twisted  # type: ignore[import-untyped]
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.task import Clock
 
 from meshproto.errors import BadState, NotFound, Unavailable
-from meshproto.net.store import (
-    GROUP_JOBS_MAX,
-    QUEUE_JOBS_MAX,
-    RETRY_S,
-    ClockedDatabase,
-    Database,
-    Job,
-    ThreadedDatabase,
-    connect,
-)
-
-SCHEMA = "CREATE TABLE words (word TEXT PRIMARY KEY)"
-
-T = TypeVar("T")
-
-
-class Rig:
-    """A database, its connection to look at, and what is needed to have its work done."""
-
-    database: Database
-    connection: sqlite3.Connection
-
-    def hold(self) -> Callable[[], object]:
-        """Whatever is submitted until the returned function is called gathers."""
-        raise NotImplementedError
-
-    def work(self) -> None:
-        """Do what does not do itself."""
-
-    async def submit(self, *jobs: Job[Any]) -> list[Any]:
-        """Each job's result or the exception it failed with; they are submitted together."""
-        go_on = self.hold()
-        outcomes = DeferredList([self.database.submit(job) for job in jobs], consumeErrors=True)
-        go_on()
-        self.work()
-        return [result if fine else result.value for fine, result in await outcomes]
-
-
-class Threaded(Rig):
-    def __init__(self, path: Path) -> None:
-        from twisted.internet import reactor
-
-        self.connection = connect(path, SCHEMA, 1)
-        self.database = ThreadedDatabase(self.connection, reactor)  # type: ignore[arg-type]
-
-    def hold(self) -> Callable[[], object]:
-        held, go_on = threading.Event(), threading.Event()
-
-        def wait(_: sqlite3.Connection) -> None:
-            held.set()
-            go_on.wait(10)
-
-        self.database.submit(wait)
-        assert held.wait(10)
-        return go_on.set
-
-
-class Clocked(Rig):
-    def __init__(self) -> None:
-        self.clock = Clock()
-        self.connection = connect(":memory:", SCHEMA, 1)
-        self.database = ClockedDatabase(self.connection, self.clock)
-
-    def hold(self) -> Callable[[], object]:
-        return self.work
-
-    def work(self) -> None:
-        while self.clock.getDelayedCalls():
-            self.clock.advance(0)
+from meshproto.net.store import GROUP_JOBS_MAX, HANDOVER_S, QUEUE_JOBS_MAX, RETRY_S, Job, connect, shrink
+from tests.net.store_rig import SCHEMA, Clocked, Rig, Threaded, fail, insert, statements, words
 
 
 @pytest.fixture(params=["threaded", "clocked"])
@@ -88,32 +21,6 @@ def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
     rig: Rig = Threaded(tmp_path / "words.db") if request.param == "threaded" else Clocked()
     yield rig
     pytest_twisted.blockon(rig.database.close())
-
-
-def insert(word: str) -> Job[str]:
-    def job(connection: sqlite3.Connection) -> str:
-        connection.execute("INSERT INTO words VALUES (?)", (word,))
-        return word
-
-    return job
-
-
-def fail(error: Exception) -> Job[None]:
-    def job(connection: sqlite3.Connection) -> None:
-        raise error
-
-    return job
-
-
-def words(connection: sqlite3.Connection) -> list[str]:
-    return [word for (word,) in connection.execute("SELECT word FROM words ORDER BY rowid")]
-
-
-def commits(connection: sqlite3.Connection) -> list[str]:
-    """A list that grows by one with every COMMIT."""
-    seen: list[str] = []
-    connection.set_trace_callback(lambda statement: seen.append(statement) if statement == "COMMIT" else None)
-    return seen
 
 
 async def test_result(rig: Rig) -> None:
@@ -125,7 +32,7 @@ async def test_group_commit(rig: Rig) -> None:
     """Jobs that gather while the disk is busy travel in one transaction."""
     go_on = rig.hold()
     many = DeferredList([rig.database.submit(insert(str(number))) for number in range(100)])
-    seen = commits(rig.connection)
+    seen = statements(rig.connection, "COMMIT")
     go_on()
     rig.work()
     await many
@@ -137,7 +44,7 @@ async def test_group_jobs_max(rig: Rig) -> None:
     """One transaction takes GROUP_JOBS_MAX jobs; one more begins another."""
     go_on = rig.hold()
     many = DeferredList([rig.database.submit(insert(str(number))) for number in range(GROUP_JOBS_MAX + 1)])
-    seen = commits(rig.connection)
+    seen = statements(rig.connection, "COMMIT")
     go_on()
     rig.work()
     await many
@@ -166,7 +73,7 @@ async def test_order(rig: Rig) -> None:
 async def test_own_verdict(rig: Rig) -> None:
     """A job's MeshError is its own failure, and does not cost the others their transaction."""
     error = NotFound("no such word")
-    seen = commits(rig.connection)
+    seen = statements(rig.connection, "COMMIT")
     assert await rig.submit(insert("a"), fail(error), insert("b")) == ["a", error, "b"]
     assert len(seen) <= 2
     assert await rig.submit(words) == [["a", "b"]]
@@ -193,38 +100,21 @@ async def test_half_done(rig: Rig) -> None:
     assert await rig.submit(words) == [[]]
 
 
-async def test_refused_by_the_database(rig: Rig) -> None:
-    """A job that the database does not take is Unavailable for now, with a time to come back; only that one."""
-    first, second, third = await rig.submit(insert("a"), fail(sqlite3.OperationalError("disk I/O error")), insert("b"))
+async def test_constraint(rig: Rig) -> None:
+    """What breaks a constraint is the job's own failure, and says nothing about the disk."""
+    first, second, third = await rig.submit(insert("a"), insert("a"), insert("b"))
     assert (first, third) == ("a", "b")
-    assert isinstance(second, Unavailable)
-    assert second.detail == "the disk does not take it: disk I/O error"
-    assert second.retry_after_s == RETRY_S
+    assert isinstance(second, sqlite3.IntegrityError)
+    assert rig.database.problem is None
 
 
-async def test_read_only(rig: Rig) -> None:
-    """While nothing can be written reading goes on, and writing when it can again."""
-    rig.connection.execute("PRAGMA query_only=ON")
-    (refused, found) = await rig.submit(insert("a"), words)
-    assert isinstance(refused, Unavailable)
-    assert "readonly" in refused.detail
-    assert found == []
-    rig.connection.execute("PRAGMA query_only=OFF")
-    assert await rig.submit(insert("a")) == ["a"]
-
-
-async def test_full_disk(rig: Rig) -> None:
-    """On a full disk the job that does not fit is Unavailable, smaller ones of its group are kept, and when there is
-    room again it fits."""
-    (pages,) = rig.connection.execute("PRAGMA page_count").fetchone()
-    rig.connection.execute(f"PRAGMA max_page_count={pages + 2}")
-    large = "x" * 100_000
-    first, second, third = await rig.submit(insert("a"), insert(large), insert("b"))
-    assert (first, third) == ("a", "b")
-    assert isinstance(second, Unavailable)
-    assert "full" in second.detail
-    rig.connection.execute("PRAGMA max_page_count=1000000")
-    assert await rig.submit(insert(large)) == [large]
+async def test_bugs_cost_one_more_commit(rig: Rig) -> None:
+    """However many of a group have bugs, the others are written together."""
+    seen = statements(rig.connection, "COMMIT")
+    jobs = [insert(str(number)) if number % 2 else fail(KeyError(number)) for number in range(100)]
+    outcomes = await rig.submit(*jobs)
+    assert [outcome for outcome in outcomes if isinstance(outcome, str)] == [str(number) for number in range(1, 100, 2)]
+    assert len(seen) <= 2
 
 
 async def test_refused_at_the_commit(rig: Rig) -> None:
@@ -239,7 +129,30 @@ async def test_refused_at_the_commit(rig: Rig) -> None:
 
     first, second = await rig.submit(insert("a"), orphan)
     assert first == "a"
-    assert isinstance(second, Unavailable)
+    assert isinstance(second, sqlite3.IntegrityError)
+    assert await rig.submit(words) == [["a"]]
+
+
+async def test_durable(rig: Rig) -> None:
+    """A group waits for the disk (FULL = 2) if one job in it asks for that, and else does not (NORMAL = 1)."""
+
+    def level(connection: sqlite3.Connection) -> int:
+        (synchronous,) = connection.execute("PRAGMA synchronous").fetchone()
+        return int(synchronous)
+
+    for _ in range(2):  # a PRAGMA that is prepared once and for all would have an effect the first time only
+        assert await rig.submit(level, level) == [2, 2]
+        assert await rig.submit(level, level, durable=False) == [1, 1]
+    go_on = rig.hold()
+    both = DeferredList([rig.database.submit(level, durable=False), rig.database.submit(level)])
+    go_on()
+    rig.work()
+    assert [value for _, value in await both] == [2, 2]
+
+
+async def test_not_durable_is_written(rig: Rig) -> None:
+    """What nobody waits for is written like the rest."""
+    assert await rig.submit(insert("a"), durable=False) == ["a"]
     assert await rig.submit(words) == [["a"]]
 
 
@@ -303,12 +216,43 @@ async def test_on_disk_when_told(tmp_path: Path) -> None:
     await rig.database.close()
 
 
+async def test_handover(tmp_path: Path) -> None:
+    """The writer gets the interpreter from a busy reactor soon, and no later than before."""
+    before = sys.getswitchinterval()
+    try:
+        for given, expected in ((1.0, HANDOVER_S), (HANDOVER_S / 2, HANDOVER_S / 2)):
+            sys.setswitchinterval(given)
+            await Threaded(tmp_path / "words.db").database.close()
+            assert sys.getswitchinterval() == pytest.approx(expected)
+    finally:
+        sys.setswitchinterval(before)
+
+
 class TestConnect:
     def test_durable(self, tmp_path: Path) -> None:
         """The journal is a WAL, and every commit waits for the disk (FULL = 2)."""
         connection = connect(tmp_path / "words.db", SCHEMA, 1)
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
+        connection.close()
+
+    def test_can_shrink(self, tmp_path: Path) -> None:
+        """A new database gives pages back when asked (INCREMENTAL = 2), at most as many as that, and none that it has
+        not."""
+        connection = connect(tmp_path / "words.db", SCHEMA, 1)
+        assert connection.execute("PRAGMA auto_vacuum").fetchone() == (2,)
+        insert("x" * 200_000)(connection)
+        connection.execute("DELETE FROM words")
+        (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+        assert free > 40
+        connection.execute("BEGIN")
+        assert shrink(connection, 30) == 30
+        connection.execute("COMMIT")
+        assert connection.execute("PRAGMA freelist_count").fetchone() == (free - 30,)
+        assert shrink(connection, 1000) == free - 30
+        assert shrink(connection, 1000) == 0
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        assert (tmp_path / "words.db").stat().st_size < 50_000
         connection.close()
 
     def test_again(self, tmp_path: Path) -> None:
@@ -325,8 +269,9 @@ class TestConnect:
         """A file that is no database is refused with the file's name and what to do."""
         path = tmp_path / "words.db"
         path.write_bytes(b"this is no database" * 1000)
-        with pytest.raises(BadState, match=r"words.db cannot be opened.*not a database.*restore it from a backup"):
+        with pytest.raises(BadState, match=r"words.db is damaged \(file is not a database\): restore a backup"):
             connect(path, SCHEMA, 1)
+        assert path.read_bytes() == b"this is no database" * 1000
 
     def test_other_version(self, tmp_path: Path) -> None:
         """A database of another schema is left alone, and the refusal says which version to use."""
@@ -348,6 +293,20 @@ class TestConnect:
         assert words(copy) == ["a"]
         copy.close()
         assert (tmp_path / "words.db.schema1").stat().st_mode & 0o777 == 0o600
+
+    def test_an_upgraded_one_can_shrink(self, tmp_path: Path) -> None:
+        """A database of a time when none could shrink can after its upgrade."""
+        former = sqlite3.connect(tmp_path / "words.db", isolation_level=None)
+        former.executescript(
+            f"PRAGMA journal_mode=WAL; {SCHEMA}; PRAGMA user_version=1; INSERT INTO words VALUES ('a')"
+        )
+        assert former.execute("PRAGMA auto_vacuum").fetchone() == (0,)
+        former.close()
+        connection = connect(tmp_path / "words.db", SCHEMA, 2, {1: "ALTER TABLE words ADD COLUMN a"})
+        assert connection.execute("PRAGMA auto_vacuum").fetchone() == (2,)
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert connection.execute("SELECT * FROM words").fetchall() == [("a", None)]
+        connection.close()
 
     def test_upgrade_whole_or_not_at_all(self, tmp_path: Path) -> None:
         """A step that fails leaves the database as it was, for the next attempt."""
