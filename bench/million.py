@@ -274,19 +274,8 @@ class Seeds(Children):
 
     def begin(self, name: str, *options: str) -> str:
         """Start a seed, wait until it listens, and return its address."""
-        state = self._directory / name
-        state.mkdir(mode=0o700, exist_ok=True)
-        address = state / "address"
-        address.unlink(missing_ok=True)
-        arguments = ("-n", "--pidfile=", "meshseed", "--name", name, "--port", "0", "--state", str(state), *options)
-        child = self._spawn(name, state, self._directory / f"{name}.log", arguments)
-
-        def listening() -> str | None:
-            if child.process.poll() is not None:
-                raise Failed(f"{name} ended with exit code {child.process.returncode} before it listened")
-            return address.read_text(encoding="utf-8").strip() if address.exists() else None
-
-        return until(listening, f"{name} listens", START_S_MAX)
+        child = self.launch("meshseed", name, *options)
+        return until(child.address, f"{name} listens", START_S_MAX)
 
     def pid(self, name: str) -> int:
         return self.all[name].process.pid

@@ -20,6 +20,7 @@ TWISTD = (sys.executable, "-c", "from twisted.scripts.twistd import run; run()")
 START_TIMEOUT_S = 15.0  # a cold start on a busy machine takes a few seconds
 STOP_TIMEOUT_S = 5.0  # what a node may take to end what is in flight
 POLL_S = 0.02
+ADDRESS_FILE = "address"  # in its state directory: written by the node when it listens
 LOG_LINES = 12
 LOG_BYTES_MAX = 8192
 
@@ -44,6 +45,13 @@ class Child:
     state: Path
     log: Path
     process: subprocess.Popen[bytes]
+
+    def address(self) -> str | None:
+        """Where it listens, once it does. Raises :class:`Failed` when it has ended before."""
+        if self.process.poll() is not None:
+            raise Failed(f"{self.name} ended with exit code {self.process.returncode} before it listened")
+        file = self.state / ADDRESS_FILE
+        return file.read_text(encoding="utf-8").strip() if file.exists() else None
 
     def last_words(self) -> str:
         """The end of its log."""
@@ -83,19 +91,15 @@ class Children:
 
     def start(self, service: str, name: str, *options: str, port: int = 0) -> str:
         """Start a node, wait until it listens, and return its address. The same name finds the same state again."""
+        return until(self.launch(service, name, *options, port=port).address, f"{name} listens")
+
+    def launch(self, service: str, name: str, *options: str, port: int = 0) -> Child:
+        """Start a node without waiting for it."""
         state, log = self._directory / name, self._directory / f"{name}.log"
-        state.mkdir(exist_ok=True)
-        address = state / "address"
-        address.unlink(missing_ok=True)
+        state.mkdir(mode=0o700, exist_ok=True)
+        (state / ADDRESS_FILE).unlink(missing_ok=True)
         arguments = ("-n", "--pidfile=", service, "--name", name, "--port", str(port), "--state", str(state), *options)
-        child = self._spawn(name, state, log, arguments)
-
-        def listening() -> str | None:
-            if child.process.poll() is not None:
-                raise Failed(f"{name} ended with exit code {child.process.returncode} before it listened")
-            return address.read_text(encoding="utf-8").strip() if address.exists() else None
-
-        return until(listening, f"{name} listens")
+        return self._spawn(name, state, log, arguments)
 
     def stop(self, name: str) -> None:
         """End a node as an operator would, with SIGTERM."""
