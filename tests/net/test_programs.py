@@ -3,14 +3,13 @@
 import json
 import os
 import signal
-import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from typing import Any
 
 import pytest
 from msgspec import Raw
-from twisted.internet.defer import Deferred, ensureDeferred, succeed
+from twisted.internet.defer import Deferred, ensureDeferred, fail, succeed
 from twisted.internet.error import ConnectionRefusedError, ProcessDone, ProcessExitedAlready, ProcessTerminated
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, capturedLogs, formatEvent
@@ -22,7 +21,7 @@ from meshproto.core.handover import LOAD_RETRY_S, Answer, Verdict
 from meshproto.core.identity import Identity, verify
 from meshproto.core.inbox import WAIT_S_MAX, Correspondent, Received
 from meshproto.core.outbox import BACKOFF_FIRST_S, BACKOFF_MAX_S
-from meshproto.errors import BadParams
+from meshproto.errors import BadParams, Unavailable
 from meshproto.net import programs as module
 from meshproto.net.courier import REASON_CHARS_MAX
 from meshproto.net.programs import (
@@ -307,17 +306,11 @@ def test_a_disk_that_cannot_be_read(owner: Owner, monkeypatch: pytest.MonkeyPatc
     program = Prompt()
     owner.arrive("old")
 
-    def broken(*arguments: object) -> Any:
-        return owner.disk.database.submit(fail)
-
-    def fail(connection: sqlite3.Connection) -> None:
-        raise sqlite3.OperationalError("disk I/O error")
-
     with monkeypatch.context() as patch:
-        patch.setattr(owner.store.inbox, "page", broken)
+        patch.setattr(owner.store.inbox, "page", lambda *_: fail(Unavailable("the disk does not take it: no")))
         owner.start(program)
         (shown,) = owner.shown
-        assert shown["reason"] == "the disk does not take it: disk I/O error"
+        assert shown["reason"] == "the disk does not take it: no"
         assert shown["attempts"] == 0 and shown["next_try_at"] is not None
     owner.arrive("a")
     assert program.texts == []
@@ -331,9 +324,7 @@ def test_a_disk_that_cannot_be_written(owner: Owner, monkeypatch: pytest.MonkeyP
     program = Prompt()
     owner.start(program)
     with monkeypatch.context() as patch, capturedLogs() as events:
-        patch.setattr(
-            owner.store, "save_cursor", lambda *_: owner.disk.database.submit(lambda c: c.execute("nonsense"))
-        )
+        patch.setattr(owner.store, "save_cursor", lambda *_: fail(Unavailable("the disk does not take it: no")))
         owner.arrive("a", "b")
     assert program.texts == ["a", "b"]
     assert any("its cursor is not saved" in line for line in said(events))
