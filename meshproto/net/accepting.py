@@ -8,14 +8,14 @@ wait, or hang up, changes nothing.
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from twisted.internet.defer import Deferred, DeferredSemaphore, ensureDeferred, gatherResults
+from twisted.internet.defer import Deferred, DeferredSemaphore, ensureDeferred
 
 from meshproto.core.identity import parse_address
 from meshproto.core.lookup import Located
 from meshproto.core.queue import Message, Status
 from meshproto.errors import MeshError
 from meshproto.net.contacts import Contacts
-from meshproto.net.deferred import shield
+from meshproto.net.deferred import shield, together
 from meshproto.net.outbox_table import Accepted, Draft, OutboxTable
 from meshproto.net.seeds import Seeds
 from meshproto.net.sending import End, Sending
@@ -89,7 +89,7 @@ class Accepting:
         limit = DeferredSemaphore(LOOKUPS_MAX)
         names = list(addresses)
         found = [limit.run(self._find_one, name) for name in names]
-        return dict(zip(names, await gatherResults(found, consumeErrors=True), strict=True))
+        return dict(zip(names, await together(found), strict=True))
 
     async def _find_one(self, address: str) -> Located | MeshError:
         try:

@@ -1,8 +1,9 @@
 """Small help with Deferreds."""
 
+from collections.abc import Iterable
 from typing import Generic, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
@@ -21,6 +22,16 @@ def shield(work: "Deferred[V]") -> "Deferred[V]":
 
     work.addBoth(pass_on)
     return view
+
+
+def together(work: "Iterable[Deferred[V]]") -> "Deferred[list[V]]":
+    """Fires with all results, in order, or with the first failure as it is: also with the :class:`CancelledError` of
+    whoever no longer waits, which Twisted's own would wrap, and Klein then take for a bug."""
+
+    def unwrap(failure: Failure) -> Failure:
+        return failure.value.subFailure if isinstance(failure.value, FirstError) else failure
+
+    return gatherResults(work, consumeErrors=True).addErrback(unwrap)
 
 
 class Waiters(Generic[K, V]):

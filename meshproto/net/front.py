@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from klein import Klein
 from msgspec import UNSET, Raw, UnsetType, structs
-from twisted.internet.defer import ensureDeferred, gatherResults
+from twisted.internet.defer import ensureDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.web.iweb import IRequest
@@ -48,6 +48,7 @@ from meshproto.net.asked import (
 from meshproto.net.bulk import Bulk, Results
 from meshproto.net.clocks import NowMs
 from meshproto.net.contacts import Contacts
+from meshproto.net.deferred import together
 from meshproto.net.door import Door, owner
 from meshproto.net.front_request import FrontRequest
 from meshproto.net.http import LOOPBACK_HOSTS, answer_errors, answer_json, header, quiet_site
@@ -132,7 +133,7 @@ class Front:
             ensureDeferred(self._result(name, order, next(taken) if isinstance(order, Order) else order))
             for name, order in orders.items()
         ]
-        return answer_json(request, {"results": await gatherResults(sent, consumeErrors=True)}, 207)
+        return answer_json(request, {"results": await together(sent)}, 207)
 
     def _order(self, body: SendBody, message_id: str | None) -> Order:
         check_message(bytes(body.message))
@@ -206,7 +207,7 @@ class Front:
         ends = [ensureDeferred(self._sending.cancel(message, CANCEL_WAIT_S)) for message in kept]
         outcomes = [
             Outcome(message.id, message.to, end.status, end.reason)
-            for message, end in zip(kept, await gatherResults(ends, consumeErrors=True), strict=True)
+            for message, end in zip(kept, await together(ends), strict=True)
         ]
         if len(outcomes) > 1:
             return answer_json(request, {"results": [told(one) for one in outcomes]}, 207)

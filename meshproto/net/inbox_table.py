@@ -1,12 +1,12 @@
 """What this node has received, on disk. Every method is one job of the database's writer.
 
-A cursor is never used twice. When messages are no longer kept, it is those up to a cursor: their texts go at once,
-their ids stay for as long as a sender may still repeat them.
+A cursor is never used twice, and cursors have no gaps. When messages are no longer kept it is those up to a cursor;
+their ids are known for as long as a sender may still repeat them.
 """
 
 import sqlite3
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from msgspec import Raw
 from twisted.internet.defer import Deferred
@@ -27,12 +27,21 @@ CREATE TABLE inbox (
     key TEXT NOT NULL,
     id TEXT NOT NULL,
     type TEXT NOT NULL,
-    message BLOB NOT NULL,                  -- empty: no longer kept
+    message BLOB NOT NULL,                  -- JSON
     sent_at INTEGER NOT NULL,
     received_at INTEGER NOT NULL,
     UNIQUE (key, id)                        -- what makes a delivery that is repeated harmless
 );
-CREATE INDEX inbox_from ON inbox (sender, cursor);
+CREATE INDEX inbox_from ON inbox (sender, cursor)
+"""
+SEEN_SCHEMA: Final = """
+CREATE TABLE seen (                         -- messages that are no longer kept, in the order of arrival
+    row INTEGER PRIMARY KEY,
+    key TEXT NOT NULL,
+    id TEXT NOT NULL,
+    received_at INTEGER NOT NULL,
+    UNIQUE (key, id)
+)
 """
 _INSERT: Final = "INSERT INTO inbox (sender, name, key, id, type, message, sent_at, received_at)"
 PRUNE_ROWS: Final = 500
@@ -72,14 +81,15 @@ class InboxTable:
             if pinned != sender.key:
                 known, found = fingerprint(unb64(pinned)), fingerprint(sender.key_bytes)
                 raise KeyChanged(f"{sender.name} is known here with the key {known}, not {found}")
+            new = _unseen(connection, rows)
             connection.execute("SAVEPOINT batch")
             try:
-                connection.executemany(f"{_INSERT} VALUES (?1,?2,?3,?4,?5,?6,?7,?8)", rows)
+                connection.executemany(f"{_INSERT} VALUES (?1,?2,?3,?4,?5,?6,?7,?8)", new)
             except sqlite3.IntegrityError:
                 # Some are there already. OR IGNORE would use up a cursor for each of those.
                 connection.execute("ROLLBACK TO batch")
-                new = "SELECT ?1,?2,?3,?4,?5,?6,?7,?8 WHERE NOT EXISTS (SELECT 1 FROM inbox WHERE key=?3 AND id=?4)"
-                connection.executemany(f"{_INSERT} {new}", rows)
+                others = "SELECT ?1,?2,?3,?4,?5,?6,?7,?8 WHERE NOT EXISTS (SELECT 1 FROM inbox WHERE key=?3 AND id=?4)"
+                connection.executemany(f"{_INSERT} {others}", new)
             connection.execute("RELEASE batch")
 
         return self._database.submit(job)
@@ -88,9 +98,8 @@ class InboxTable:
         """In the order of arrival, at most `limit` messages and :data:`PAGE_BYTES_MAX` of text."""
 
         def job(connection: sqlite3.Connection) -> list[Received]:
-            start = max(after, _pruned(connection))
             where, values = (
-                ("cursor>?", [start]) if sender is None else ("cursor>? AND sender=?", [start, fold(sender)])
+                ("cursor>?", [after]) if sender is None else ("cursor>? AND sender=?", [after, fold(sender)])
             )
             page: list[Received] = []
             size = 0
@@ -110,42 +119,35 @@ class InboxTable:
 
     def totals(self) -> "Deferred[Totals]":
         def job(connection: sqlite3.Connection) -> Totals:
-            last = last_cursor(connection)
-            # Cursors have no gaps: what was there already has used none.
-            return Totals(last - min(last, _pruned(connection)), last)
+            return Totals(_after(connection, 0), last_cursor(connection))
 
         return self._database.submit(job, durable=False)
 
     def behind(self, after: int) -> "Deferred[int]":
         """How many messages came after the cursor."""
-
-        def job(connection: sqlite3.Connection) -> int:
-            return max(0, last_cursor(connection) - max(after, _pruned(connection)))
-
-        return self._database.submit(job, durable=False)
+        return self._database.submit(lambda connection: _after(connection, after), durable=False)
 
     def prune(self, keep_messages: int | None, came_before_ms: int | None, not_after: int | None) -> "Deferred[bool]":
         """No longer keep what is not among the last `keep_messages`, and what came before; nothing after the cursor
         `not_after`. Whether there is more to do."""
 
         def job(connection: sqlite3.Connection) -> bool:
-            start, last = _pruned(connection), last_cursor(connection)
+            last = last_cursor(connection)
             by_number = last - keep_messages if keep_messages is not None else 0
             highest = last if not_after is None else not_after
-            some = connection.execute(
-                "SELECT cursor, received_at FROM inbox WHERE cursor>? AND cursor<=? ORDER BY cursor LIMIT ?",
-                (start, highest, PRUNE_ROWS),
-            )
-            end = start
-            for cursor, received_at in some:
+            end = 0
+            for cursor, received_at in connection.execute(
+                "SELECT cursor, received_at FROM inbox WHERE cursor<=? ORDER BY cursor LIMIT ?", (highest, PRUNE_ROWS)
+            ):
                 if cursor > by_number and (came_before_ms is None or received_at >= came_before_ms):
                     break
                 end = cursor
-            if end == start:
-                return False
-            connection.execute("UPDATE inbox SET message=x'', type='' WHERE cursor>? AND cursor<=?", (start, end))
-            connection.execute("INSERT OR REPLACE INTO numbers VALUES ('inbox pruned', ?)", (end,))
-            return True
+            connection.execute(
+                "INSERT OR IGNORE INTO seen (key, id, received_at) "
+                "SELECT key, id, received_at FROM inbox WHERE cursor<=? ORDER BY cursor",
+                (end,),
+            )
+            return connection.execute("DELETE FROM inbox WHERE cursor<=?", (end,)).rowcount > 0
 
         return self._database.submit(job, durable=False)
 
@@ -153,21 +155,26 @@ class InboxTable:
         """Forget the ids of messages no longer kept that came before. Whether there is more to do."""
 
         def job(connection: sqlite3.Connection) -> bool:
-            found = connection.execute(
-                "SELECT cursor, received_at FROM inbox WHERE cursor<=? ORDER BY cursor LIMIT ?",
-                (_pruned(connection), PRUNE_ROWS),
-            ).fetchall()
-            over = [(cursor,) for cursor, received_at in found if received_at < came_before_ms]
-            connection.executemany("DELETE FROM inbox WHERE cursor=?", over)
+            oldest = connection.execute("SELECT row, received_at FROM seen ORDER BY row LIMIT ?", (PRUNE_ROWS,))
+            over = [(row,) for row, received_at in oldest if received_at < came_before_ms]
+            connection.executemany("DELETE FROM seen WHERE row=?", over)
             return len(over) == PRUNE_ROWS
 
         return self._database.submit(job, durable=False)
 
 
-def _pruned(connection: sqlite3.Connection) -> int:
-    """Texts up to this cursor are no longer kept."""
-    found = connection.execute("SELECT value FROM numbers WHERE name='inbox pruned'").fetchone()
-    return int(found[0]) if found else 0
+def _unseen(connection: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Those that are not among the messages no longer kept."""
+    if connection.execute("SELECT 1 FROM seen LIMIT 1").fetchone() is None:
+        return rows
+    known = "SELECT 1 FROM seen WHERE key=? AND id=?"
+    return [row for row in rows if connection.execute(known, (row[2], row[3])).fetchone() is None]
+
+
+def _after(connection: sqlite3.Connection, after: int) -> int:
+    """How many messages are kept after the cursor."""
+    (first,) = connection.execute("SELECT min(cursor) FROM inbox").fetchone()
+    return 0 if first is None else max(0, last_cursor(connection) - max(after, first - 1))
 
 
 def last_cursor(connection: sqlite3.Connection) -> int:

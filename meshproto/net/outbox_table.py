@@ -5,6 +5,7 @@ On disk a message is `queued` until it comes to one of the ends; how far it is i
 what became of it, and so that its id, sent again, is not a new message.
 """
 
+import secrets
 import sqlite3
 from collections.abc import Sequence
 from typing import Final, NamedTuple, TypeVar
@@ -31,12 +32,16 @@ CREATE TABLE outbox (
     status TEXT NOT NULL,
     changed_at INTEGER NOT NULL,
     reason TEXT,
+    attempt INTEGER NOT NULL DEFAULT 0,     -- which acceptance wrote it
     UNIQUE (id, recipient)                  -- the id first: `GET /outbox/ID` names no recipient
 );
 CREATE INDEX outbox_waiting ON outbox (recipient, row) WHERE status = 'queued';
 CREATE INDEX outbox_expiring ON outbox (expires_at) WHERE status = 'queued'
 """
-FROM_1: Final = "CREATE INDEX outbox_expiring ON outbox (expires_at) WHERE status = 'queued'"
+FROM_1: Final = """
+ALTER TABLE outbox ADD COLUMN attempt INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX outbox_expiring ON outbox (expires_at) WHERE status = 'queued'
+"""
 
 OVERDUE_MAX: Final = 1000
 """Messages that end in one job: nobody else writes in the meantime."""
@@ -49,10 +54,16 @@ _MESSAGE: Final = "row, id, name, type, message, sent_at, expires_at"
 _KEPT: Final = "row, recipient, id, name, status, sent_at, expires_at, changed_at, reason"
 
 
-_Attempt = tuple[str, str, int]
-"""Recipient, id and time of an acceptance: another one for the same message has another time."""
-
 T = TypeVar("T")
+
+
+class _Attempt(NamedTuple):
+    """To accept a message. The same message may be asked for again at once, or the job may run twice: the number tells
+    the attempts apart."""
+
+    recipient: str
+    id: str
+    number: int
 
 
 class Draft(Struct, frozen=True):
@@ -116,11 +127,13 @@ class OutboxTable:
         """Keep messages, in this order. The same id for the same recipient is the same message, and
         :class:`IdReused` when it has another text or type."""
 
+        attempts = [_Attempt(draft.recipient, draft.id, secrets.randbits(62)) for draft in drafts]
+
         def job(connection: sqlite3.Connection) -> list[Accepted | IdReused]:
-            return [_accept(connection, draft) for draft in drafts]
+            return [_accept(connection, draft, attempt.number) for draft, attempt in zip(drafts, attempts, strict=True)]
 
         def check(taken: list[Accepted | IdReused]) -> list[Accepted | IdReused | Unavailable]:
-            unsure = {(recipient, id_) for recipient, id_, _ in self._unsure}
+            unsure = {(attempt.recipient, attempt.id) for attempt in self._unsure}
             return [
                 Unavailable(f"the message {draft.id!r} is being undone: send it again", retry_after_s=RETRY_S)
                 if isinstance(one, Accepted) and not one.fresh and (draft.recipient, draft.id) in unsure
@@ -128,24 +141,23 @@ class OutboxTable:
                 for draft, one in zip(drafts, taken, strict=True)
             ]
 
-        attempts = {(draft.recipient, draft.id, draft.sent_at) for draft in drafts}
         return self._undoing(job, attempts, durable=True).addCallback(check)
 
-    def _undoing(self, job: Job[T], attempts: "set[_Attempt]", *, durable: bool) -> "Deferred[T]":
+    def _undoing(self, job: Job[T], attempts: "Sequence[_Attempt]", *, durable: bool) -> "Deferred[T]":
         """A disk that fails in the middle of a commit may have taken it. Whoever asked is told that nothing was kept,
         so nothing must be: when the job fails, the next one that goes through here first undoes its attempts."""
         undone, self._unsure = self._unsure, set()
 
         def both(connection: sqlite3.Connection) -> T:
             connection.executemany(
-                "DELETE FROM outbox WHERE recipient=? AND id=? AND sent_at=? AND status='queued'", undone
+                "DELETE FROM outbox WHERE recipient=? AND id=? AND attempt=? AND status='queued'", undone
             )
             return job(connection)
 
         def failed(failure: Failure) -> Failure:
             self._unsure |= undone
             if failure.check(Unavailable) and len(self._unsure) < UNSURE_MAX:
-                self._unsure |= attempts
+                self._unsure.update(attempts)
             return failure
 
         return self._database.submit(both, durable=durable).addErrback(failed)
@@ -211,7 +223,7 @@ class OutboxTable:
             ).fetchone()
             return Overdue(rows, next_at)
 
-        return self._undoing(job, set(), durable=False)
+        return self._undoing(job, [], durable=False)
 
     # -- to look at ----------------------------------------------------------------------------------------------
 
@@ -255,19 +267,20 @@ def read_waiting(connection: sqlite3.Connection) -> list[Waiting]:
     return [Waiting(*row) for row in rows]
 
 
-def _accept(connection: sqlite3.Connection, draft: Draft) -> Accepted | IdReused:
+def _accept(connection: sqlite3.Connection, draft: Draft, attempt: int) -> Accepted | IdReused:
     known = connection.execute(
-        f"SELECT {_MESSAGE}, status, reason FROM outbox WHERE recipient=? AND id=?",  # noqa: S608
+        f"SELECT {_MESSAGE}, status, reason, attempt FROM outbox WHERE recipient=? AND id=?",  # noqa: S608
         (draft.recipient, draft.id),
     ).fetchone()
     if known is not None:
         message, status, reason = Message(*known[:7]), Status(known[7]), known[8]
         if (message.message, message.type) != (draft.message, draft.type):
             return IdReused(f"the id {draft.id!r} was used for another message to {message.to}")
-        return Accepted(message, False, status, reason)
+        # The disk may have taken what it said it had not, and the job run again.
+        return Accepted(message, known[9] == attempt, status, reason)
     cursor = connection.execute(
-        "INSERT INTO outbox (recipient, id, name, type, message, sent_at, expires_at, status, changed_at) "
-        "VALUES (?,?,?,?,?,?,?,'queued',?)",
+        "INSERT INTO outbox (recipient, id, name, type, message, sent_at, expires_at, status, changed_at, attempt) "
+        "VALUES (?,?,?,?,?,?,?,'queued',?,?)",
         (
             draft.recipient,
             draft.id,
@@ -277,6 +290,7 @@ def _accept(connection: sqlite3.Connection, draft: Draft) -> Accepted | IdReused
             draft.sent_at,
             draft.expires_at,
             draft.sent_at,
+            attempt,
         ),
     )
     row = cursor.lastrowid or 0

@@ -60,6 +60,7 @@ class Receiving:
         self._entropy = entropy
         self._heard = heard
         self._readers: Waiters[None, bool] = Waiters(clock, READERS_MAX)
+        self._stopped = False
 
     async def deliver(self, body: bytes) -> bytes:
         """A sealed batch -> the sealed receipt, when its letters are on disk. Raises what
@@ -87,12 +88,13 @@ class Receiving:
         while True:
             messages = await self._table.page(after, sender, limit)
             left_s = deadline - self._clock.seconds()
-            if messages or left_s <= 0:
+            if messages or left_s <= 0 or self._stopped:
                 return Page(messages, messages[-1].cursor if messages else after)
             if self._readers.full:
                 raise SlowDown(f"{READERS_MAX} requests wait for messages already", retry_after_s=1.0)
             await self._readers.wait(None, left_s)
 
     def stop(self) -> None:
-        """Let everyone who waits have what there is."""
+        """Let everyone who waits have what there is, from now on at once."""
+        self._stopped = True
         self._readers.tell_all(False)

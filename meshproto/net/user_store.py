@@ -17,12 +17,13 @@ SCHEMA: Final = ";".join(
     (
         outbox_table.SCHEMA,
         inbox_table.SCHEMA,
+        inbox_table.SEEN_SCHEMA,
         contacts_table.SCHEMA,
         "CREATE TABLE seeds (address TEXT PRIMARY KEY) WITHOUT ROWID",
         "CREATE TABLE numbers (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
     )
 )
-UPGRADES: Final[Mapping[int, str]] = {1: outbox_table.FROM_1}
+UPGRADES: Final[Mapping[int, str]] = {1: f"{outbox_table.FROM_1};{inbox_table.SEEN_SCHEMA}"}
 _CURSOR: Final = "cursor "
 """In `numbers`: how far a program that the inbox is handed over to has come. The rest of the key is its kind."""
 VACUUM_PAGES: Final = 256

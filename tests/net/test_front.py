@@ -185,6 +185,14 @@ def test_a_reader_that_hangs_up_costs_nothing(world: World) -> None:
     assert not world.users["UserX"].receiving._readers._waiting
 
 
+def test_a_long_poll_ends_when_the_node_stops(world: World) -> None:
+    """Whoever waits for a message when the node stops is answered at once, with what there is."""
+    pending = world.request("GET", "UserX", "/inbox?wait=30")
+    world.run(1)
+    world.users["UserX"].receiving.stop()
+    assert world.wait(pending, 0.1).json == {"messages": [], "next": 0}
+
+
 def test_too_many_readers(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Long polls have a limit; past it the answer is 429, and a plain GET still works."""
     monkeypatch.setattr(world.users["UserX"].receiving._readers, "_waiters_max", 1)
