@@ -1,6 +1,7 @@
 """The real thing: a wheel in an empty environment, twistd processes, sockets, SQLite on a disk, SIGKILL."""
 
 import http.client
+import itertools
 import json
 import os
 import signal
@@ -10,7 +11,8 @@ import sys
 import sysconfig
 import venv
 from collections.abc import Iterator
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -144,6 +146,36 @@ def test_killed_nodes_keep_what_was_delivered(mesh: Mesh) -> None:
     mesh.kill("Bobby")
     mesh.urls = {name: mesh.start(name) for name in mesh.urls}
     assert mesh.texts("UserX") == ["kept"]
+
+
+def test_a_node_that_is_told_to_end(mesh: Mesh) -> None:
+    """SIGTERM amid many requests: whoever was answered was told the truth, and what was accepted is delivered, once."""
+    body = {"to": "UserX", "wait": 30}
+    answers: dict[str, str] = {}
+    mesh.send("Bobby", "UserX", "known")
+
+    def send(worker: int) -> None:
+        with closing(keep_alive(mesh.urls["Bobby"])) as sender, suppress(OSError, http.client.HTTPException):
+            for number in itertools.count():
+                message_id = f"{worker}-{number}"
+                status, answer = post(sender, {**body, "message": message_id, "id": message_id})
+                if status in (200, 202):
+                    answers[message_id] = answer["status"]
+
+    with ThreadPoolExecutor(16) as pool:
+        working = [pool.submit(send, worker) for worker in range(16)]
+        while len(answers) < 200:
+            wait(working, timeout=0.01)
+        process = mesh.children.all["Bobby"].process
+        process.terminate()
+        assert process.wait(TIMEOUT_S) == -signal.SIGTERM  # twistd ends by the signal, when all is done
+    delivered = {message_id for message_id, status in answers.items() if status == "delivered"}
+    assert delivered <= set(mesh.texts("UserX"))
+    mesh.urls["Bobby"] = mesh.start("Bobby")
+    until(lambda: not mesh.node(mesh.urls["Bobby"]).status().document["outbox"]["waiting"] or None, "all is delivered")
+    texts = mesh.texts("UserX")
+    assert set(answers) <= set(texts)
+    assert len(texts) == len(set(texts))
 
 
 def test_away_and_back(mesh: Mesh) -> None:

@@ -1,6 +1,7 @@
 """What a user node keeps: its outbox, its inbox, its contacts, its seeds."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,8 @@ from meshproto.core.queue import Status
 from meshproto.errors import IdReused, KeyChanged, NotFound, Unavailable
 from meshproto.net import inbox_table, outbox_table
 from meshproto.net.outbox_table import OVERDUE_MAX, Accepted, Draft, Overdue, Waiting
-from meshproto.net.user_store import SCHEMA, SCHEMA_VERSION, Start, UserStore, begin_cursors, read_start
+from meshproto.net.store import ClockedDatabase, connect
+from meshproto.net.user_store import SCHEMA, SCHEMA_VERSION, UPGRADES, Start, UserStore, begin_cursors, read_start
 from meshproto.wire import SignedRecord
 from tests.net.on_clock import OnClock
 
@@ -502,3 +504,43 @@ class TestPrune:
         assert isinstance(last, Accepted)
         assert disk.run(store.outbox.prune(0, 6)) == last.message.row
         assert disk.run(store.outbox.prune(0, 1)) is None
+
+
+FIRST_SCHEMA = """
+CREATE TABLE outbox (row INTEGER PRIMARY KEY AUTOINCREMENT, recipient TEXT NOT NULL, id TEXT NOT NULL,
+    name TEXT NOT NULL, type TEXT NOT NULL, message BLOB NOT NULL, sent_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL, status TEXT NOT NULL, changed_at INTEGER NOT NULL, reason TEXT,
+    UNIQUE (id, recipient));
+CREATE INDEX outbox_waiting ON outbox (recipient, row) WHERE status = 'queued';
+CREATE TABLE inbox (cursor INTEGER PRIMARY KEY AUTOINCREMENT, sender TEXT NOT NULL, name TEXT NOT NULL,
+    key TEXT NOT NULL, id TEXT NOT NULL, type TEXT NOT NULL, message BLOB NOT NULL, sent_at INTEGER NOT NULL,
+    received_at INTEGER NOT NULL, UNIQUE (key, id));
+CREATE INDEX inbox_from ON inbox (sender, cursor);
+CREATE TABLE contacts (name TEXT PRIMARY KEY, shown TEXT NOT NULL, key TEXT NOT NULL, record TEXT NOT NULL,
+    sig TEXT NOT NULL, seq INTEGER NOT NULL, first_seen INTEGER NOT NULL, changed_at INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE seeds (address TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE numbers (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID
+"""
+
+
+def test_the_first_schema_is_brought_forward(tmp_path: Path) -> None:
+    """What was sent and received before an upgrade is there after it, in tables like those of a new database."""
+    path = tmp_path / "user.db"
+    old = connect(path, FIRST_SCHEMA, 1)
+    old.execute("INSERT INTO outbox VALUES (7, 'bob', 'a', 'Bob', '', x'31', 5, 9, 'queued', 5, NULL)")
+    old.execute("INSERT INTO inbox VALUES (3, 'eve', 'Eve', 'key', 'b', '', x'32', 5, 6)")
+    old.close()
+    disk = OnClock(SCHEMA, SCHEMA_VERSION)
+    shapes = "SELECT type, name, tbl_name FROM sqlite_master ORDER BY name"
+    columns = "SELECT name, type FROM pragma_table_info('outbox') ORDER BY name"
+    fresh = [disk.connection.execute(query).fetchall() for query in (shapes, columns)]
+    disk.close()
+    disk.connection = connect(path, SCHEMA, SCHEMA_VERSION, UPGRADES)
+    disk.database = ClockedDatabase(disk.connection, disk.clock)
+    assert [disk.connection.execute(query).fetchall() for query in (shapes, columns)] == fresh
+    store = UserStore(disk.database)
+    assert [message.row for message in disk.run(store.outbox.waiting_after("bob", 0))] == [7]
+    assert not accept(disk, store, draft("a", text=b"1")).fresh
+    assert [one.id for one in disk.run(store.inbox.page(0, None, 9))] == ["b"]
+    assert path.with_name("user.db.schema1").exists()
+    disk.database.close()
