@@ -19,7 +19,6 @@ from meshproto.net.deferred import shield, together
 from meshproto.net.outbox_table import Accepted, Draft, OutboxTable
 from meshproto.net.seeds import Seeds
 from meshproto.net.sending import End, Sending
-from meshproto.wire import fold
 
 LOOKUPS_MAX: Final = 64
 """Names of one request that are looked up at a time."""
@@ -71,7 +70,7 @@ class Accepting:
     async def take(self, orders: Sequence[Order], *, patient: bool = True) -> list[Taken | MeshError]:
         """Accept messages, in this order, in one commit; for each it is told what came of it. Not `patient`: nobody
         waits for those whose recipient is known to be away."""
-        found = await self._find({order.to for order in orders})
+        found = await self._find(dict.fromkeys(order.to for order in orders))
         return await shield(ensureDeferred(self._keep(orders, found, patient)))
 
     async def outcome(self, taken: Taken) -> Outcome:
@@ -124,6 +123,7 @@ class Accepting:
             for number in room:
                 self._sending.release(orders[number].draft.recipient)
         fresh: dict[str, list[Message]] = {}
+        away: set[str] = set()
         for number, one in zip(room, accepted, strict=False):
             if isinstance(one, MeshError):
                 results[number] = one
@@ -132,8 +132,10 @@ class Accepting:
             results[number] = self._taken(order, one, patient)
             if one.fresh:
                 fresh.setdefault(order.draft.recipient, []).append(one.message)
+            if _is_away(found[order.to]):
+                away.add(order.draft.recipient)
         for recipient, messages in fresh.items():
-            self._sending.add(recipient, messages, doubtful=self._is_away(found, messages[0].to))
+            self._sending.add(recipient, messages, doubtful=recipient in away)
         return [results[number] for number in range(len(orders))]
 
     def _taken(self, order: Order, accepted: Accepted, patient: bool) -> Taken:
@@ -144,10 +146,7 @@ class Accepting:
         end = self._sending.end_of(message.row, order.wait_s) if waits else None
         return Taken(recipient, message, Status.QUEUED, self._sending.why(recipient), end)
 
-    def _is_away(self, found: dict[str, Located | MeshError], name: str) -> bool:
-        """Whether the seeds say so."""
-        return any(
-            not isinstance(located, MeshError) and located.said is not None and not located.said.online
-            for address, located in found.items()
-            if fold(address.partition("~")[0]) == fold(name)
-        )
+
+def _is_away(located: Located | MeshError) -> bool:
+    """Whether a seed says so."""
+    return isinstance(located, Located) and located.said is not None and not located.said.online

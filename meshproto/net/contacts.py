@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from meshproto.core.identity import fingerprint, unb64
 from meshproto.core.lookup import Located
-from meshproto.errors import KeyChanged
+from meshproto.errors import KeyChanged, Unavailable
 from meshproto.net.clocks import NowMs
 from meshproto.net.contacts_table import ContactsTable
 from meshproto.wire import fold
@@ -38,7 +38,12 @@ class Contacts:
             raise KeyChanged(f"{record.name} has the key {found}, not {wanted}")
         pin = self._pins.get(fold(record.name))
         if pin is None or pin.seq < record.seq:
-            key = await self._table.pin(record, located.signed, self._now_ms())
+            try:
+                key = await self._table.pin(record, located.signed, self._now_ms())
+            except Unavailable:
+                if pin is None:
+                    raise
+                key = pin.key  # that the record is a newer one can be written down another time
             pin = self._pins[fold(record.name)] = _Pin(key, record.seq if key == record.key else 0)
             if len(self._pins) > PINS_MAX:
                 self._pins.popitem(last=False)

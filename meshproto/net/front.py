@@ -177,7 +177,7 @@ class Front:
         recipient = _folded(wanted.to)
         status = None if wanted.status is UNSET else _ON_DISK[wanted.status]
         after = None if wanted.after is UNSET else wanted.after
-        kept = await self._store.outbox.page(status, recipient, after, wanted.limit)
+        page = await self._store.outbox.page(status, recipient, after, wanted.limit)
         queues = self._sending.outbox.queues
         wait = list(queues.values()) if recipient is None else [queues[recipient]] if recipient in queues else []
         longest = heapq.nsmallest(RECIPIENTS_SHOWN_MAX, wait, key=lambda queue: queue.oldest_at)
@@ -185,8 +185,8 @@ class Front:
         return answer_json(
             request,
             {
-                "messages": [self._shown(message) for message in kept],
-                "next": kept[-1].row if len(kept) == wanted.limit else None,
+                "messages": [self._shown(message) for message in page.messages],
+                "next": page.next,
                 "recipients": [recipient_shown(queue, ahead_ms) for queue in longest],
             },
         )

@@ -47,6 +47,8 @@ OVERDUE_MAX: Final = 1000
 """Messages that end in one job: nobody else writes in the meantime."""
 PRUNE_ROWS: Final = 500
 """Messages looked at in one job when old ones are deleted: a few milliseconds."""
+LOOK_ROWS: Final = 20_000
+"""Messages looked at for one page: some ten milliseconds, in which nobody else reads or writes."""
 UNSURE_MAX: Final = 100_000
 """Acceptances that failed and have to be undone, should the disk have taken them after all."""
 
@@ -99,6 +101,13 @@ class Kept(Struct, frozen=True):
     expires_at: int
     changed_at: int
     reason: str | None
+
+
+class Page(NamedTuple):
+    """`next`: where to go on; None: there is no more."""
+
+    messages: list[Kept]
+    next: int | None
 
 
 class Waiting(NamedTuple):
@@ -227,23 +236,33 @@ class OutboxTable:
 
     # -- to look at ----------------------------------------------------------------------------------------------
 
-    def page(
-        self, status: Status | None, recipient: str | None, after: int | None, limit: int
-    ) -> "Deferred[list[Kept]]":
+    def page(self, status: Status | None, recipient: str | None, after: int | None, limit: int) -> "Deferred[Page]":
         """At most `limit` messages beyond the row `after`: those that wait (:attr:`Status.QUEUED`) oldest first,
-        others, or all (None), newest first."""
-        oldest_first = status is Status.QUEUED
-        conditions: list[tuple[str, object]] = []
-        if status is not None:
-            conditions.append(("status=?", status.value))
-        if recipient is not None:
-            conditions.append(("recipient=?", recipient))
-        if after is not None:
-            conditions.append(("row>?" if oldest_first else "row<?", after))
-        where = f"WHERE {' AND '.join(text for text, _ in conditions)} " if conditions else ""
-        order = f"{where}ORDER BY row{'' if oldest_first else ' DESC'} LIMIT ?"
-        values = (*(value for _, value in conditions), limit)
-        return self._database.submit(lambda connection: _kept(connection, order, values), durable=False)
+        others, or all (None), newest first. For these at most :data:`LOOK_ROWS` rows are looked at."""
+        waits = status is Status.QUEUED
+
+        def waiting(connection: sqlite3.Connection) -> Page:
+            whose, values = ("", ()) if recipient is None else ("AND recipient=? ", (recipient,))
+            which = f"INDEXED BY outbox_waiting WHERE status='queued' {whose}AND row>? ORDER BY row LIMIT ?"
+            found = _kept(connection, which, (*values, after or 0, limit))
+            return Page(found, found[-1].row if len(found) == limit else None)
+
+        def others(connection: sqlite3.Connection) -> Page:
+            before = last_row(connection) + 1 if after is None else after
+            end = connection.execute(
+                "SELECT row FROM outbox WHERE row<? ORDER BY row DESC LIMIT 1 OFFSET ?", (before, LOOK_ROWS - 1)
+            ).fetchone()
+            found = _kept(
+                connection,
+                "WHERE row<? AND row>=? AND status=coalesce(?, status) AND recipient=coalesce(?, recipient) "
+                "ORDER BY row DESC LIMIT ?",
+                (before, end[0] if end else 0, status, recipient, limit),
+            )
+            if len(found) == limit:
+                return Page(found, found[-1].row)
+            return Page(found, end[0] if end else None)
+
+        return self._database.submit(waiting if waits else others, durable=False)
 
     def by_id(self, message_id: str, recipient: str | None = None) -> "Deferred[list[Kept]]":
         """One for each recipient, or for this one. Fails with :class:`NotFound`."""
@@ -265,6 +284,11 @@ def read_waiting(connection: sqlite3.Connection) -> list[Waiting]:
         "GROUP BY recipient"
     )
     return [Waiting(*row) for row in rows]
+
+
+def last_row(connection: sqlite3.Connection) -> int:
+    (row,) = connection.execute("SELECT max(row) FROM outbox").fetchone()
+    return int(row or 0)
 
 
 def _accept(connection: sqlite3.Connection, draft: Draft, attempt: int) -> Accepted | IdReused:

@@ -29,6 +29,8 @@ ENDS_KEPT_S_MIN: Final = DAY_S
 """However little is to be kept: whoever has got no answer to /send may ask again with the same id."""
 LOOK_S: Final = 600.0
 """How often old messages are looked for."""
+FIRST_LOOK_S: Final = 10.0
+"""After the start, which has other things to do."""
 PAUSE_S: Final = 0.02
 """Between two portions, for everybody else."""
 
@@ -71,8 +73,10 @@ class Retention(Service):
             self.log.failure("a bug in what deletes old messages", failure=failure)
 
     async def _run(self) -> None:
+        wait_s = FIRST_LOOK_S
         while True:
-            await deferLater(self._clock, LOOK_S)
+            await deferLater(self._clock, wait_s)
+            wait_s = LOOK_S
             try:
                 await self.look()
             except MeshError as error:

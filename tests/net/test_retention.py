@@ -65,7 +65,7 @@ class Rig:
 
     @property
     def outbox(self) -> list[str]:
-        return [one.id for one in self.disk.run(self.store.outbox.page(None, None, None, 1000))]
+        return [one.id for one in self.disk.run(self.store.outbox.page(None, None, None, 1000)).messages]
 
 
 @pytest.fixture

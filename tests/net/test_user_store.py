@@ -111,7 +111,7 @@ class TestUnsure:
         """What was told to have failed is not kept: it goes with the next acceptance."""
         self.fail(disk, store.outbox.accept([draft("ghost")]))
         accept(disk, store, draft("b"))
-        assert [kept.id for kept in disk.run(store.outbox.page(None, None, None, 9))] == ["b"]
+        assert [kept.id for kept in disk.run(store.outbox.page(None, None, None, 9)).messages] == ["b"]
 
     def test_undone_without_another(self, disk: OnClock, store: UserStore) -> None:
         """Nor does it wait for ever when nobody sends anything more."""
@@ -204,17 +204,34 @@ class TestOutbox:
         """The latest messages come first; of those that wait the oldest do."""
         rows = [accept(disk, store, draft(id_)).message.row for id_ in "abcd"]
         disk.run(store.outbox.finish(rows[1:2], Status.DELIVERED, None, NOW_MS))
-        assert [kept.id for kept in disk.run(store.outbox.page(None, None, None, 3))] == ["d", "c", "b"]
-        assert [kept.id for kept in disk.run(store.outbox.page(Status.QUEUED, None, None, 2))] == ["a", "c"]
+        assert [kept.id for kept in disk.run(store.outbox.page(None, None, None, 3)).messages] == ["d", "c", "b"]
+        assert [kept.id for kept in disk.run(store.outbox.page(Status.QUEUED, None, None, 2)).messages] == ["a", "c"]
 
     def test_pages(self, disk: OnClock, store: UserStore) -> None:
         """Each way of listing goes on after the last row of a page, and for one recipient."""
         sent = (("a", "Bob"), ("b", "Eve"), ("c", "Bob"), ("d", "Bob"))
         rows = [accept(disk, store, draft(*one)).message.row for one in sent]
-        assert [kept.id for kept in disk.run(store.outbox.page(None, None, rows[2], 9))] == ["b", "a"]
-        assert [kept.id for kept in disk.run(store.outbox.page(Status.QUEUED, None, rows[1], 9))] == ["c", "d"]
-        assert [kept.id for kept in disk.run(store.outbox.page(None, "bob", None, 2))] == ["d", "c"]
-        assert disk.run(store.outbox.page(Status.REFUSED, None, None, 9)) == []
+        assert [kept.id for kept in disk.run(store.outbox.page(None, None, rows[2], 9)).messages] == ["b", "a"]
+        assert [kept.id for kept in disk.run(store.outbox.page(Status.QUEUED, None, rows[1], 9)).messages] == ["c", "d"]
+        assert [kept.id for kept in disk.run(store.outbox.page(None, "bob", None, 2)).messages] == ["d", "c"]
+        assert disk.run(store.outbox.page(Status.REFUSED, None, None, 9)) == ([], None)
+
+    def test_a_page_of_what_is_rare(self, disk: OnClock, store: UserStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A page looks at LOOK_ROWS messages at most; what is beyond comes with the next."""
+        monkeypatch.setattr(outbox_table, "LOOK_ROWS", 3)
+        rows = [
+            accept(disk, store, draft(str(number), "Eve" if number == 1 else "Bob")).message.row for number in range(7)
+        ]
+        pages = []
+        after: int | None = None
+        while True:
+            page = disk.run(store.outbox.page(None, "eve", after, 9))
+            pages.append([kept.id for kept in page.messages])
+            if page.next is None:
+                break
+            after = page.next
+        assert pages == [[], ["1"], []]
+        assert rows == sorted(rows)
 
     def test_by_id_and_recipient(self, disk: OnClock, store: UserStore) -> None:
         """An id that was used for several recipients is found for one of them."""
@@ -494,7 +511,7 @@ class TestPrune:
         disk.run(store.outbox.finish(rows[2:], Status.DELIVERED, None, 5))
         disk.run(store.outbox.finish(rows[:1], Status.REFUSED, None, 9))
         assert disk.run(store.outbox.prune(0, 6)) is None
-        assert [kept.id for kept in disk.run(store.outbox.page(None, None, None, 9))] == ["b", "a"]
+        assert [kept.id for kept in disk.run(store.outbox.page(None, None, None, 9)).messages] == ["b", "a"]
 
     def test_of_the_outbox_by_portions(self, disk: OnClock, store: UserStore) -> None:
         """A job tells where the next one goes on, and ends where nothing can be old enough any more."""
