@@ -182,7 +182,7 @@ def test_methods_are_complete() -> None:
 @pytest.mark.parametrize("name", ["protocol.md", "http.md", "operating.md"])
 def test_limits_are_those_of_the_code(name: str) -> None:
     """Every limit in a table has the value that the code has."""
-    rows = re.findall(r"^\|.*\| (\d+)[^|]*\| `([\w.]+)\.(\w+)` \|$", read(name), re.MULTILINE)
+    rows = re.findall(r"^\|.*\| ([\d.]+)[^|]*\| `([\w.]+)\.(\w+)` \|$", read(name), re.MULTILINE)
     assert rows
     for value, module, constant in rows:
         assert float(value) == getattr(importlib.import_module(f"meshproto.{module}"), constant), constant

@@ -264,10 +264,23 @@ async def test_nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     commands = ["true", "false", "sh -c 'kill -9 $$'", "sh -c 'echo no >&2; exit 7'", "sh -c 'sleep 1 & exit 0'"]
     await run("true")[1]
     before = sorted(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    started: list[int] = []
+    from twisted.internet import reactor
+
+    spawn = reactor.spawnProcess  # type: ignore[attr-defined]
+
+    def spawn_and_tell(*arguments: Any, **more: Any) -> Any:
+        process = spawn(*arguments, **more)
+        started.append(process.pid)
+        return process
+
+    monkeypatch.setattr(reactor, "spawnProcess", spawn_and_tell)
     answers = [await run(command)[1] for command in commands]
     assert sorted(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    assert len(started) == len(commands)
+    for process in started:
+        with pytest.raises(ChildProcessError):
+            os.waitpid(process, os.WNOHANG)
     reasons = ["exit code 0", "exit code 1", "ended by SIGKILL", "exit code 7: no", "exit code 0"]
     assert [answer.reason for answer in answers] == reasons
 
