@@ -267,7 +267,7 @@ async def test_nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[int] = []
     from twisted.internet import reactor
 
-    spawn = reactor.spawnProcess  # type: ignore[attr-defined]
+    spawn = reactor.spawnProcess
 
     def spawn_and_tell(*arguments: Any, **more: Any) -> Any:
         process = spawn(*arguments, **more)
