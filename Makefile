@@ -6,7 +6,7 @@ READY  := $(VENV)/ready
 ONCE   ?=
 RUNS   ?= 1000
 
-.PHONY: demo test soak chaos bench bench-million bench-store lint lock wheel clean
+.PHONY: demo test soak faults chaos bench bench-million bench-store lint lock wheel clean
 
 demo: $(READY)  ## two seeds and two users, for real, on this machine; ONCE=1 ends by itself
 	@$(BIN)/mesh demo $(if $(ONCE),--once)
@@ -16,6 +16,9 @@ test: $(READY)  ## the whole suite
 
 soak: $(READY)  ## random operations on small meshes; RUNS=1000
 	$(BIN)/python -m bench.soak --runs $(RUNS)
+
+faults: $(READY)  ## messages under random faults of everything, in a fake world; RUNS=1000
+	$(BIN)/python -m bench.faults --runs $(RUNS)
 
 bench: $(READY)  ## what docs/benchmarks.md shows of gossip, measured anew; ARGS=--quick
 	$(BIN)/python -m bench.gossip $(ARGS)

@@ -13,15 +13,18 @@ Each node lives on a host of its own, with an address of its own and the ports 5
 by from one timer to the next.
 """
 
+import heapq
 import itertools
 import json
 import random
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import treq
 from msgspec import UNSET
+from nacl.public import PrivateKey
+from twisted.internet.base import DelayedCall
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.error import ConnectionLost, ConnectionRefusedError, TimeoutError
@@ -35,14 +38,15 @@ from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
 from meshproto import wire
-from meshproto.core.identity import Identity
+from meshproto.core.identity import KEY_BYTES, MAIL_KEYS_KEPT, Identity
 from meshproto.core.seed import Seed, Settings
 from meshproto.net import seed_store, user_store
 from meshproto.net.courier import http_client, http_pool
 from meshproto.net.lines import LinesFactory
 from meshproto.net.node import UserNode
 from meshproto.net.seeding import SeedService
-from meshproto.net.store import ClockedDatabase, connect
+from meshproto.net.store import ClockedDatabase, Database, connect
+from tests.disk import SlowDatabase, Trouble, TroubledConnection, bring_to_light
 
 SEED_PORT = 5001
 USER_PORT = 3000
@@ -62,6 +66,46 @@ class Answer(NamedTuple):
     json: Any
 
 
+class _Clock(Clock):
+    """Twisted's sorts all its calls each time it is looked at; this one keeps them in a heap. A call that was put off
+    or cancelled stays in its place until that is reached."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._heap: list[tuple[float, int, DelayedCall]] = []
+        self._order = itertools.count()
+
+    def callLater(self, delay: float, callable: Callable[..., object], *args: object, **kwargs: object) -> DelayedCall:
+        call = DelayedCall(self.rightNow + delay, callable, args, kwargs, lambda _: None, self._push, self.seconds)
+        self._push(call)
+        return call
+
+    def getDelayedCalls(self) -> list[DelayedCall]:
+        return list({id(call): call for _, _, call in self._heap if call.active()}.values())
+
+    @property
+    def next_at(self) -> float | None:
+        """When the next call is due, if there is one."""
+        while self._heap:
+            at, _, call = self._heap[0]
+            if call.active() and call.getTime() <= at:
+                return at
+            heapq.heappop(self._heap)
+            if call.active():
+                self._push(call)
+        return None
+
+    def advance(self, amount: float) -> None:
+        self.rightNow += amount
+        while (at := self.next_at) is not None and at <= self.rightNow:
+            _, _, call = heapq.heappop(self._heap)
+            call.called = 1
+            call.func(*call.args, **call.kw)
+
+    def _push(self, call: DelayedCall) -> None:
+        heapq.heappush(self._heap, (call.getTime(), next(self._order), call))
+
+
 @implementer(IReactorTime)
 class Host(MemoryReactor):
     """One machine: a reactor whose sockets the world connects and whose timers end with it."""
@@ -72,6 +116,7 @@ class Host(MemoryReactor):
         self.ip = ip
         self._clock = clock
         self._calls: list[IDelayedCall] = []
+        self._calls_max = 10  # past that those that are over are thrown away
         self.ahead_s = 0.0
 
     def seconds(self) -> float:
@@ -82,7 +127,9 @@ class Host(MemoryReactor):
         return int((self.seconds() + self.ahead_s) * 1000)
 
     def callLater(self, delay: float, callable: Callable[..., Any], *args: object, **kwargs: object) -> IDelayedCall:
-        self._calls = [call for call in self._calls if call.active()]
+        if len(self._calls) > self._calls_max:
+            self._calls = self.getDelayedCalls()
+            self._calls_max = 2 * len(self._calls) + 10
         made: IDelayedCall = self._clock.callLater(delay, callable, *args, **kwargs)
         self._calls.append(made)
         return made
@@ -90,12 +137,24 @@ class Host(MemoryReactor):
     def getDelayedCalls(self) -> list[IDelayedCall]:
         return [call for call in self._calls if call.active()]
 
-    def die(self) -> None:
-        for call in self.getDelayedCalls():
+    def die(self) -> list[object]:
+        """What was running is held by what is returned: whoever waits in it must not be woken by being collected."""
+        calls = [call for call in self.getDelayedCalls() if isinstance(call, DelayedCall)]
+        held: list[object] = [*self.tcpClients, *self.tcpServers, *((call.func, call.args, call.kw) for call in calls)]
+        for call in calls:
             call.cancel()
         self.tcpClients.clear()
         self.connectors.clear()
         self.tcpServers.clear()
+        return held
+
+
+class _Transport(FakeTransport):
+    """An abort loses what was not sent yet, as a reset does."""
+
+    def abortConnection(self) -> None:
+        self.stream = []
+        self.disconnecting = True
 
 
 class Wire:
@@ -104,29 +163,48 @@ class Wire:
     def __init__(self, dialler: Host, listener: Host, client: Any, server: Any, ports: tuple[int, int]) -> None:
         self.ends = (dialler.name, listener.name)
         here, there = _address(dialler.ip, ports[0]), _address(listener.ip, ports[1])
-        self.client = FakeTransport(client, False, here, there)
-        self.server = FakeTransport(server, True, there, here)
+        self.client = _Transport(client, False, here, there)
+        self.server = _Transport(server, True, there, here)
         server.makeConnection(self.server)
         client.makeConnection(self.client)
 
-    def carry(self, reachable: bool) -> bool:
-        """Move what is there to move once; whether anything moved. Bytes and the news that a side has closed need the
-        network; a side that closes knows it by itself."""
+    def carry(self, sends: bool, answers: bool) -> bool:
+        """Move what is there to move once; whether anything moved. `sends`: the network carries what the client's side
+        sends, `answers`: what the server's does. Bytes and the news that a side has closed need the network; a side
+        that closes knows it by itself."""
         moved = False
-        for source, target in ((self.client, self.server), (self.server, self.client)):
-            if reachable and (data := source.getOutBuffer()):
+        ways = ((self.client, self.server, sends, answers), (self.server, self.client, answers, sends))
+        for source, target, there, _ in ways:
+            if there and source.stream and (data := source.getOutBuffer()):
                 moved = True
                 if not target.disconnected:
                     target.bufferReceived(data)
         if moved:
             return True
-        for source, target in ((self.client, self.server), (self.server, self.client)):
-            closes = source.disconnecting or (target.disconnected and reachable)
-            if closes and not source.disconnected:
+        for source, target, _, back in ways:
+            if not source.disconnected and (source.disconnecting or (target.disconnected and back)):
                 source.disconnecting = source.disconnected = True
                 source.reportDisconnect()
                 return True
         return False
+
+    def reset(self, share: float) -> None:
+        """The connection breaks, for both sides: this share of the bytes under way still arrives."""
+        for source, target in ((self.client, self.server), (self.server, self.client)):
+            data = source.getOutBuffer() or b""
+            arrives = data[: int(len(data) * share)]
+            if arrives and not target.disconnected:
+                target.bufferReceived(arrives)
+        for end in (self.client, self.server):
+            end.stream = []
+            end.disconnecting = True
+            end.disconnectReason = ConnectionLost()  # type: ignore[assignment]
+
+    @property
+    def busy(self) -> bool:
+        """There is something to carry, or to tell a side."""
+        one, other = self.client, self.server
+        return bool(one.stream or other.stream or one.disconnecting or other.disconnecting)
 
     def end_at(self, name: str) -> FakeTransport:
         return self.client if self.ends[0] == name else self.server
@@ -149,7 +227,7 @@ class World:
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
         self.rng = random.Random(seed)
-        self.clock = Clock()
+        self.clock = _Clock()
         self.clock.advance(EPOCH_S)
         self.hosts: dict[str, Host] = {}
         self.seeds: dict[str, SeedService] = {}
@@ -158,7 +236,8 @@ class World:
         self.identities: dict[str, Identity] = {}
         self._plans: dict[str, _SeedPlan | _UserPlan] = {}
         self._wires: list[Wire] = []
-        self._cuts: set[frozenset[str]] = set()
+        self._mute: set[tuple[str, str]] = set()
+        self.troubles: dict[str, Trouble] = {}
         self._databases: dict[str, sqlite3.Connection] = {}
         self._open: dict[str, sqlite3.Connection] = {}
         self._crashed: list[object] = []
@@ -188,12 +267,14 @@ class World:
     def crash(self, name: str) -> None:
         """The process dies between two steps: what was not committed is gone, its connections are reset."""
         self._crashed.append(self.seeds.pop(name, None) or self.users.pop(name, None))
-        self.hosts[name].die()
+        self._crashed += self.hosts[name].die()
         self._open.pop(name).close()
+        bring_to_light(self.troubles[name], self._databases[name])
         for wire_ in [wire_ for wire_ in self._wires if name in wire_.ends]:
             mine = wire_.end_at(name)
             mine.disconnecting = mine.disconnected = True
             mine.stream = []
+            self._crashed.append(mine)
             other = wire_.client if mine is wire_.server else wire_.server
             other.disconnectReason = ConnectionLost()  # type: ignore[assignment]
 
@@ -211,9 +292,21 @@ class World:
         plan = self._plans[name]
         if isinstance(plan, _SeedPlan):
             self._plans[name] = _SeedPlan(plan.peers, settings or plan.settings)
-            self._start_seed(name)
-        else:
-            self._start_user(name)
+        self.start(name)
+
+    def start(self, name: str) -> None:
+        """The process starts again, at once: others may still take its connections for alive."""
+        (self._start_seed if isinstance(self._plans[name], _SeedPlan) else self._start_user)(name)
+
+    def runs(self, name: str) -> bool:
+        return name in self.users or name in self.seeds
+
+    def rotate(self, name: str) -> None:
+        """A user who is down gets a new mail key; those before are kept as long as a node keeps them."""
+        former = self.identities[name]
+        keys = (PrivateKey(self.rng.randbytes(KEY_BYTES)), *former.mail_keys)[:MAIL_KEYS_KEPT]
+        made_at_ms = (self.hosts[name].now_ms(), *former.made_at_ms)[:MAIL_KEYS_KEPT]
+        self.identities[name] = Identity(former.signing, keys, made_at_ms)
 
     def forget_disk(self, *names: str) -> None:
         """The disks of nodes that are down are lost."""
@@ -222,11 +315,25 @@ class World:
 
     def cut(self, one: str, other: str) -> None:
         """Nothing gets through between the two any more, and nobody is told."""
-        self._cuts.add(frozenset((one, other)))
+        self._mute |= {(one, other), (other, one)}
+
+    def mute(self, speaker: str, hearer: str) -> None:
+        """What one host sends does not reach the other any more, and nobody is told; what comes back does."""
+        self._mute.add((speaker, hearer))
+
+    def reset(self, one: str, other: str, share: float = 0.0) -> None:
+        """The connections between the two break, after this share of the bytes under way has arrived."""
+        for wire_ in [wire_ for wire_ in self._wires if set(wire_.ends) == {one, other}]:
+            wire_.reset(share)
 
     def heal(self) -> None:
         """Everything gets through again; connections whose sides have given up are gone."""
-        self._cuts.clear()
+        self._mute.clear()
+
+    def close(self) -> None:
+        """The world ends: nothing is left of its disks."""
+        for connection in (*self._open.values(), *self._databases.values()):
+            connection.close()
 
     # -- as time goes by -----------------------------------------------------------------------------------------
 
@@ -238,17 +345,22 @@ class World:
         """Like :meth:`settle`, but stop between two steps when the condition holds."""
         for _ in range(ROUNDS_MAX):
             self.clock.advance(0)
-            if condition() or not (self._connect_one() or self._carry_all() or self._due()):
+            if condition() or not self._move():
                 return
         raise AssertionError(f"the world with seed {self.seed} does not come to rest")
+
+    def step(self) -> bool:
+        """One step, without time going by; False: there was nothing to do."""
+        self.clock.advance(0)
+        return self._move()
 
     def run(self, seconds: float) -> None:
         """Let time go by, from one timer to the next."""
         end = self.clock.seconds() + seconds
         self.settle()
         while (now := self.clock.seconds()) < end:
-            upcoming = min((call.getTime() for call in self.clock.getDelayedCalls()), default=end)
-            self.clock.advance(max(0.0, min(upcoming, end) - now))
+            upcoming = self.clock.next_at
+            self.clock.advance(max(0.0, (end if upcoming is None else min(upcoming, end)) - now))
             self.settle()
 
     def run_until(self, condition: Callable[[], bool], seconds_max: float = 60.0) -> float:
@@ -256,7 +368,8 @@ class World:
         start = self.clock.seconds()
         self.settle()
         while not condition():
-            upcoming = min(call.getTime() for call in self.clock.getDelayedCalls())
+            upcoming = self.clock.next_at
+            assert upcoming is not None, "nothing will happen any more"
             self.clock.advance(max(0.0, upcoming - self.clock.seconds()))
             self.settle()
             took = self.clock.seconds() - start
@@ -334,6 +447,7 @@ class World:
     def _host(self, name: str) -> Host:
         number = len(self.hosts) + 1
         self.hosts[name] = Host(name, f"10.0.{number // 250}.{number % 250 + 1}", self.clock)
+        self.troubles[name] = Trouble(random.Random(f"{self.seed} {name}'s disk"))
         return self.hosts[name]
 
     def _connection(self, name: str, schema: str, version: int) -> sqlite3.Connection:
@@ -341,6 +455,11 @@ class World:
         self._databases.setdefault(name, sqlite3.connect(where, uri=True))  # keeps the disk while the node is down
         self._open[name] = connect(where, schema, version)
         return self._open[name]
+
+    def _database(self, name: str, connection: sqlite3.Connection) -> Database:
+        host, trouble = self.hosts[name], self.troubles[name]
+        troubled = cast(sqlite3.Connection, TroubledConnection(connection, trouble))
+        return SlowDatabase(ClockedDatabase(troubled, host), host, trouble)
 
     def _start_seed(self, name: str) -> None:
         host, plan = self.hosts[name], self._plans[name]
@@ -356,7 +475,7 @@ class World:
             entries=seed_store.read_entries(connection),
             peers=[*(self.address(peer) for peer in plan.peers), *seed_store.read_peers(connection)],
         )
-        store = seed_store.SeedStore(ClockedDatabase(connection, host))
+        store = seed_store.SeedStore(self._database(name, connection))
         service = SeedService(core, store, host, _dial(host))
         host.listenTCP(SEED_PORT, LinesFactory(service.link, host))
         self.seeds[name], self.cores[name] = service, core
@@ -371,7 +490,7 @@ class World:
             self.identities[name],
             uris=lambda: [f"http://{host.ip}:{USER_PORT}"],
             seeds=[self.address(seed) for seed in plan.seeds],
-            store=user_store.UserStore(ClockedDatabase(connection, host)),
+            store=user_store.UserStore(self._database(name, connection)),
             start=user_store.read_start(connection),
             client=http_client(host, http_pool(host), _Endpoints(host)),
             connect=_dial(host),
@@ -384,8 +503,11 @@ class World:
         self.users[name] = node
         node.startService()
 
-    def _reachable(self, one: str, other: str) -> bool:
-        return frozenset((one, other)) not in self._cuts
+    def _move(self) -> bool:
+        return self._connect_one() or self._carry_all() or self._due()
+
+    def _hears(self, hearer: str, speaker: str) -> bool:
+        return (speaker, hearer) not in self._mute
 
     def _connect_one(self) -> bool:
         for host in self.hosts.values():
@@ -397,8 +519,9 @@ class World:
         return False
 
     def _connect(self, host: Host, connector: Any, ip: str, port: int, factory: Any, timeout_s: float) -> None:
-        target = next((other for other in self.hosts.values() if other.ip == ip), None)
-        if target is not None and not self._reachable(host.name, target.name):
+        there = [other for other in self.hosts.values() if other.ip == ip]  # who is down may have lost the address
+        target = next((other for other in there if other.tcpServers), there[0] if there else None)
+        if target is not None and {(host.name, target.name), (target.name, host.name)} & self._mute:
             host.callLater(timeout_s, factory.clientConnectionFailed, connector, Failure(TimeoutError()))
             return
         servers = [server for server in target.tcpServers if server[0] == port] if target else []
@@ -415,14 +538,15 @@ class World:
     def _carry_all(self) -> bool:
         moved = False
         for wire_ in list(self._wires):
-            if wire_ in self._wires:
-                moved = wire_.carry(self._reachable(*wire_.ends)) or moved
+            if wire_.busy:
+                dialler, listener = wire_.ends
+                moved = wire_.carry(self._hears(listener, dialler), self._hears(dialler, listener)) or moved
         self._wires = [wire_ for wire_ in self._wires if not wire_.over]
         return moved
 
     def _due(self) -> bool:
-        now = self.clock.seconds()
-        return any(call.getTime() <= now for call in self.clock.getDelayedCalls())
+        upcoming = self.clock.next_at
+        return upcoming is not None and upcoming <= self.clock.seconds()
 
 
 def _address(ip: str, port: int) -> Any:

@@ -44,10 +44,11 @@ class SlowWorld(World):
     def _carry_all(self) -> bool:
         now, moved = self.clock.seconds(), False
         for wire in list(self._wires):
-            reachable = self._reachable(*wire.ends)
+            reachable = self._hears(*wire.ends)
             if not reachable and (wire.client.stream or wire.server.stream):
                 self._stuck.setdefault(wire, now)
-            moved = wire.carry(reachable and self._again.get(wire, now) <= now) or moved
+            through = reachable and self._again.get(wire, now) <= now
+            moved = wire.carry(through, through) or moved
         self._wires = [wire for wire in self._wires if not wire.over]
         return moved
 
