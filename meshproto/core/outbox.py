@@ -3,8 +3,8 @@
 A message enters when it is on disk. Each recipient has a queue of their own, in order: one batch is under way while the
 next gathers, so batches grow with load. A failure makes that recipient wait, alone: one second, doubling to five
 minutes, jittered; a sign of life from them ends the waiting at once. A bounded number of recipients is served at a
-time, in turn, and those of whom nobody knows whether they are there have places of their own: the dead cost the living
-nothing.
+time, in turn. Those of whom nobody knows whether they are there have places of their own, and an attempt that hangs
+gives its place away after a moment: the dead cost the living hardly anything.
 
 In memory a queue holds about one batch besides the one under way; what is behind it stays on disk and is loaded when
 its turn comes. When memory is short a queue that is not served holds nothing.
@@ -33,6 +33,11 @@ DELIVERIES_MAX: Final = 64
 DOUBTFUL_MAX: Final = 32
 """Recipients tried at a time, besides, who failed the last time, or are offline, or were waited for before a restart: a
 thousand dead machines, each silent until the time-out, hold up nobody who lives."""
+PLACE_S: Final = 1.0
+"""How long an attempt may keep one of these places: hundred machines that take a connection and never answer would hold
+them all until the time-out. Longer than that it goes on without,"""
+HANGING_MAX: Final = 512
+"""as long as there are not too many such."""
 RECIPIENT_MESSAGES_MAX: Final = 100_000
 OUTBOX_MESSAGES_MAX: Final = 1_000_000
 """About a gigabyte of disk with messages of usual size."""
@@ -87,6 +92,8 @@ class Outbox:
         self._retries: list[tuple[float, str]] = []  # heap; stale ones are skipped
         self._served: set[str] = set()  # recipients that are busy, at most DELIVERIES_MAX
         self._doubtful_served: set[str] = set()  # the same, at most DOUBTFUL_MAX
+        self._hanging: set[str] = set()  # busy too, for longer than PLACE_S
+        self._places: OrderedDict[str, float] = OrderedDict()  # who has one of the first two -> until when
         self._unmarked: dict[int, Status] = {}  # ended rows the disk does not show as such yet -> how far they had come
         self._unwritten: deque[Finish] = deque()  # those the disk has refused
         self._write_at: float | None = None
@@ -98,8 +105,11 @@ class Outbox:
     @property
     def wake_at(self) -> float | None:
         """When :meth:`tick` wants to be called next, if ever."""
-        due = [self._retries[0][0]] if self._retries else []
-        return min([*due, self._write_at] if self._write_at is not None else due, default=None)
+        retry_at = self._retries[0][0] if self._retries else None
+        # Places are only given away when somebody wants one.
+        wanted = self._turns or self._doubtful_turns
+        place_at = next(iter(self._places.values())) if wanted and self._places and self._has_room_to_hang else None
+        return min((at for at in (retry_at, self._write_at, place_at) if at is not None), default=None)
 
     # -- what comes in -------------------------------------------------------------------------------------------
 
@@ -126,21 +136,23 @@ class Outbox:
         if not self._reserved[key]:
             del self._reserved[key]
 
-    def restore(self, key: str, to: str, waiting: int, oldest_at: int, last_row: int) -> list[Effect]:
+    def restore(self, key: str, to: str, waiting: int, oldest_at: int, last_row: int, now: float) -> list[Effect]:
         """At the start: so many messages for the recipient wait on disk, up to `last_row`. They count as `delivering`:
         nobody knows any more whether they were on their way."""
         queue = self.queues[key] = Queue(to, oldest_at, doubtful=True, waiting=waiting, on_disk=True)
         queue.phase, queue.row_tried, queue.row_sent = Status.DELIVERING, last_row, last_row
         self.waiting += waiting
         self._enqueue(key, queue)
-        return self._serve()
+        return self._serve(now)
 
-    def add(self, key: str, messages: Iterable[Message], *, doubtful: bool = False) -> list[Effect]:
+    def add(self, key: str, messages: Iterable[Message], now: float, *, doubtful: bool = False) -> list[Effect]:
         """Messages that are on disk now, in the order of their rows. `doubtful`: the recipient is said to be away."""
         for message in messages:
             queue = self.queues.get(key)
             if queue is None:
                 queue = self.queues[key] = Queue(message.to, message.sent_at, doubtful=doubtful)
+            elif not queue.attempts:
+                queue.doubtful = queue.doubtful and doubtful
             queue.waiting += 1
             self.waiting += 1
             if queue.on_disk or queue.full or self._crowded:
@@ -149,9 +161,9 @@ class Outbox:
                 self._bytes += len(message.message)
                 queue.push(message)
             self._enqueue(key, queue)
-        return self._serve()
+        return self._serve(now)
 
-    def loaded(self, key: str, messages: Iterable[Message]) -> list[Effect]:
+    def loaded(self, key: str, messages: Iterable[Message], now: float) -> list[Effect]:
         """What :class:`Load` brought; nothing: there is no more on disk."""
         queue = self.queues[key]
         brought = list(messages)
@@ -166,11 +178,11 @@ class Outbox:
         if not brought and not queue.ready and not queue.under_way:
             self.waiting -= queue.waiting
             del self.queues[key]
-            return self._serve()
+            return self._serve(now)
         if queue.next_try is not None:
             self._make_room(queue)
         self._enqueue(key, queue, first=True)
-        return self._serve()
+        return self._serve(now)
 
     def not_loaded(self, key: str, reason: str, now: float) -> list[Effect]:
         """The disk did not give what :class:`Load` asked for."""
@@ -180,7 +192,7 @@ class Outbox:
             del self.queues[key]
         elif not queue.under_way and queue.next_try is None:
             self._back_off(key, queue, reason, now)
-        return self._serve()
+        return self._serve(now)
 
     # -- how an attempt went -------------------------------------------------------------------------------------
 
@@ -202,7 +214,7 @@ class Outbox:
             effects += self._finish(key, queue, [message], Status.REFUSED, refused[message.id])
         ended = {message.id for message in (*done, *never)}
         effects += self._end_attempt(key, queue, [message for message in batch if message.id not in ended])
-        return [*effects, *self._serve()]
+        return [*effects, *self._serve(now)]
 
     def failed(self, key: str, reason: str, now: float, *, unsure: bool = True) -> list[Effect]:
         """The attempt came to nothing: wait, longer each time. `unsure`: the batch may have arrived all the same."""
@@ -210,11 +222,11 @@ class Outbox:
         if unsure:
             queue.row_sent = max(queue.row_sent, queue.under_way[-1].row)
         self._back_off(key, queue, reason, now)
-        return [*self._end_attempt(key, queue, queue.under_way), *self._serve()]
+        return [*self._end_attempt(key, queue, queue.under_way), *self._serve(now)]
 
     # -- what ends otherwise -------------------------------------------------------------------------------------
 
-    def end(self, key: str, rows: Iterable[int], status: Status, reason: str) -> list[Effect]:
+    def end(self, key: str, rows: Iterable[int], status: Status, reason: str, now: float) -> list[Effect]:
         """Messages of one recipient that the disk shows as waiting are over: expired or cancelled. One that is under
         way at this moment ends so if it is not delivered now."""
         queue = self.queues.get(key)
@@ -234,13 +246,13 @@ class Outbox:
             others = [row for row in unseen if (row <= queue.row_sent) is sent]
             if some or others:
                 effects += self._finish(key, queue, some, status, _honest(reason, sent=sent), others)
-        return [*effects, *self._serve()]
+        return [*effects, *self._serve(now)]
 
-    def marked(self, rows: Iterable[int]) -> list[Effect]:
+    def marked(self, rows: Iterable[int], now: float) -> list[Effect]:
         """The ends of these messages are on disk."""
         for row in rows:
             self._unmarked.pop(row, None)
-        return self._serve()
+        return self._serve(now)
 
     def not_marked(self, finish: Finish, now: float) -> None:
         """The disk refuses to write it: once more, later."""
@@ -250,14 +262,15 @@ class Outbox:
 
     # -- as time goes by -----------------------------------------------------------------------------------------
 
-    def wake(self, key: str) -> list[Effect]:
-        """A sign of life from the recipient: no more waiting, and should the attempt under way fail, hardly any."""
+    def wake(self, key: str, now: float, *, alive: bool = True) -> list[Effect]:
+        """No more waiting, and should the attempt under way fail, hardly any. `alive`: it was a sign of life from the
+        recipient; else somebody wants it tried."""
         queue = self.queues.get(key)
         if queue is None:
             return []
-        queue.next_try, queue.attempts, queue.doubtful = None, 0, False
+        queue.next_try, queue.attempts, queue.doubtful = None, 0, queue.doubtful and not alive
         self._enqueue(key, queue)
-        return self._serve()
+        return self._serve(now)
 
     def tick(self, now: float) -> list[Effect]:
         effects: list[Effect] = []
@@ -271,7 +284,7 @@ class Outbox:
             if queue is not None and queue.next_try == due:
                 queue.next_try = None
                 self._enqueue(key, queue)
-        return [*effects, *self._serve()]
+        return [*effects, *self._serve(now)]
 
     # -- to look at ----------------------------------------------------------------------------------------------
 
@@ -301,17 +314,26 @@ class Outbox:
             turns[key] = None
             turns.move_to_end(key, last=not first)
 
-    def _serve(self) -> list[Effect]:
+    def _serve(self, now: float) -> list[Effect]:
         if len(self._unmarked) >= UNMARKED_MAX:
             return []
+        while self._places and next(iter(self._places.values())) <= now and self._has_room_to_hang:
+            key = self._places.popitem(last=False)[0]
+            self._served.discard(key)
+            self._doubtful_served.discard(key)
+            self._hanging.add(key)
         effects: list[Effect] = []
         while self._turns and len(self._served) < DELIVERIES_MAX:
-            effects += self._take_turn(self._turns.popitem(last=False)[0], self._served)
+            effects += self._take_turn(self._turns.popitem(last=False)[0], self._served, now)
         while self._doubtful_turns and len(self._doubtful_served) < DOUBTFUL_MAX:
-            effects += self._take_turn(self._doubtful_turns.popitem(last=False)[0], self._doubtful_served)
+            effects += self._take_turn(self._doubtful_turns.popitem(last=False)[0], self._doubtful_served, now)
         return effects
 
-    def _take_turn(self, key: str, places: set[str]) -> list[Effect]:
+    @property
+    def _has_room_to_hang(self) -> bool:
+        return len(self._hanging) < HANGING_MAX and not self._crowded
+
+    def _take_turn(self, key: str, places: set[str], now: float) -> list[Effect]:
         queue = self.queues.get(key)
         if queue is None or queue.busy or queue.next_try is not None:
             return []
@@ -324,6 +346,7 @@ class Outbox:
             effects.append(Load(key, queue.row_known))
         if queue.busy:
             places.add(key)
+            self._places[key] = now + PLACE_S
         return effects
 
     def _end_attempt(self, key: str, queue: Queue, left: Sequence[Message]) -> list[Effect]:
@@ -351,6 +374,8 @@ class Outbox:
     def _free(self, key: str) -> None:
         self._served.discard(key)
         self._doubtful_served.discard(key)
+        self._hanging.discard(key)
+        self._places.pop(key, None)
 
     def _make_room(self, queue: Queue) -> None:
         if self._crowded:

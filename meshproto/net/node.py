@@ -90,8 +90,8 @@ class UserNode(Service):
         )
         self.site: Site = site(self.front, reactor)
 
-    def _is_back(self, user: str) -> None:
-        self.sending.wake(user)
+    def _is_back(self, user: str, surely: bool) -> None:
+        self.sending.wake(user, alive=surely)
 
     def startService(self) -> None:
         super().startService()

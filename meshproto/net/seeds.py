@@ -32,7 +32,7 @@ from meshproto.net.watching import Watching
 
 class Seeds(Service):
     """A :class:`meshproto.net.home.Resident`. `uris` is called when it is time to register, after the node listens.
-    `changed` gets the name of a watched user who is back, and of each that may be (:class:`Watching`)."""
+    `changed` gets the name of a watched user who is back, and whether that is sure (:class:`Watching`)."""
 
     log = Logger()
 
@@ -50,7 +50,7 @@ class Seeds(Service):
         now_ms: NowMs,
         rng: random.Random,
         connect: Connect,
-        changed: Callable[[str], None],
+        changed: Callable[[str, bool], None],
     ) -> None:
         self.user = user
         self._identity = identity

@@ -83,7 +83,9 @@ class Sending(Service):
         self._look_for_overdue()
         for queue in waiting:
             self._carry_out(
-                self._core.restore(queue.recipient, queue.to, queue.messages, queue.oldest_at, queue.last_row)
+                self._core.restore(
+                    queue.recipient, queue.to, queue.messages, queue.oldest_at, queue.last_row, self._now()
+                )
             )
 
     def stopService(self) -> "Deferred[None]":
@@ -120,7 +122,7 @@ class Sending(Service):
         if self.running:
             ahead_s = self._clock.seconds() - self._now_ms() / 1000
             self._next_expiry.at(min(message.expires_at for message in messages) / 1000 + ahead_s)
-        self._carry_out(self._core.add(recipient, messages, doubtful=doubtful))
+        self._carry_out(self._core.add(recipient, messages, self._now(), doubtful=doubtful))
 
     def end_of(self, row: int, wait_s: float) -> "Deferred[End | None] | None":
         """Fires with the message's end when it is on disk, or None after `wait_s`; None: too many wait."""
@@ -128,9 +130,9 @@ class Sending(Service):
 
     # -- for the owner -------------------------------------------------------------------------------------------
 
-    def wake(self, name: str) -> None:
-        """A sign of life from the user."""
-        self._carry_out(self._core.wake(fold(name)))
+    def wake(self, name: str, *, alive: bool = True) -> None:
+        """Try the user at once. `alive`: this was a sign of life from them."""
+        self._carry_out(self._core.wake(fold(name), self._now(), alive=alive))
 
     def retry(self, name: str | None) -> list[Queue]:
         """Try at once what waits, of all or of one, who are returned. Raises :class:`NotFound` when nothing waits for
@@ -140,7 +142,7 @@ class Sending(Service):
         if name is not None and not queues:
             raise NotFound(f"nothing waits for {name}")
         for key in keys:
-            self._carry_out(self._core.wake(key))
+            self._carry_out(self._core.wake(key, self._now(), alive=False))
         return queues
 
     async def cancel(self, kept: Kept, wait_s: float) -> End:
@@ -149,7 +151,9 @@ class Sending(Service):
         if kept.status.final:
             return End(kept.status, kept.reason)
         end = self.end_of(kept.row, wait_s)
-        self._carry_out(self._core.end(kept.recipient, [kept.row], Status.CANCELLED, "cancelled by its sender"))
+        self._carry_out(
+            self._core.end(kept.recipient, [kept.row], Status.CANCELLED, "cancelled by its sender", self._now())
+        )
         told = await end if end is not None else None
         if told is not None and told.status.final:
             return told
@@ -215,23 +219,26 @@ class Sending(Service):
         work.addBoth(lambda _: self._under_way.discard(work))
 
     def _tick(self) -> None:
-        self._carry_out(self._core.tick(self._clock.seconds()))
+        self._carry_out(self._core.tick(self._now()))
+
+    def _now(self) -> float:
+        return float(self._clock.seconds())
 
     def _loaded(self, messages: list[Message], key: str) -> None:
-        self._carry_out(self._core.loaded(key, messages))
+        self._carry_out(self._core.loaded(key, messages, self._now()))
 
     def _not_loaded(self, failure: Failure, key: str) -> None:
         self._not_from_disk(failure)
-        self._carry_out(self._core.not_loaded(key, failure.getErrorMessage(), self._clock.seconds()))
+        self._carry_out(self._core.not_loaded(key, failure.getErrorMessage(), self._now()))
 
     def _marked(self, _: None, finish: Finish) -> None:
         for row in finish.rows:
             self._ends.tell(row, End(finish.status, finish.reason))
-        self._carry_out(self._core.marked(finish.rows))
+        self._carry_out(self._core.marked(finish.rows, self._now()))
 
     def _not_marked(self, failure: Failure, finish: Finish) -> None:
         self._not_from_disk(failure)
-        self._core.not_marked(finish, self._clock.seconds())
+        self._core.not_marked(finish, self._now())
         self._carry_out([])
 
     def _not_from_disk(self, failure: Failure) -> None:
@@ -246,7 +253,7 @@ class Sending(Service):
     def _expire(self, overdue: Overdue) -> None:
         for recipient, rows in overdue.rows.items():
             reason = self.why(recipient) or "not delivered in time"
-            self._carry_out(self._core.end(recipient, rows, Status.EXPIRED, reason))
+            self._carry_out(self._core.end(recipient, rows, Status.EXPIRED, reason, self._now()))
         delay_s = EXPIRY_LOOK_S
         if overdue.rows:
             delay_s = EXPIRY_AGAIN_S
@@ -276,12 +283,11 @@ class Sending(Service):
             self.log.failure("a bug in a delivery to {to}", to=attempt.to)
             self._failed(attempt, "internal error: the node's log says more")
         else:
-            now = self._clock.seconds()
-            self._carry_out(self._core.answered(attempt.key, set(receipt.ids), receipt.refused, now))
+            self._carry_out(self._core.answered(attempt.key, set(receipt.ids), receipt.refused, self._now()))
             await self._seeds.unwatch(attempt.to)
 
     def _failed(self, attempt: Attempt, reason: str, *, unsure: bool = True) -> None:
-        self._carry_out(self._core.failed(attempt.key, reason, self._clock.seconds(), unsure=unsure))
+        self._carry_out(self._core.failed(attempt.key, reason, self._now(), unsure=unsure))
 
     async def _locate_and_deliver(self, attempt: Attempt) -> Receipt:
         located = await self._seeds.locate(attempt.to)

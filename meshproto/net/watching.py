@@ -15,14 +15,14 @@ WATCHES_MAX: Final = 10_000
 
 class Watching:
     """`changed` gets the name when a watched user was registered anew, came or went: what was known of them may be
-    wrong. `back` gets it then of each who is online, and after every change of the home of all: who came back while
-    this node had none was told of to nobody.
+    wrong. `back` gets it then of each who is online, and True; and after every change of the home of all, and False:
+    who came back while this node had none was told of to nobody.
 
     What a seed tells here is a reason to look, and never what is believed: the records in it are not read."""
 
     log = Logger()
 
-    def __init__(self, changed: Callable[[str], None], back: Callable[[str], None]) -> None:
+    def __init__(self, changed: Callable[[str], None], back: Callable[[str, bool], None]) -> None:
         self._changed = changed
         self._back = back
         self._names: dict[str, str] = {}  # folded -> as it was given
@@ -51,7 +51,7 @@ class Watching:
         if wire.fold(changed.name) in self._names:
             self._changed(changed.name)
             if changed.entry is not None and changed.entry.online:
-                self._back(changed.name)
+                self._back(changed.name, True)
 
     # -- as homes come and go ------------------------------------------------------------------------------------
 
@@ -64,7 +64,7 @@ class Watching:
 
     def moved(self) -> None:
         for name in list(self._names.values()):
-            self._back(name)
+            self._back(name, False)
 
     def left(self) -> None:
         self._calls = None

@@ -13,6 +13,7 @@ from meshproto.core.outbox import (
     DELIVERIES_MAX,
     DOUBTFUL_MAX,
     MARK_RETRY_S,
+    PLACE_S,
     TTL_S,
     Attempt,
     Effect,
@@ -63,8 +64,8 @@ class TestStatus:
 
     def test_as_a_message_goes(self, box: Outbox) -> None:
         """A message is queued behind the batch under way, then locating, then delivering."""
-        box.add("bob", [message(1)])
-        box.add("bob", [message(2)])
+        box.add("bob", [message(1)], NOW)
+        box.add("bob", [message(2)], NOW)
         queue = box.queues["bob"]
         assert [queue.status_of(1), queue.status_of(2)] == [Status.LOCATING, Status.QUEUED]
         box.found("bob")
@@ -74,54 +75,54 @@ class TestStatus:
 
     def test_tried_before(self, box: Outbox) -> None:
         """A message that was found once stays delivering while it is looked up again."""
-        box.add("bob", [message(1)])
+        box.add("bob", [message(1)], NOW)
         box.found("bob")
         box.failed("bob", "unreachable", NOW)
-        box.wake("bob")
+        box.wake("bob", NOW)
         assert box.queues["bob"].status_of(1) is Status.DELIVERING
 
     def test_after_an_expiry(self, box: Outbox) -> None:
         """What comes after a batch that was found and expired starts from locating."""
-        box.add("bob", [message(1)])
+        box.add("bob", [message(1)], NOW)
         box.found("bob")
-        box.add("bob", [message(2)])
+        box.add("bob", [message(2)], NOW)
         box.failed("bob", "unreachable", NOW)
-        box.end("bob", [1], Status.EXPIRED, "too late")
-        box.wake("bob")
+        box.end("bob", [1], Status.EXPIRED, "too late", NOW)
+        box.wake("bob", NOW)
         assert box.status_of("bob", 2) is Status.LOCATING
 
     def test_after_a_restart(self, box: Outbox) -> None:
         """What waited before a restart may have been on its way, so it counts as delivering; what comes is queued."""
-        box.restore("bob", "Bob", 2, 0, 7)
-        box.add("bob", [message(8)])
+        box.restore("bob", "Bob", 2, 0, 7, NOW)
+        box.add("bob", [message(8)], NOW)
         assert [box.status_of("bob", row) for row in (3, 7, 8)] == [Status.DELIVERING, Status.DELIVERING, Status.QUEUED]
 
 
 class TestBatches:
     def test_gathers(self, box: Outbox) -> None:
         """What comes while a batch is under way goes out together, in order, when it has ended."""
-        (first,) = box.add("bob", [message(1)])
-        assert box.add("bob", messages([2, 3])) == []
+        (first,) = box.add("bob", [message(1)], NOW)
+        assert box.add("bob", messages([2, 3]), NOW) == []
         _, second = box.answered("bob", {"id1"}, {}, NOW)
         assert (rows(first), rows(second)) == ([1], [2, 3])
 
     def test_messages_max(self, box: Outbox) -> None:
         """A batch holds BATCH_MESSAGES_MAX messages; the rest stays on disk and the next batch is loaded."""
-        attempt, load = box.add("bob", messages(range(1, BATCH_MESSAGES_MAX + 2)))
+        attempt, load = box.add("bob", messages(range(1, BATCH_MESSAGES_MAX + 2)), NOW)
         assert rows(attempt) == list(range(1, BATCH_MESSAGES_MAX + 1))
         assert load == Load("bob", BATCH_MESSAGES_MAX)
 
     def test_bytes_max(self, box: Outbox) -> None:
         """A batch holds BATCH_BYTES_MAX bytes of text, and no byte more."""
         text = b"x" * MESSAGE_BYTES_MAX
-        (attempt, *_) = box.add("bob", [*messages(range(1, 5), text=text), message(5, text=b"1")])
+        (attempt, *_) = box.add("bob", [*messages(range(1, 5), text=text), message(5, text=b"1")], NOW)
         assert rows(attempt) == [1, 2, 3, 4]
         assert BATCH_BYTES_MAX == 4 * MESSAGE_BYTES_MAX
 
     def test_one_message_always_fits(self, box: Outbox) -> None:
         """A message larger than a batch travels alone."""
-        box.add("eve", messages([1]))
-        box.add("eve", [message(2, text=b"x" * (BATCH_BYTES_MAX + 1)), message(3)])
+        box.add("eve", messages([1]), NOW)
+        box.add("eve", [message(2, text=b"x" * (BATCH_BYTES_MAX + 1)), message(3)], NOW)
         effects = box.answered("eve", {"id1"}, {}, NOW)
         assert rows(effects[1]) == [2]
 
@@ -130,8 +131,8 @@ class TestAnswers:
     def test_all_kinds(self, box: Outbox) -> None:
         """Acknowledged ones are delivered, refused ones refused with their reason, the others tried again at once;
         ids that were not in the batch are passed over."""
-        box.add("bob", messages([1]))
-        box.add("bob", messages([2, 3, 4]))
+        box.add("bob", messages([1]), NOW)
+        box.add("bob", messages([2, 3, 4]), NOW)
         box.answered("bob", {"id1"}, {}, NOW)
         effects = box.answered("bob", {"id3", "other"}, {"id2": "too deep", "another": "?"}, NOW)
         assert effects == [
@@ -142,24 +143,24 @@ class TestAnswers:
 
     def test_delivered_wins(self, box: Outbox) -> None:
         """An id both acknowledged and refused is on the recipient's disk."""
-        box.add("bob", [message(1)])
+        box.add("bob", [message(1)], NOW)
         assert box.answered("bob", {"id1"}, {"id1": "no"}, NOW) == [Finish((1,), Status.DELIVERED, None)]
         assert box.queues == {}
 
     def test_nothing_acknowledged(self, box: Outbox) -> None:
         """A receipt that names nothing of the batch is a failure: the recipient waits."""
-        box.add("bob", [message(1)])
+        box.add("bob", [message(1)], NOW)
         assert box.answered("bob", {"other"}, {}, NOW) == []
         assert box.queues["bob"].next_try is not None
         assert box.queues["bob"].reason == "the recipient's node acknowledged nothing"
 
     def test_success_ends_the_back_off(self, box: Outbox) -> None:
         """After a delivery the next failure waits as a first one does."""
-        box.add("bob", messages([1]))
+        box.add("bob", messages([1]), NOW)
         for _ in range(5):
             box.failed("bob", "unreachable", NOW)
-            box.wake("bob")
-        box.add("bob", messages([2]))
+            box.wake("bob", NOW)
+        box.add("bob", messages([2]), NOW)
         box.answered("bob", {"id1"}, {}, NOW)
         box.failed("bob", "unreachable", NOW)
         assert delay_s(box) <= BACKOFF_FIRST_S
@@ -177,7 +178,7 @@ class TestBackOff:
         shares: list[float] = []
         for seed in range(50):
             box, now = Outbox(random.Random(seed)), NOW
-            box.add("bob", [message(1)])
+            box.add("bob", [message(1)], NOW)
             for nominal_s in (1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300):
                 assert box.failed("bob", "unreachable", now) == []
                 shares.append(delay_s(box, now=now) / nominal_s)
@@ -189,42 +190,42 @@ class TestBackOff:
 
     def test_for_ever(self, box: Outbox) -> None:
         """However often it fails, the wait is at most BACKOFF_MAX_S."""
-        box.add("bob", [message(1)])
+        box.add("bob", [message(1)], NOW)
         box.queues["bob"].attempts = 10**6
         box.failed("bob", "unreachable", NOW)
         assert BACKOFF_MAX_S / 2 <= delay_s(box) <= BACKOFF_MAX_S
 
     def test_not_before_time(self, box: Outbox) -> None:
         """A tick before the next try starts nothing."""
-        box.add("bob", [message(1)])
+        box.add("bob", [message(1)], NOW)
         box.failed("bob", "unreachable", NOW)
         assert box.wake_at is not None
         assert box.tick(box.wake_at - 0.001) == []
 
     def test_more_messages_do_not_hurry(self, box: Outbox) -> None:
         """A message for someone who is waited for does not start an attempt."""
-        box.add("bob", [message(1)])
+        box.add("bob", [message(1)], NOW)
         box.failed("bob", "unreachable", NOW)
-        assert box.add("bob", [message(2)]) == []
+        assert box.add("bob", [message(2)], NOW) == []
 
     def test_wake(self, box: Outbox) -> None:
         """A sign of life starts the attempt at once, and the tick that had been due starts no other."""
-        box.add("bob", [message(1)])
+        box.add("bob", [message(1)], NOW)
         box.failed("bob", "unreachable", NOW)
-        assert box.wake("bob") == [Attempt("bob", "bob", (message(1),))]
+        assert box.wake("bob", NOW) == [Attempt("bob", "bob", (message(1),))]
         assert box.tick(NOW + 2) == []
 
     def test_wake_under_way(self, box: Outbox) -> None:
         """A sign of life that comes while an attempt is failing is not forgotten: the next wait is a short one."""
-        box.add("bob", [message(1)])
+        box.add("bob", [message(1)], NOW)
         box.queues["bob"].attempts = 10
-        assert box.wake("bob") == []
+        assert box.wake("bob", NOW) == []
         box.failed("bob", "unreachable", NOW)
         assert delay_s(box) <= BACKOFF_FIRST_S
 
     def test_wake_of_a_stranger(self, box: Outbox) -> None:
         """A sign of life from someone for whom nothing waits changes nothing."""
-        assert box.wake("eve") == []
+        assert box.wake("eve", NOW) == []
         assert box.queues == {}
 
 
@@ -237,73 +238,75 @@ class TestEnds:
 
     def test_one_that_waits(self, box: Outbox) -> None:
         """One in the middle ends at once and leaves the order of the others."""
-        box.add("bob", [message(1)])
-        box.add("bob", messages([2, 3, 4]))
-        assert box.end("bob", [3], Status.CANCELLED, "not wanted") == [Finish((3,), Status.CANCELLED, "not wanted")]
+        box.add("bob", [message(1)], NOW)
+        box.add("bob", messages([2, 3, 4]), NOW)
+        assert box.end("bob", [3], Status.CANCELLED, "not wanted", NOW) == [
+            Finish((3,), Status.CANCELLED, "not wanted")
+        ]
         assert rows(box.answered("bob", {"id1"}, {}, NOW)[1]) == [2, 4]
 
     def test_the_last_one(self, box: Outbox) -> None:
         """With the last one the queue goes."""
-        box.add("bob", [message(1)])
+        box.add("bob", [message(1)], NOW)
         box.failed("bob", "unreachable", NOW)
-        box.end("bob", [1], Status.EXPIRED, "too late")
+        box.end("bob", [1], Status.EXPIRED, "too late", NOW)
         assert (box.queues, box.waiting) == ({}, 0)
 
     def test_under_way_and_not_delivered(self, box: Outbox) -> None:
         """One that is under way ends when the attempt has failed, and is not tried again."""
-        box.add("bob", messages([1, 2]))
+        box.add("bob", messages([1, 2]), NOW)
         box.failed("bob", "unreachable", NOW)
-        box.wake("bob")
-        assert box.end("bob", [1], Status.CANCELLED, "not wanted") == []
+        box.wake("bob", NOW)
+        assert box.end("bob", [1], Status.CANCELLED, "not wanted", NOW) == []
         (end,) = box.failed("bob", "unreachable", NOW)
         assert isinstance(end, Finish)
         assert end.rows == (1,)
-        assert rows(box.wake("bob")[0]) == [2]
+        assert rows(box.wake("bob", NOW)[0]) == [2]
 
     def test_under_way_and_delivered(self, box: Outbox) -> None:
         """One that is delivered by the attempt under way is delivered."""
-        box.add("bob", [message(1)])
-        box.end("bob", [1], Status.CANCELLED, "not wanted")
+        box.add("bob", [message(1)], NOW)
+        box.end("bob", [1], Status.CANCELLED, "not wanted", NOW)
         assert box.answered("bob", {"id1"}, {}, NOW) == [Finish((1,), Status.DELIVERED, None)]
 
     def test_the_first_reason_counts(self, box: Outbox) -> None:
         """One that was cancelled and then expires while it is under way was cancelled."""
-        box.add("bob", [message(1)])
-        box.end("bob", [1], Status.CANCELLED, "not wanted")
-        box.end("bob", [1], Status.EXPIRED, "too late")
+        box.add("bob", [message(1)], NOW)
+        box.end("bob", [1], Status.CANCELLED, "not wanted", NOW)
+        box.end("bob", [1], Status.EXPIRED, "too late", NOW)
         assert [end.status for end in finished(box.failed("bob", "?", NOW, unsure=False))] == [Status.CANCELLED]
 
     def test_on_disk_only(self, box: Outbox) -> None:
         """One that is not in memory ends likewise, and once."""
-        box.restore("bob", "Bob", 3, 0, 3)
-        assert [end.rows for end in finished(box.end("bob", [2], Status.CANCELLED, "x"))] == [(2,)]
-        assert box.end("bob", [2], Status.CANCELLED, "x") == []
+        box.restore("bob", "Bob", 3, 0, 3, NOW)
+        assert [end.rows for end in finished(box.end("bob", [2], Status.CANCELLED, "x", NOW))] == [(2,)]
+        assert box.end("bob", [2], Status.CANCELLED, "x", NOW) == []
         assert (box.waiting, box.queues["bob"].waiting) == (2, 2)
-        (attempt, _) = box.loaded("bob", messages([1, 2, 3]))
+        (attempt, _) = box.loaded("bob", messages([1, 2, 3]), NOW)
         assert rows(attempt) == [1, 3]
 
     def test_unknown_rows(self, box: Outbox) -> None:
         """A row that has ended already, and a recipient for whom nothing waits, change nothing."""
-        box.add("bob", messages([1, 2]))
+        box.add("bob", messages([1, 2]), NOW)
         box.answered("bob", {"id1"}, {}, NOW)
-        box.marked([1])
-        assert box.end("bob", [1], Status.CANCELLED, "x") == box.end("eve", [9], Status.CANCELLED, "x") == []
+        box.marked([1], NOW)
+        assert box.end("bob", [1], Status.CANCELLED, "x", NOW) == box.end("eve", [9], Status.CANCELLED, "x", NOW) == []
         assert box.waiting == 1
 
     def test_what_may_have_arrived(self, box: Outbox) -> None:
         """The reason says so when an attempt may have reached the recipient, and only then."""
-        box.add("bob", messages([1]))
+        box.add("bob", messages([1]), NOW)
         box.failed("bob", "no answer", NOW, unsure=True)
-        box.add("bob", messages([2]))
-        (first, second) = finished(box.end("bob", [1, 2], Status.CANCELLED, "x"))
+        box.add("bob", messages([2]), NOW)
+        (first, second) = finished(box.end("bob", [1, 2], Status.CANCELLED, "x", NOW))
         assert (first.rows, first.reason) == ((2,), "x")
         assert (second.rows, second.reason) == ((1,), "x; it was sent before, without an answer, and may have arrived")
 
     def test_nothing_went_out(self, box: Outbox) -> None:
         """An attempt that reached nobody leaves no doubt."""
-        box.add("bob", messages([1]))
+        box.add("bob", messages([1]), NOW)
         box.failed("bob", "refused", NOW, unsure=False)
-        assert [end.reason for end in finished(box.end("bob", [1], Status.EXPIRED, "refused"))] == ["refused"]
+        assert [end.reason for end in finished(box.end("bob", [1], Status.EXPIRED, "refused", NOW))] == ["refused"]
 
 
 class TestMarks:
@@ -311,14 +314,14 @@ class TestMarks:
 
     def test_not_yet(self, box: Outbox) -> None:
         """Until its mark is on disk a delivered message is still delivering for whoever asks."""
-        box.add("bob", [message(1)])
+        box.add("bob", [message(1)], NOW)
         box.found("bob")
         box.answered("bob", {"id1"}, {}, NOW)
         assert box.status_of("bob", 1) is Status.DELIVERING
 
     def test_refused_by_the_disk(self, box: Outbox) -> None:
         """A mark that the disk refuses is written again, MARK_RETRY_S later."""
-        box.add("bob", [message(1)])
+        box.add("bob", [message(1)], NOW)
         (finish,) = finished(box.answered("bob", {"id1"}, {}, NOW))
         box.not_marked(finish, NOW)
         assert box.wake_at == NOW + MARK_RETRY_S
@@ -328,29 +331,29 @@ class TestMarks:
 
     def test_not_sent_again(self, box: Outbox) -> None:
         """What the disk still shows as waiting because the mark is not there yet is loaded and not sent again."""
-        box.restore("bob", "Bob", 3, 0, 3)
-        box.loaded("bob", messages([1, 2]))
+        box.restore("bob", "Bob", 3, 0, 3, NOW)
+        box.loaded("bob", messages([1, 2]), NOW)
         box.answered("bob", {"id1", "id2"}, {}, NOW)
         box.queues["bob"].row_known = 0  # as when memory was short
-        (attempt, *_) = box.loaded("bob", messages([1, 2, 3]))
+        (attempt, *_) = box.loaded("bob", messages([1, 2, 3]), NOW)
         assert rows(attempt) == [3]
 
     def test_a_bound(self, box: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
         """While UNMARKED_MAX ends are not on disk nothing more is sent; then it goes on."""
         monkeypatch.setattr(outbox_module, "UNMARKED_MAX", 2)
-        box.add("bob", messages([1, 2]))
+        box.add("bob", messages([1, 2]), NOW)
         assert len(box.answered("bob", {"id1", "id2"}, {}, NOW)) == 1
-        assert box.add("eve", [message(3, "eve")]) == []
-        assert [rows(effect) for effect in box.marked([1])] == [[3]]
+        assert box.add("eve", [message(3, "eve")], NOW) == []
+        assert [rows(effect) for effect in box.marked([1], NOW)] == [[3]]
 
 
 class TestFairness:
     def test_deliveries_max(self, box: Outbox) -> None:
         """DELIVERIES_MAX recipients are served at a time; the next one when one of them has ended, well or not."""
         for number in range(DELIVERIES_MAX):
-            assert len(box.add(f"u{number}", [message(number + 1, f"u{number}")])) == 1
-        assert box.add("late", [message(1000, "late")]) == []
-        assert box.add("later", [message(1001, "later")]) == []
+            assert len(box.add(f"u{number}", [message(number + 1, f"u{number}")], NOW)) == 1
+        assert box.add("late", [message(1000, "late")], NOW) == []
+        assert box.add("later", [message(1001, "later")], NOW) == []
         (attempt,) = box.failed("u5", "unreachable", NOW)
         assert attempt == Attempt("late", "late", (message(1000, "late"),))
         (_, attempt) = box.answered("u6", {"id7"}, {}, NOW)
@@ -362,8 +365,8 @@ class TestFairness:
         tried: list[str] = []
         todo: list[Effect] = []
         for number in range(1000):
-            todo += box.add(f"dead{number}", [message(number + 1, f"dead{number}")])
-        todo += box.add("live", [message(5000, "live")])
+            todo += box.add(f"dead{number}", [message(number + 1, f"dead{number}")], NOW)
+        todo += box.add("live", [message(5000, "live")], NOW)
         while todo:
             effect = todo.pop(0)
             if isinstance(effect, Attempt):
@@ -378,24 +381,70 @@ class TestFairness:
         """DOUBTFUL_MAX recipients that failed, are offline or were restored are tried at a time, and hold up nobody
         else, nor does anybody hold up them."""
         for number in range(DOUBTFUL_MAX):
-            assert len(box.add(f"away{number}", [message(number + 1, f"away{number}")], doubtful=True)) == 1
-        assert box.add("away", [message(500, "away")], doubtful=True) == []
+            assert len(box.add(f"away{number}", [message(number + 1, f"away{number}")], NOW, doubtful=True)) == 1
+        assert box.add("away", [message(500, "away")], NOW, doubtful=True) == []
         for number in range(DELIVERIES_MAX):
-            assert len(box.add(f"u{number}", [message(number + 1000, f"u{number}")])) == 1
+            assert len(box.add(f"u{number}", [message(number + 1000, f"u{number}")], NOW)) == 1
         assert [effect.key for effect in box.failed("away0", "?", NOW) if isinstance(effect, Attempt)] == ["away"]
 
     def test_a_sign_of_life_ends_the_doubt(self, box: Outbox) -> None:
         """Who shows up while they wait among the doubtful is served among the others."""
         for number in range(DOUBTFUL_MAX):
-            box.add(f"away{number}", [message(number + 1, f"away{number}")], doubtful=True)
-        box.add("back", [message(500, "back")], doubtful=True)
-        assert [rows(effect) for effect in box.wake("back")] == [[500]]
+            box.add(f"away{number}", [message(number + 1, f"away{number}")], NOW, doubtful=True)
+        box.add("back", [message(500, "back")], NOW, doubtful=True)
+        assert [rows(effect) for effect in box.wake("back", NOW)] == [[500]]
+
+    def test_one_that_hangs_gives_its_place_away(self, box: Outbox) -> None:
+        """After PLACE_S an attempt goes on without a place, when somebody waits for one."""
+        for number in range(DELIVERIES_MAX):
+            box.add(f"hangs{number}", [message(number + 1, f"hangs{number}")], NOW)
+        assert box.wake_at is None
+        assert box.add("live", [message(900, "live")], NOW + 0.1) == []
+        assert box.wake_at == NOW + PLACE_S
+        assert [rows(effect) for effect in box.tick(NOW + PLACE_S)] == [[900]]
+        (_,) = box.answered("hangs3", {"id4"}, {}, NOW + 9)
+        assert "hangs3" not in box.queues
+
+    def test_also_among_the_doubtful(self, box: Outbox) -> None:
+        """A hundred that hang after a restart hold up the next for as long as it takes to give each a moment."""
+        tried = 0
+        for number in range(100):
+            tried += len(box.restore(f"u{number:03}", "U", 1, 0, 1, NOW))
+        moments = 0
+        while tried < 100:
+            moments += 1
+            tried += len(box.tick(NOW + moments * PLACE_S))
+        assert moments == 100 // DOUBTFUL_MAX
+
+    def test_a_bound_of_those_that_hang(self, box: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+        """When HANGING_MAX hang without a place the others keep theirs."""
+        monkeypatch.setattr(outbox_module, "DELIVERIES_MAX", 1)
+        monkeypatch.setattr(outbox_module, "HANGING_MAX", 1)
+        for number, key in enumerate("abc"):
+            box.add(key, [message(number + 1, key)], NOW)
+        assert len(box.tick(NOW + PLACE_S)) == 1
+        assert box.tick(NOW + 9 * PLACE_S) == []
+        assert box.wake_at is None
+        assert [rows(effect) for effect in box.failed("a", "too late", NOW + 30)] == [[3]]
+
+    def test_tried_is_not_alive(self, box: Outbox) -> None:
+        """Whom somebody only wants tried stays among the doubtful."""
+        for number in range(DOUBTFUL_MAX + 1):
+            box.add(f"away{number}", [message(number + 1, f"away{number}")], NOW, doubtful=True)
+        assert box.wake(f"away{DOUBTFUL_MAX}", NOW, alive=False) == []
+
+    def test_a_message_to_one_who_is_online(self, box: Outbox) -> None:
+        """Who waits among the doubtful since a restart, and is found online, is served among the others."""
+        for number in range(DOUBTFUL_MAX + 1):
+            box.restore(f"u{number}", "U", 1, 0, 1, NOW)
+        last = f"u{DOUBTFUL_MAX}"
+        assert box.add(last, [message(500, last)], NOW, doubtful=False) == [Load(last, 0)]
 
     def test_turns(self, box: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
         """One who gets a lot of mail gives way to the others after each batch."""
         monkeypatch.setattr(outbox_module, "DELIVERIES_MAX", 1)
-        box.add("busy", [message(1, "busy")])
-        box.add("busy", [message(2, "busy")])
-        box.add("quiet", [message(3, "quiet")])
+        box.add("busy", [message(1, "busy")], NOW)
+        box.add("busy", [message(2, "busy")], NOW)
+        box.add("quiet", [message(3, "quiet")], NOW)
         assert rows(box.answered("busy", {"id1"}, {}, NOW)[1]) == [3]
         assert rows(box.answered("quiet", {"id3"}, {}, NOW)[1]) == [2]

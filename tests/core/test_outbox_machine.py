@@ -20,9 +20,15 @@ from meshproto.core import queue as queue_module
 from meshproto.core.outbox import Attempt, Effect, Finish, Load, Outbox
 from meshproto.core.queue import Message, Status
 
-LIMITS: Final[dict[str, Any]] = {"DELIVERIES_MAX": 2, "DOUBTFUL_MAX": 1, "MEMORY_BYTES_MAX": 50, "UNMARKED_MAX": 6}
+LIMITS: Final[dict[str, Any]] = {
+    "DELIVERIES_MAX": 2,
+    "DOUBTFUL_MAX": 1,
+    "HANGING_MAX": 1,
+    "MEMORY_BYTES_MAX": 50,
+    "UNMARKED_MAX": 6,
+}
 BATCH_LIMITS: Final[dict[str, Any]] = {"BATCH_MESSAGES_MAX": 3, "BATCH_BYTES_MAX": 30}
-SERVED_MAX: Final = 2 + 1
+SERVED_MAX: Final = 2 + 1 + 1
 MESSAGE_BYTES_MAX: Final = 35
 """Larger than a batch of BATCH_LIMITS: such a message travels alone."""
 HELD_BYTES_MAX: Final = 50 + 2 * SERVED_MAX * MESSAGE_BYTES_MAX + MESSAGE_BYTES_MAX
@@ -104,7 +110,7 @@ class Model(RuleBasedStateMachine):
     def mark_job(self, finish: Finish) -> Job:
         def run() -> Told:
             self.ended_on_disk.update(finish.rows)
-            return lambda: self.outbox.marked(finish.rows)
+            return lambda: self.outbox.marked(finish.rows, self.now)
 
         def fail() -> Told:
             def tell() -> list[Effect]:
@@ -122,7 +128,7 @@ class Model(RuleBasedStateMachine):
         def run() -> Told:
             waiting = [row for row in sorted(rows) if row in self.disk and row not in self.ended_on_disk]
             waiting = [row for row in waiting if self.disk[row].to == key]
-            return lambda: self.outbox.end(key, waiting, Status.CANCELLED, "not wanted any more")
+            return lambda: self.outbox.end(key, waiting, Status.CANCELLED, "not wanted any more", self.now)
 
         return Job(run, fail=lambda: None)
 
@@ -136,7 +142,7 @@ class Model(RuleBasedStateMachine):
                     if found and full:
                         break
                     found.append(message)
-            return lambda: self.outbox.loaded(load.key, found)
+            return lambda: self.outbox.loaded(load.key, found, self.now)
 
         return Job(run, fail=lambda: lambda: self.outbox.not_loaded(load.key, "the disk is full", self.now))
 
@@ -148,7 +154,7 @@ class Model(RuleBasedStateMachine):
 
             def tell() -> list[Effect]:
                 self.known.add(message.row)
-                return self.outbox.add(key, [message], doubtful=doubtful)
+                return self.outbox.add(key, [message], self.now, doubtful=doubtful)
 
             return tell
 
@@ -222,9 +228,9 @@ class Model(RuleBasedStateMachine):
         attempt = self.under_way.pop(data.draw(st.sampled_from(sorted(self.under_way))))
         self.carry_out(self.outbox.failed(attempt.key, "unreachable", self.now, unsure=data.draw(st.booleans())))
 
-    @rule(key=st.sampled_from(KEYS))
-    def wake(self, key: str) -> None:
-        self.carry_out(self.outbox.wake(key))
+    @rule(key=st.sampled_from(KEYS), alive=st.booleans())
+    def wake(self, key: str, alive: bool) -> None:
+        self.carry_out(self.outbox.wake(key, self.now, alive=alive))
 
     @rule(seconds=st.sampled_from([0.0, 0.3, 1.0, 4.0, 400.0]))
     def time_goes_by(self, seconds: float) -> None:
@@ -248,7 +254,7 @@ class Model(RuleBasedStateMachine):
             waiting = [row for row in self.disk if self.disk[row].to == key and row not in self.ended]
             if waiting:
                 oldest_at = self.disk[waiting[0]].sent_at
-                self.carry_out(self.outbox.restore(key, key, len(waiting), oldest_at, max(waiting)))
+                self.carry_out(self.outbox.restore(key, key, len(waiting), oldest_at, max(waiting), self.now))
 
     # -- what always holds ---------------------------------------------------------------------------------------
 
@@ -287,8 +293,10 @@ class Model(RuleBasedStateMachine):
                 wake_at = self.outbox.wake_at
                 waits = queue.next_try is not None and wake_at is not None and wake_at <= queue.next_try
                 assert in_turn or in_doubt or waits
-        served = self.outbox._served | self.outbox._doubtful_served
+        served = self.outbox._served | self.outbox._doubtful_served | self.outbox._hanging
         assert served == {key for key, queue in self.outbox.queues.items() if queue.busy}
+        assert set(self.outbox._places) == self.outbox._served | self.outbox._doubtful_served
+        assert len(self.outbox._hanging) <= LIMITS["HANGING_MAX"]
         assert len(self.outbox._served) <= LIMITS["DELIVERIES_MAX"]
         assert len(self.outbox._doubtful_served) <= LIMITS["DOUBTFUL_MAX"]
 

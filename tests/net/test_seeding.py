@@ -171,7 +171,7 @@ def test_a_node_that_is_stopped_while_it_dials_stops() -> None:
         now_ms=lambda: 0,
         rng=random.Random(1),
         connect=lambda _: Silent(),
-        changed=lambda _: None,
+        changed=lambda *_: None,
     )
     seeds.startService()
     seeds.stopService()

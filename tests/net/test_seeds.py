@@ -50,7 +50,7 @@ class Node:
             now_ms=lambda: 0,
             rng=random.Random(rng_seed),
             connect=self.street.connect,
-            changed=self.back.append,
+            changed=lambda name, _: self.back.append(name),
         )
 
     def seed(self, name: str, address: str) -> None:
