@@ -151,7 +151,7 @@ def test_routes_are_complete() -> None:
 
     text = read("http.md")
     real = {
-        f"{method} {rule.rule.replace('path:', '')}"
+        f"{method} {rule.rule.replace('id:', '')}"
         for rule in Front.app.url_map.iter_rules()
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
     }

@@ -216,11 +216,14 @@ class Outbox:
         effects += self._end_attempt(key, queue, [message for message in batch if message.id not in ended])
         return [*effects, *self._serve(now)]
 
-    def failed(self, key: str, reason: str, now: float, *, unsure: bool = True) -> list[Effect]:
-        """The attempt came to nothing: wait, longer each time. `unsure`: the batch may have arrived all the same."""
+    def may_have_arrived(self, key: str) -> None:
+        """The batch under way was sent and not answered."""
         queue = self.queues[key]
-        if unsure:
-            queue.row_sent = max(queue.row_sent, queue.under_way[-1].row)
+        queue.row_sent = max(queue.row_sent, queue.under_way[-1].row)
+
+    def failed(self, key: str, reason: str, now: float) -> list[Effect]:
+        """The attempt came to nothing: wait, longer each time."""
+        queue = self.queues[key]
         self._back_off(key, queue, reason, now)
         return [*self._end_attempt(key, queue, queue.under_way), *self._serve(now)]
 
@@ -287,6 +290,10 @@ class Outbox:
         return [*effects, *self._serve(now)]
 
     # -- to look at ----------------------------------------------------------------------------------------------
+
+    def has_ended(self, row: int) -> bool:
+        """Whether a message that the disk shows as waiting has come to an end that is not on disk yet."""
+        return row in self._unmarked
 
     def status_of(self, key: str, row: int) -> Status:
         """Of a message that the disk shows as waiting."""
@@ -360,6 +367,8 @@ class Outbox:
                 told = _honest(reason, sent=message.row <= queue.row_sent)
                 effects += self._finish(key, queue, [message], status, told)
         if key in self.queues:
+            if queue.ready:
+                queue.oldest_at = queue.ready[0].sent_at
             if not queue.busy:
                 self._free(key)
                 self._make_room(queue)
@@ -406,7 +415,7 @@ class Outbox:
         self.waiting -= len(rows)
         queue.waiting -= len(rows)
         self._bytes -= sum(len(message.message) for message in messages)
-        if queue.ready:
+        if queue.ready and not queue.under_way:
             queue.oldest_at = queue.ready[0].sent_at
         if not queue.waiting and not queue.loading:
             self._free(key)

@@ -45,7 +45,8 @@ class Taken(NamedTuple):
     """An accepted message. `end` fires with its end, or None when the waiting is over; None: nobody waits."""
 
     recipient: str
-    message: Message
+    id: str
+    to: str
     status: Status
     reason: str | None
     end: "Deferred[End | None] | None"
@@ -78,7 +79,7 @@ class Accepting:
         status, reason = taken.status, taken.reason
         if taken.end is not None:
             status, reason = await taken.end or (status, self._sending.why(taken.recipient))
-        return Outcome(taken.message.id, taken.message.to, status, reason)
+        return Outcome(taken.id, taken.to, status, reason)
 
     def is_served(self, recipient: str) -> bool:
         """Whether the recipient takes messages, as far as anybody knows: when there is no room there soon will be."""
@@ -141,10 +142,10 @@ class Accepting:
     def _taken(self, order: Order, accepted: Accepted, patient: bool) -> Taken:
         recipient, message = order.draft.recipient, accepted.message
         if accepted.status.final:
-            return Taken(recipient, message, accepted.status, accepted.reason, None)
+            return Taken(recipient, message.id, message.to, accepted.status, accepted.reason, None)
         waits = order.wait_s > 0 and (patient or not self._sending.is_waiting(recipient))
         end = self._sending.end_of(message.row, order.wait_s) if waits else None
-        return Taken(recipient, message, Status.QUEUED, self._sending.why(recipient), end)
+        return Taken(recipient, message.id, message.to, Status.QUEUED, self._sending.why(recipient), end)
 
 
 def _is_away(located: Located | MeshError) -> bool:

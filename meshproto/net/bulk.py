@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
-from twisted.internet.task import deferLater
+from twisted.internet.task import LoopingCall, deferLater
 from twisted.web.http import Request
 from zope.interface import implementer
 
@@ -29,6 +29,8 @@ BUFFER_BYTES_MAX: Final = 1024 * 1024
 """What has been received and not been looked at yet; then reading pauses."""
 WRITE_BYTES: Final = 32 * 1024
 """Results are written in pieces of about this size, or when the next one is not known yet."""
+KEEP_OPEN_S: Final = 20.0
+"""How often the connection is told that it is not idle, while results are due: a delivery may take its time."""
 ROOM_LOOK_S: Final = 0.1
 ROOM_WAIT_S: Final = 30.0
 """How long a line waits for room in the outbox while its recipient takes messages; then it is answered 429."""
@@ -123,10 +125,14 @@ class Results:
     async def write(self, lines: bytes) -> None:
         """Returns when there is room for more."""
         self._request.write(lines)
-        if self._request.channel is not None:
-            self._request.channel.resetTimeout()  # whoever reads results is not idle
+        self.keep_open()
         if self._blocked is not None:
             await self._blocked
+
+    def keep_open(self) -> None:
+        """The connection is not idle."""
+        if self._request.channel is not None:
+            self._request.channel.resetTimeout()
 
     def pauseProducing(self) -> None:
         if self._blocked is None:
@@ -177,22 +183,39 @@ class Bulk:
 
     async def run(self) -> None:
         """Until the end of the stream, when all results are written."""
+        keeping = LoopingCall(self._keep_open)
+        keeping.clock = self._clock
+        keeping.start(KEEP_OPEN_S, now=False)
         writing = ensureDeferred(self._write())
         writing.addBoth(self._over)
         try:
-            while group := await self._stream.group():
-                self._due.extend(await self._take(group))
-                _tell(self._some)
-                while len(self._due) > WINDOW_LINES and not writing.called:
-                    self._room = Deferred()
-                    await self._room
-            self._complete = True
-            _tell(self._some)
+            await self._read(writing)
             await writing
-        finally:
+        except Exception:
             if not writing.called:
                 writing.cancel()
                 writing.addErrback(lambda failure: failure.trap(CancelledError))
+            raise
+        finally:
+            keeping.stop()
+
+    async def _read(self, writing: "Deferred[None]") -> None:
+        while group := await self._stream.group():
+            self._due.extend(await self._take(group))
+            _tell(self._some)
+            while len(self._due) > WINDOW_LINES and not writing.called:
+                self._room = Deferred()
+                await self._room
+        self._complete = True
+        _tell(self._some)
+
+    def stop(self) -> None:
+        """Read no more; :meth:`run` ends when the results that are due are written."""
+        self._stream.broken()
+
+    def _keep_open(self) -> None:
+        if self._due:
+            self._results.keep_open()
 
     def _over(self, result: T) -> T:
         """Nobody shall wait for a writer that has ended."""

@@ -6,7 +6,7 @@ from typing import Any, Final, Protocol, cast
 import msgspec
 import treq
 from msgspec import Struct
-from twisted.internet.defer import Deferred, ensureDeferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, succeed
 from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IConsumer, IReactorTime
 from twisted.internet.protocol import Protocol as TwistedProtocol
@@ -131,7 +131,9 @@ class Courier:
         try:
             try:
                 return await self._post(url, body)
-            except ResponseNeverReceived:
+            except ResponseNeverReceived as nothing:
+                if any(reason.check(CancelledError) for reason in nothing.reasons):
+                    raise
                 # A kept-alive connection that the peer had closed meanwhile looks like this. To deliver twice is
                 # harmless, so once more, on a fresh one.
                 lost = True

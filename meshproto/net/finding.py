@@ -126,21 +126,29 @@ class _Search:
 
     async def run(self) -> None:
         try:
-            while not self._walk.over(now := self._clock.seconds()):
-                self._news = Deferred()  # before they are asked: somebody may fail at once
-                for address in self._walk.next(now):
-                    self._begin(address)
-                timer = self._clock.callLater(self._walk.wake_at(now) - now, self._go_on)
-                try:
-                    await self._news
-                finally:
-                    if timer.active():
-                        timer.cancel()
-            self._conclude(now)
-        finally:
-            self._over = True
-            for asking in self._under_way:
-                asking.cancel()
+            await self._search()
+        except Exception:
+            self._end()
+            raise
+        self._end()
+
+    def _end(self) -> None:
+        self._over = True
+        for asking in self._under_way:
+            asking.cancel()
+
+    async def _search(self) -> None:
+        while not self._walk.over(now := self._clock.seconds()):
+            self._news = Deferred()  # before they are asked: somebody may fail at once
+            for address in self._walk.next(now):
+                self._begin(address)
+            timer = self._clock.callLater(self._walk.wake_at(now) - now, self._go_on)
+            try:
+                await self._news
+            finally:
+                if timer.active():
+                    timer.cancel()
+        self._conclude(now)
 
     def stop(self, error: MeshError) -> None:
         if not self._news.called:

@@ -18,6 +18,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.web.iweb import IRequest
 from twisted.web.server import Site
+from werkzeug.routing import BaseConverter
 
 from meshproto import __version__, wire
 from meshproto.core.envelope import (
@@ -62,10 +63,19 @@ from meshproto.net.user_store import UserStore
 from meshproto.wire import ID_CHARS_MAX, encode_value, fold
 
 
+class _MessageId(BaseConverter):
+    """The rest of a path, whatever it is."""
+
+    regex = ".+"
+    part_isolating = False
+
+
 class Front:
     """`door`: who may be the owner; as it is made, whoever reaches a node that listens on loopback only."""
 
     app = Klein()
+    app.url_map.merge_slashes = False  # an id may have any slashes
+    app.url_map.converters["id"] = _MessageId
     log = Logger()
 
     def __init__(
@@ -95,6 +105,12 @@ class Front:
         self._now_ms = now_ms
         self._entropy = entropy
         self._started = clock.seconds()
+        self._bulks: set[Bulk] = set()
+
+    def stop(self) -> None:
+        """Streams end with the results that are due."""
+        for bulk in self._bulks:
+            bulk.stop()
 
     # the owner's: sending
 
@@ -104,7 +120,12 @@ class Front:
         if request.stream is not None:
             results = Results(request)
             make_order = partial(self._order, message_id=None)
-            await Bulk(request.stream, results, self._accepting, make_order, self._clock).run()
+            bulk = Bulk(request.stream, results, self._accepting, make_order, self._clock)
+            self._bulks.add(bulk)
+            try:
+                await bulk.run()
+            finally:
+                self._bulks.discard(bulk)
             results.close()
             return b""
         body = parse_body(read_body(request, SEND_BYTES_MAX), SendBody)
@@ -191,7 +212,7 @@ class Front:
             },
         )
 
-    @app.route("/outbox/<path:message_id>", methods=["GET"])
+    @app.route("/outbox/<id:message_id>", methods=["GET"])
     @owner
     async def outbox_message(self, request: IRequest, message_id: str) -> bytes:
         wanted = parse_query(request, ToQuery)
@@ -199,7 +220,7 @@ class Front:
         results = [self._shown(message) for message in kept]
         return answer_json(request, results[0] if len(results) == 1 else {"results": results})
 
-    @app.route("/outbox/<path:message_id>", methods=["DELETE"])
+    @app.route("/outbox/<id:message_id>", methods=["DELETE"])
     @owner
     async def cancel(self, request: IRequest, message_id: str) -> bytes:
         wanted = parse_query(request, ToQuery)

@@ -16,6 +16,7 @@ from meshproto.core.identity import Record, fingerprint, unb64
 from meshproto.core.inbox import PAGE_BYTES_MAX, Correspondent, Received
 from meshproto.errors import KeyChanged
 from meshproto.net.contacts_table import pin
+from meshproto.net.outbox_table import PRUNE_BYTES, PRUNE_ROWS, within_bytes
 from meshproto.net.store import Database
 from meshproto.wire import SignedRecord, fold
 
@@ -44,8 +45,6 @@ CREATE TABLE seen (                         -- messages that are no longer kept,
 )
 """
 _INSERT: Final = "INSERT INTO inbox (sender, name, key, id, type, message, sent_at, received_at)"
-PRUNE_ROWS: Final = 500
-"""Messages whose texts go in one job: a few milliseconds."""
 
 
 class Totals(NamedTuple):
@@ -136,9 +135,11 @@ class InboxTable:
             by_number = last - keep_messages if keep_messages is not None else 0
             highest = last if not_after is None else not_after
             end = 0
-            for cursor, received_at in connection.execute(
-                "SELECT cursor, received_at FROM inbox WHERE cursor<=? ORDER BY cursor LIMIT ?", (highest, PRUNE_ROWS)
-            ):
+            some = connection.execute(
+                "SELECT cursor, length(message), received_at FROM inbox WHERE cursor<=? ORDER BY cursor LIMIT ?",
+                (highest, PRUNE_ROWS),
+            ).fetchall()
+            for cursor, _, received_at in within_bytes(some, PRUNE_BYTES):
                 if cursor > by_number and (came_before_ms is None or received_at >= came_before_ms):
                     break
                 end = cursor

@@ -108,6 +108,7 @@ class UserNode(Service):
 
     async def _stop(self) -> None:
         self.receiving.stop()
+        self.front.stop()
         self.retention.stopService()
         stopping: list[Deferred[Any]] = [self.sending.stopService(), self.programs.stopService()]
         await DeferredList(stopping)

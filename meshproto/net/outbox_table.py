@@ -8,7 +8,7 @@ what became of it, and so that its id, sent again, is not a new message.
 import secrets
 import sqlite3
 from collections.abc import Sequence
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from msgspec import Struct
 from twisted.internet.defer import Deferred
@@ -46,8 +46,10 @@ CREATE INDEX outbox_expiring ON outbox (expires_at) WHERE status = 'queued'
 OVERDUE_MAX: Final = 1000
 """Messages that end in one job: nobody else writes in the meantime."""
 PRUNE_ROWS: Final = 500
-"""Messages looked at in one job when old ones are deleted: a few milliseconds."""
-LOOK_ROWS: Final = 20_000
+"""Messages looked at in one job when old ones are deleted,"""
+PRUNE_BYTES: Final = 4 * 1024 * 1024
+"""and their texts, one message at least: some milliseconds."""
+LOOK_ROWS: Final = 5000
 """Messages looked at for one page: some ten milliseconds, in which nobody else reads or writes."""
 UNSURE_MAX: Final = 100_000
 """Acceptances that failed and have to be undone, should the disk have taken them after all."""
@@ -120,10 +122,22 @@ class Waiting(NamedTuple):
     last_row: int
 
 
+class Place(NamedTuple):
+    """Among what expires, in order; ms since 1970 UTC."""
+
+    expires_at: int
+    row: int
+
+
+FIRST: Final = Place(0, 0)
+
+
 class Overdue(NamedTuple):
-    """Recipients with rows whose time is over, and when the next one's is, ms since 1970 UTC."""
+    """Recipients with rows whose time is over; where there is more of it, if there is; and when the next one's time is,
+    ms since 1970 UTC."""
 
     rows: dict[str, list[int]]
+    more: Place | None
     next_at: int | None
 
 
@@ -131,6 +145,11 @@ class OutboxTable:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._unsure: set[_Attempt] = set()
+
+    @property
+    def problem(self) -> str | None:
+        """Why the disk does not take anything, while it does not."""
+        return self._database.problem
 
     def accept(self, drafts: Sequence[Draft]) -> "Deferred[list[Accepted | IdReused | Unavailable]]":
         """Keep messages, in this order. The same id for the same recipient is the same message, and
@@ -177,12 +196,15 @@ class OutboxTable:
 
         def job(connection: sqlite3.Connection) -> int | None:
             rows = connection.execute(
-                "SELECT row, status!='queued' AND changed_at<?, sent_at FROM outbox WHERE row>? ORDER BY row LIMIT ?",
+                "SELECT row, length(message), status!='queued' AND changed_at<?, sent_at FROM outbox "
+                "WHERE row>? ORDER BY row LIMIT ?",
                 (ended_before_ms, after, PRUNE_ROWS),
             ).fetchall()
-            connection.executemany("DELETE FROM outbox WHERE row=?", [(row,) for row, over, _ in rows if over])
+            some = within_bytes(rows, PRUNE_BYTES)
+            connection.executemany("DELETE FROM outbox WHERE row=?", [(row,) for row, _, over, _ in some if over])
             # Nothing that was accepted later can have ended before.
-            return int(rows[-1][0]) if len(rows) == PRUNE_ROWS and rows[-1][2] < ended_before_ms else None
+            more = len(some) < len(rows) or len(rows) == PRUNE_ROWS
+            return int(some[-1][0]) if more and some[-1][3] < ended_before_ms else None
 
         return self._database.submit(job, durable=False)
 
@@ -217,20 +239,22 @@ class OutboxTable:
 
         return self._database.submit(job, durable=False)
 
-    def overdue(self, now_ms: int) -> "Deferred[Overdue]":
-        """Waiting messages whose time is over, at most :data:`OVERDUE_MAX`."""
+    def overdue(self, now_ms: int, after: Place) -> "Deferred[Overdue]":
+        """Waiting messages whose time is over, at most :data:`OVERDUE_MAX` after that place."""
 
         def job(connection: sqlite3.Connection) -> Overdue:
+            found = connection.execute(
+                "SELECT recipient, expires_at, row FROM outbox WHERE status='queued' AND expires_at<=? "
+                "AND (expires_at, row) > (?,?) ORDER BY expires_at, row LIMIT ?",
+                (now_ms, *after, OVERDUE_MAX),
+            ).fetchall()
             rows: dict[str, list[int]] = {}
-            for recipient, row in connection.execute(
-                "SELECT recipient, row FROM outbox WHERE status='queued' AND expires_at<=? ORDER BY expires_at LIMIT ?",
-                (now_ms, OVERDUE_MAX),
-            ):
+            for recipient, _, row in found:
                 rows.setdefault(recipient, []).append(row)
             (next_at,) = connection.execute(
                 "SELECT min(expires_at) FROM outbox WHERE status='queued' AND expires_at>?", (now_ms,)
             ).fetchone()
-            return Overdue(rows, next_at)
+            return Overdue(rows, Place(*found[-1][1:]) if len(found) == OVERDUE_MAX else None, next_at)
 
         return self._undoing(job, [], durable=False)
 
@@ -284,6 +308,16 @@ def read_waiting(connection: sqlite3.Connection) -> list[Waiting]:
         "GROUP BY recipient"
     )
     return [Waiting(*row) for row in rows]
+
+
+def within_bytes(rows: list[Any], bytes_max: int) -> list[Any]:
+    """The first rows, the second column of which says how long their texts are: at least one."""
+    size = 0
+    for number, row in enumerate(rows):
+        size += row[1]
+        if number and size > bytes_max:
+            return rows[:number]
+    return rows
 
 
 def last_row(connection: sqlite3.Connection) -> int:

@@ -20,13 +20,14 @@ from meshproto.core.identity import Entropy, Identity
 from meshproto.core.lookup import Located
 from meshproto.core.outbox import Attempt, Effect, Finish, Load, Outbox
 from meshproto.core.queue import Message, Queue, Status
-from meshproto.errors import MeshError, NoAnswer, NotFound, PeerError, PeerRefused, Unreachable
+from meshproto.errors import MeshError, NoAnswer, NotFound, PeerError, PeerRefused, Unavailable, Unreachable
 from meshproto.net.clocks import Alarm, NowMs
 from meshproto.net.contacts import Contacts
 from meshproto.net.courier import Courier
 from meshproto.net.deferred import Waiters
-from meshproto.net.outbox_table import Kept, OutboxTable, Overdue, Waiting
+from meshproto.net.outbox_table import FIRST, Kept, OutboxTable, Overdue, Place, Waiting
 from meshproto.net.seeds import Seeds
+from meshproto.net.store import RETRY_S
 from meshproto.wire import fold
 
 WAITERS_MAX: Final = 10_000
@@ -36,7 +37,7 @@ DRAIN_S: Final = 5.0
 EXPIRY_LOOK_S: Final = 60.0
 """How long an expiry may go unnoticed when the wall clock was set forward."""
 EXPIRY_AGAIN_S: Final = 1.0
-"""When to look again for what was over and could not end: it was under way, or there was more of it."""
+"""When to look again for what was over and could not end, since it was under way."""
 
 
 class End(NamedTuple):
@@ -147,7 +148,8 @@ class Sending(Service):
 
     async def cancel(self, kept: Kept, wait_s: float) -> End:
         """Give up a message that waits. One that is under way at this moment is cancelled if it is not delivered now;
-        when that is not known after `wait_s` it is told how far it is."""
+        when that is not known after `wait_s` it is told how far it is. Raises :class:`Unavailable` when the disk does
+        not take the cancelling; it is cancelled as soon as it does."""
         if kept.status.final:
             return End(kept.status, kept.reason)
         end = self.end_of(kept.row, wait_s)
@@ -157,8 +159,15 @@ class Sending(Service):
         told = await end if end is not None else None
         if told is not None and told.status.final:
             return told
+        if self._core.has_ended(kept.row):
+            raise Unavailable(self._table.problem or "the disk is slow: ask again", retry_after_s=RETRY_S)
         status = self.status_of(kept.recipient, kept.row, kept.status)
         return End(status, "it is being delivered at this moment, and cancelled if that fails")
+
+    def _end(self, recipient: str, rows: Iterable[int], status: Status, reason: str) -> None:
+        self._carry_out(self._core.end(recipient, rows, status, reason, self._now()))
+        if recipient not in self._core.queues:
+            ensureDeferred(self._seeds.unwatch(recipient))
 
     def status_of(self, recipient: str, row: int, on_disk: Status) -> Status:
         """How far a message has come at this moment."""
@@ -247,20 +256,23 @@ class Sending(Service):
 
     # -- expiry --------------------------------------------------------------------------------------------------
 
-    def _look_for_overdue(self) -> None:
-        self._table.overdue(self._now_ms()).addCallbacks(self._expire, self._look_later)
+    def _look_for_overdue(self, after: Place = FIRST) -> None:
+        self._table.overdue(self._now_ms(), after).addCallbacks(self._expire, self._look_later)
 
     def _expire(self, overdue: Overdue) -> None:
         for recipient, rows in overdue.rows.items():
-            reason = self.why(recipient) or "not delivered in time"
-            self._carry_out(self._core.end(recipient, rows, Status.EXPIRED, reason, self._now()))
+            self._end(recipient, rows, Status.EXPIRED, self.why(recipient) or "not delivered in time")
+        if not self.running:
+            return
+        if overdue.more is not None:
+            self._look_for_overdue(overdue.more)
+            return
         delay_s = EXPIRY_LOOK_S
         if overdue.rows:
             delay_s = EXPIRY_AGAIN_S
         elif overdue.next_at is not None:
             delay_s = min(delay_s, (overdue.next_at - self._now_ms()) / 1000)
-        if self.running:
-            self._next_expiry.at(self._clock.seconds() + delay_s)
+        self._next_expiry.at(self._clock.seconds() + delay_s)
 
     def _look_later(self, failure: Failure) -> None:
         self._not_from_disk(failure)
@@ -275,7 +287,7 @@ class Sending(Service):
         except MeshError as error:
             if error.detail != self.why(attempt.key):
                 self.log.info("{to}: {reason}", to=attempt.to, reason=error.detail)
-            self._failed(attempt, error.detail, unsure=_may_have_arrived(error))
+            self._failed(attempt, error.detail)
         except CancelledError:
             self._failed(attempt, "the node was stopped")  # the messages stay on disk
         except Exception:
@@ -286,8 +298,8 @@ class Sending(Service):
             self._carry_out(self._core.answered(attempt.key, set(receipt.ids), receipt.refused, self._now()))
             await self._seeds.unwatch(attempt.to)
 
-    def _failed(self, attempt: Attempt, reason: str, *, unsure: bool = True) -> None:
-        self._carry_out(self._core.failed(attempt.key, reason, self._now(), unsure=unsure))
+    def _failed(self, attempt: Attempt, reason: str) -> None:
+        self._carry_out(self._core.failed(attempt.key, reason, self._now()))
 
     async def _locate_and_deliver(self, attempt: Attempt) -> Receipt:
         located = await self._seeds.locate(attempt.to)
@@ -311,8 +323,15 @@ class Sending(Service):
         for uri in located.record.uris:
             try:
                 return open_receipt(await self._courier.deliver(uri, pending.body), pending)
-            except Unreachable as error:
+            except MeshError as error:
+                if _may_have_arrived(error):
+                    self._core.may_have_arrived(attempt.key)
+                if not isinstance(error, Unreachable):
+                    raise
                 failed = error
+            except Exception:
+                self._core.may_have_arrived(attempt.key)
+                raise
         raise failed
 
 

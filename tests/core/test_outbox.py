@@ -274,7 +274,7 @@ class TestEnds:
         box.add("bob", [message(1)], NOW)
         box.end("bob", [1], Status.CANCELLED, "not wanted", NOW)
         box.end("bob", [1], Status.EXPIRED, "too late", NOW)
-        assert [end.status for end in finished(box.failed("bob", "?", NOW, unsure=False))] == [Status.CANCELLED]
+        assert [end.status for end in finished(box.failed("bob", "?", NOW))] == [Status.CANCELLED]
 
     def test_on_disk_only(self, box: Outbox) -> None:
         """One that is not in memory ends likewise, and once."""
@@ -296,16 +296,27 @@ class TestEnds:
     def test_what_may_have_arrived(self, box: Outbox) -> None:
         """The reason says so when an attempt may have reached the recipient, and only then."""
         box.add("bob", messages([1]), NOW)
-        box.failed("bob", "no answer", NOW, unsure=True)
+        box.may_have_arrived("bob")
+        box.failed("bob", "no answer", NOW)
         box.add("bob", messages([2]), NOW)
         (first, second) = finished(box.end("bob", [1, 2], Status.CANCELLED, "x", NOW))
         assert (first.rows, first.reason) == ((2,), "x")
         assert (second.rows, second.reason) == ((1,), "x; it was sent before, without an answer, and may have arrived")
 
+    def test_the_oldest(self, box: Outbox) -> None:
+        """When a later message ends, the oldest that waits is as old as it was."""
+        box.add("bob", [message(1)], NOW)
+        box.add("bob", [Message(2, "id2", "bob", "", b"2", 10**9, 10**10), message(3)], NOW)
+        oldest_at = box.queues["bob"].oldest_at
+        box.end("bob", [3], Status.CANCELLED, "x", NOW)
+        assert box.queues["bob"].oldest_at == oldest_at
+        box.answered("bob", {"id1"}, {}, NOW)
+        assert box.queues["bob"].oldest_at == 10**9
+
     def test_nothing_went_out(self, box: Outbox) -> None:
         """An attempt that reached nobody leaves no doubt."""
         box.add("bob", messages([1]), NOW)
-        box.failed("bob", "refused", NOW, unsure=False)
+        box.failed("bob", "refused", NOW)
         assert [end.reason for end in finished(box.end("bob", [1], Status.EXPIRED, "refused", NOW))] == ["refused"]
 
 

@@ -226,7 +226,7 @@ class Model(RuleBasedStateMachine):
     @rule(data=st.data())
     def fail(self, data: st.DataObject) -> None:
         attempt = self.under_way.pop(data.draw(st.sampled_from(sorted(self.under_way))))
-        self.carry_out(self.outbox.failed(attempt.key, "unreachable", self.now, unsure=data.draw(st.booleans())))
+        self.carry_out(self.outbox.failed(attempt.key, "unreachable", self.now))
 
     @rule(key=st.sampled_from(KEYS), alive=st.booleans())
     def wake(self, key: str, alive: bool) -> None:

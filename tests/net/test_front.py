@@ -284,7 +284,7 @@ OWNERS = [
 def test_every_route_is_the_owners_or_known_to_be_public() -> None:
     """A route that is added must be put on one of the two lists."""
     routes = {
-        (method, rule.rule.replace("<name>", "UserX").replace("<path:message_id>", "1"))
+        (method, rule.rule.replace("<name>", "UserX").replace("<id:message_id>", "1"))
         for rule in front.Front.app.url_map.iter_rules()
         for method in rule.methods or ()
         if method not in ("HEAD", "OPTIONS")

@@ -15,8 +15,8 @@ from meshproto.core.identity import Record, b64
 from meshproto.core.inbox import PAGE_BYTES_MAX, Correspondent
 from meshproto.core.queue import Status
 from meshproto.errors import IdReused, KeyChanged, NotFound, Unavailable
-from meshproto.net import inbox_table, outbox_table
-from meshproto.net.outbox_table import OVERDUE_MAX, Accepted, Draft, Overdue, Waiting
+from meshproto.net import outbox_table
+from meshproto.net.outbox_table import FIRST, OVERDUE_MAX, Accepted, Draft, Overdue, Waiting
 from meshproto.net.store import ClockedDatabase, connect
 from meshproto.net.user_store import SCHEMA, SCHEMA_VERSION, UPGRADES, Start, UserStore, begin_cursors, read_start
 from meshproto.wire import SignedRecord
@@ -116,7 +116,7 @@ class TestUnsure:
     def test_undone_without_another(self, disk: OnClock, store: UserStore) -> None:
         """Nor does it wait for ever when nobody sends anything more."""
         self.fail(disk, store.outbox.accept([draft("ghost")]))
-        assert disk.run(store.outbox.overdue(NOW_MS + 5000)) == Overdue({}, None)
+        assert disk.run(store.outbox.overdue(NOW_MS + 5000, FIRST)) == Overdue({}, None, None)
 
     def test_sent_again(self, disk: OnClock, store: UserStore) -> None:
         """Sent again it is a new message."""
@@ -145,12 +145,16 @@ class TestOverdue:
             for id_, to, at in [("a", "Bob", 5), ("b", "Bob", 6), ("c", "Eve", 5), ("d", "Eve", 9)]
         ]
         disk.run(store.outbox.finish(rows[:1], Status.DELIVERED, None, NOW_MS))
-        assert disk.run(store.outbox.overdue(1006)) == Overdue({"bob": rows[1:2], "eve": rows[2:3]}, 1009)
+        assert disk.run(store.outbox.overdue(1006, FIRST)) == Overdue({"bob": rows[1:2], "eve": rows[2:3]}, None, 1009)
 
     def test_a_bound(self, disk: OnClock, store: UserStore) -> None:
-        """At most OVERDUE_MAX at a time."""
+        """At most OVERDUE_MAX at a time, and the rest after those."""
         disk.run(store.outbox.accept([draft(str(number)) for number in range(OVERDUE_MAX + 1)]))
-        assert len(disk.run(store.outbox.overdue(10**9)).rows["bob"]) == OVERDUE_MAX
+        first = disk.run(store.outbox.overdue(10**9, FIRST))
+        assert len(first.rows["bob"]) == OVERDUE_MAX
+        assert first.more is not None
+        rest = disk.run(store.outbox.overdue(10**9, first.more))
+        assert (len(rest.rows["bob"]), rest.more) == (1, None)
 
 
 class TestFinish:
@@ -501,7 +505,7 @@ class TestPrune:
         disk.run(store.inbox.receive(*user(), letters, 1))
         disk.run(store.inbox.receive(*user(), [letter("last")], 1))
         disk.run(store.inbox.prune(0, None, None))
-        assert disk.run(store.inbox.totals()).messages == 1001 - inbox_table.PRUNE_ROWS
+        assert disk.run(store.inbox.totals()).messages == 1001 - outbox_table.PRUNE_ROWS
         assert disk.run(store.inbox.prune(0, None, None)) and disk.run(store.inbox.prune(0, None, None))
         assert disk.run(store.inbox.forget(2))
 
