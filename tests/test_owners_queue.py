@@ -1,10 +1,14 @@
 """What waits, as the owner sees and changes it, and as time goes by."""
 
 from typing import Any
+from urllib.parse import quote
 
 import pytest
+from twisted.internet.defer import fail
 
+from meshproto.errors import Unavailable
 from meshproto.net import sending
+from meshproto.net.outbox_table import OutboxTable
 from tests.world import World
 
 DAY_S = 86400.0
@@ -90,6 +94,42 @@ class TestCancel:
         world.send("Bobby", "UserX", "a", id="a", wait=1)
         world.run(40)
         assert "may have arrived" in delete(world, "/outbox/a").json["reason"]
+
+    def test_what_may_have_arrived_before_the_lookup_failed(self, world: World) -> None:
+        """Also when the same attempt failed in another way in the end."""
+        world.cut("Bobby", "UserX")
+        world.send("Bobby", "UserX", "a", id="a", wait=1)
+        world.cut("UserX", "seedX")
+        world.crash("seedX")
+        world.forget_disk("seedX")
+        world.restart("seedX")
+        world.run(90)
+        assert world.get("Bobby", "/outbox").json["recipients"][0]["reason"] == "no seed knows UserX"
+        assert "may have arrived" in delete(world, "/outbox/a").json["reason"]
+
+    def test_the_disk_refuses(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        """When the disk does not take it the answer says so, and not that it is being delivered."""
+        away(world, "a")
+        refused = Unavailable("the disk does not take it")
+        monkeypatch.setattr(OutboxTable, "finish", lambda *_: fail(refused))
+        answer = delete(world, "/outbox/a")
+        assert (answer.code, "disk" in answer.json["detail"]) == (503, True)
+        assert world.get("Bobby", "/outbox/a").json["status"] == "delivering"
+
+    @pytest.mark.parametrize("message_id", ["/a", "//", "a/b/", "a b", "%2F", "ä?#", "retry"])
+    def test_any_id(self, world: World, message_id: str) -> None:
+        """Whatever the id is, it is found and cancelled under it."""
+        away(world, message_id)
+        path = f"/outbox/{quote(message_id, safe='')}"
+        assert world.get("Bobby", path).json["id"] == message_id
+        assert delete(world, path).json["status"] == "cancelled"
+
+    def test_nobody_is_watched_in_vain(self, world: World) -> None:
+        """With the last message that waits for someone the watch for them ends."""
+        away(world, "a")
+        assert world.users["Bobby"].seeds._watching._names
+        delete(world, "/outbox/a")
+        assert not world.users["Bobby"].seeds._watching._names
 
     def test_nothing_went_out(self, world: World) -> None:
         """When nobody was ever connected to, no doubt is spread."""

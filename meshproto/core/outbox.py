@@ -224,6 +224,7 @@ class Outbox:
     def failed(self, key: str, reason: str, now: float) -> list[Effect]:
         """The attempt came to nothing: wait, longer each time."""
         queue = self.queues[key]
+        queue.doubtful = True
         self._back_off(key, queue, reason, now)
         return [*self._end_attempt(key, queue, queue.under_way), *self._serve(now)]
 
@@ -255,11 +256,14 @@ class Outbox:
         """The ends of these messages are on disk."""
         for row in rows:
             self._unmarked.pop(row, None)
-        return self._serve(now)
+        effects: list[Effect] = list(self._unwritten)  # the disk takes them again
+        self._unwritten.clear()
+        self._write_at = None
+        return [*effects, *self._serve(now)]
 
     def not_marked(self, finish: Finish, now: float) -> None:
         """The disk refuses to write it: once more, later."""
-        self._unwritten.append(finish)
+        self._unwritten.appendleft(finish)
         if self._write_at is None:
             self._write_at = now + MARK_RETRY_S
 
@@ -278,8 +282,7 @@ class Outbox:
     def tick(self, now: float) -> list[Effect]:
         effects: list[Effect] = []
         if self._write_at is not None and self._write_at <= now:
-            effects += self._unwritten
-            self._unwritten.clear()
+            effects.append(self._unwritten.popleft())  # the others when this one is written
             self._write_at = None
         while self._retries and self._retries[0][0] <= now:
             due, key = heapq.heappop(self._retries)
@@ -393,7 +396,6 @@ class Outbox:
 
     def _back_off(self, key: str, queue: Queue, reason: str, now: float) -> None:
         queue.attempts += 1
-        queue.doubtful = True
         queue.reason = reason
         delay_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(queue.attempts - 1, 30))
         queue.next_try = now + delay_s * self._rng.uniform(0.5, 1.0)

@@ -60,7 +60,8 @@ class LineStream:
         self._bytes += len(piece)
         if not self._discarding:
             self._lines.extend(self._splitter.feed(piece))
-        if self._bytes > (DISCARD_BYTES_MAX if self._discarding else BUFFER_BYTES_MAX):
+        bytes_max = DISCARD_BYTES_MAX if self._discarding else BUFFER_BYTES_MAX
+        if self._bytes > bytes_max or len(self._lines) > WINDOW_LINES:
             self._paused = True
             self._pause()
         self._wake()
@@ -192,12 +193,12 @@ class Bulk:
             await self._read(writing)
             await writing
         except Exception:
+            keeping.stop()
             if not writing.called:
                 writing.cancel()
                 writing.addErrback(lambda failure: failure.trap(CancelledError))
             raise
-        finally:
-            keeping.stop()
+        keeping.stop()
 
     async def _read(self, writing: "Deferred[None]") -> None:
         while group := await self._stream.group():

@@ -109,7 +109,7 @@ class Front:
 
     def stop(self) -> None:
         """Streams end with the results that are due."""
-        for bulk in self._bulks:
+        for bulk in list(self._bulks):
             bulk.stop()
 
     # the owner's: sending

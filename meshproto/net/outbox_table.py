@@ -36,10 +36,12 @@ CREATE TABLE outbox (
     UNIQUE (id, recipient)                  -- the id first: `GET /outbox/ID` names no recipient
 );
 CREATE INDEX outbox_waiting ON outbox (recipient, row) WHERE status = 'queued';
+CREATE INDEX outbox_queued ON outbox (row) WHERE status = 'queued';
 CREATE INDEX outbox_expiring ON outbox (expires_at) WHERE status = 'queued'
 """
 FROM_1: Final = """
 ALTER TABLE outbox ADD COLUMN attempt INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX outbox_queued ON outbox (row) WHERE status = 'queued';
 CREATE INDEX outbox_expiring ON outbox (expires_at) WHERE status = 'queued'
 """
 
@@ -266,8 +268,10 @@ class OutboxTable:
         waits = status is Status.QUEUED
 
         def waiting(connection: sqlite3.Connection) -> Page:
-            whose, values = ("", ()) if recipient is None else ("AND recipient=? ", (recipient,))
-            which = f"INDEXED BY outbox_waiting WHERE status='queued' {whose}AND row>? ORDER BY row LIMIT ?"
+            index, whose, values = (
+                ("outbox_queued", "", ()) if recipient is None else ("outbox_waiting", "AND recipient=? ", (recipient,))
+            )
+            which = f"INDEXED BY {index} WHERE status='queued' {whose}AND row>? ORDER BY row LIMIT ?"
             found = _kept(connection, which, (*values, after or 0, limit))
             return Page(found, found[-1].row if len(found) == limit else None)
 

@@ -6,7 +6,7 @@ what is tried after that is the outbox's decision. An end is told to those who w
 
 from collections import deque
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from msgspec import Raw
 from twisted.application.service import Service
@@ -38,6 +38,9 @@ EXPIRY_LOOK_S: Final = 60.0
 """How long an expiry may go unnoticed when the wall clock was set forward."""
 EXPIRY_AGAIN_S: Final = 1.0
 """When to look again for what was over and could not end, since it was under way."""
+
+
+T = TypeVar("T")
 
 
 class End(NamedTuple):
@@ -166,6 +169,9 @@ class Sending(Service):
 
     def _end(self, recipient: str, rows: Iterable[int], status: Status, reason: str) -> None:
         self._carry_out(self._core.end(recipient, rows, status, reason, self._now()))
+        self._unwatch_if_done(recipient)
+
+    def _unwatch_if_done(self, recipient: str) -> None:
         if recipient not in self._core.queues:
             ensureDeferred(self._seeds.unwatch(recipient))
 
@@ -212,7 +218,7 @@ class Sending(Service):
                     attempt = ensureDeferred(self._attempt(effect))
                     self._attempts.add(attempt)
                     self._follow(attempt)
-                    attempt.addBoth(lambda _: self._attempts.discard(attempt))
+                    attempt.addBoth(self._attempt_over, attempt)
             case Load():
                 loading = self._table.waiting_after(effect.key, effect.row)
                 loading.addCallbacks(
@@ -223,9 +229,17 @@ class Sending(Service):
                 marking.addCallbacks(self._marked, self._not_marked, callbackArgs=(effect,), errbackArgs=(effect,))
                 self._follow(marking)
 
+    def _attempt_over(self, result: T, attempt: "Deferred[None]") -> T:
+        self._attempts.discard(attempt)
+        return result
+
     def _follow(self, work: "Deferred[None]") -> None:
+        def over(result: T) -> T:
+            self._under_way.discard(work)
+            return result  # a bug is told of by Twisted
+
         self._under_way.add(work)
-        work.addBoth(lambda _: self._under_way.discard(work))
+        work.addBoth(over)
 
     def _tick(self) -> None:
         self._carry_out(self._core.tick(self._now()))
@@ -300,6 +314,7 @@ class Sending(Service):
 
     def _failed(self, attempt: Attempt, reason: str) -> None:
         self._carry_out(self._core.failed(attempt.key, reason, self._now()))
+        self._unwatch_if_done(attempt.key)
 
     async def _locate_and_deliver(self, attempt: Attempt) -> Receipt:
         located = await self._seeds.locate(attempt.to)

@@ -81,6 +81,17 @@ class TestStatus:
         box.wake("bob", NOW)
         assert box.queues["bob"].status_of(1) is Status.DELIVERING
 
+    def test_who_is_behind_ends(self, box: Outbox) -> None:
+        """What is under way is the oldest that waits, whatever ends behind it."""
+        waiting = [Message(row, f"id{row}", "bob", "", b"1", row, 10**15) for row in (1, 2, 3)]
+        box.add("bob", waiting[:1], NOW)
+        box.add("bob", waiting[1:], NOW)
+        box.end("bob", [2], Status.CANCELLED, "cancelled", NOW)
+        assert box.queues["bob"].oldest_at == 1
+        box.answered("bob", {"id1"}, {}, NOW)
+        box.failed("bob", "unreachable", NOW)
+        assert box.queues["bob"].oldest_at == 3
+
     def test_after_an_expiry(self, box: Outbox) -> None:
         """What comes after a batch that was found and expired starts from locating."""
         box.add("bob", [message(1)], NOW)
@@ -222,6 +233,18 @@ class TestBackOff:
         assert box.wake("bob", NOW) == []
         box.failed("bob", "unreachable", NOW)
         assert delay_s(box) <= BACKOFF_FIRST_S
+
+    def test_waking_everybody(self, box: Outbox) -> None:
+        """When all who are silent are tried at once there are still places for the others."""
+        keys = [f"away{number}" for number in range(DELIVERIES_MAX + DOUBTFUL_MAX)]
+        for row, key in enumerate(keys, 1):
+            box.add(key, [message(row, key)], NOW, doubtful=True)
+        for _ in keys:
+            for key in [key for key in keys if box.queues[key].under_way]:
+                box.failed(key, "silent", NOW)
+        for key in keys:
+            box.wake(key, NOW, alive=False)
+        assert [rows(effect) for effect in box.add("bob", [message(500)], NOW)] == [[500]]
 
     def test_wake_of_a_stranger(self, box: Outbox) -> None:
         """A sign of life from someone for whom nothing waits changes nothing."""

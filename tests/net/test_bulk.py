@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
+from meshproto.core.inbox import WAIT_S_MAX
 from meshproto.net import bulk
 from meshproto.net.asked import SEND_BYTES_MAX
 from meshproto.net.door import Door
+from meshproto.net.http import IDLE_TIMEOUT_S
 from tests.net.raw_http import RawHTTP
 from tests.world import World
 
@@ -181,6 +183,18 @@ def test_the_window(world: World, client: RawHTTP, monkeypatch: pytest.MonkeyPat
     world.run(60)
     assert len(client.results) == 100
     assert world.inbox("UserX")[1:] == list(range(100))
+
+
+def test_a_long_wait(world: World, client: RawHTTP) -> None:
+    """A stream is not idle while a result is due, however long its line may wait."""
+    world.send("Bobby", "UserX", "known")
+    world.cut("Bobby", "UserX")
+    client.lines(message(1, wait=WAIT_S_MAX))
+    world.run(WAIT_S_MAX + 1)
+    assert [result["status"] for result in client.results] == ["queued"]
+    assert not client.closed
+    world.run(IDLE_TIMEOUT_S)
+    assert client.closed
 
 
 def test_room(world: World, client: RawHTTP, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -499,6 +499,23 @@ class TestPrune:
         disk.run(store.inbox.receive(*user(), [letter("id0")], 9))
         assert [one.cursor for one in disk.run(store.inbox.page(0, None, 9))] == [3, 4]
 
+    def test_large_texts_go_in_smaller_portions(self, disk: OnClock, store: UserStore) -> None:
+        """A job deletes a few megabytes of text at most, however few messages that is."""
+        count = outbox_table.PRUNE_BYTES // len(LARGE) + 2
+        disk.run(store.inbox.receive(*user(), [letter(str(number), LARGE) for number in range(count)], 1))
+        assert disk.run(store.inbox.prune(0, None, None))
+        assert disk.run(store.inbox.totals()).messages == 2
+
+    def test_large_ones_of_the_outbox_too(self, disk: OnClock, store: UserStore) -> None:
+        """Of the outbox likewise, and it goes on after the last that was looked at."""
+        count = outbox_table.PRUNE_BYTES // len(LARGE) + 2
+        rows = [accept(disk, store, draft(str(number), text=LARGE)).message.row for number in range(count)]
+        disk.run(store.outbox.finish(rows, Status.DELIVERED, None, 5))
+        after = disk.run(store.outbox.prune(0, NOW_MS + 1))
+        assert after == rows[-3]
+        assert disk.run(store.outbox.prune(after, NOW_MS + 1)) is None
+        assert disk.run(store.outbox.page(None, None, None, 9)).messages == []
+
     def test_a_portion_at_a_time(self, disk: OnClock, store: UserStore) -> None:
         """One job looks at PRUNE_ROWS messages at most."""
         letters = [letter(str(number)) for number in range(1000)]
