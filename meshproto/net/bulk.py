@@ -130,6 +130,11 @@ class Results:
         if self._blocked is not None:
             await self._blocked
 
+    @property
+    def blocked(self) -> bool:
+        """The client does not take what there is."""
+        return self._blocked is not None
+
     def keep_open(self) -> None:
         """The connection is not idle."""
         if self._request.channel is not None:
@@ -215,7 +220,7 @@ class Bulk:
         self._stream.broken()
 
     def _keep_open(self) -> None:
-        if self._due:
+        if self._due and not self._results.blocked:
             self._results.keep_open()
 
     def _over(self, result: T) -> T:

@@ -156,9 +156,7 @@ class Sending(Service):
         if kept.status.final:
             return End(kept.status, kept.reason)
         end = self.end_of(kept.row, wait_s)
-        self._carry_out(
-            self._core.end(kept.recipient, [kept.row], Status.CANCELLED, "cancelled by its sender", self._now())
-        )
+        self._end(kept.recipient, [kept.row], Status.CANCELLED, "cancelled by its sender")
         told = await end if end is not None else None
         if told is not None and told.status.final:
             return told
@@ -185,9 +183,9 @@ class Sending(Service):
         return queue.reason if queue is not None else None
 
     def is_waiting(self, recipient: str) -> bool:
-        """Whether the last attempt failed and the next one is not due yet."""
+        """Whether the last attempt failed."""
         queue = self._core.queues.get(recipient)
-        return queue is not None and queue.next_try is not None
+        return queue is not None and queue.attempts > 0
 
     @property
     def outbox(self) -> Outbox:
