@@ -6,7 +6,7 @@ READY  := $(VENV)/ready
 ONCE   ?=
 RUNS   ?= 1000
 
-.PHONY: demo test soak faults chaos bench bench-million bench-store lint lock wheel clean
+.PHONY: demo test soak faults chaos bench bench-million bench-store bench-backlog lint lock wheel clean
 
 demo: $(READY)  ## two seeds and two users, for real, on this machine; ONCE=1 ends by itself
 	@$(BIN)/mesh demo $(if $(ONCE),--once)
@@ -28,6 +28,10 @@ bench-million: $(READY)  ## a million names in one seed, for real; ARGS=--quick
 
 bench-store: $(READY)  ## how fast messages get onto this machine's disk; ARGS="--directory DIR"
 	$(BIN)/python -m bench.store $(ARGS)
+
+bench-backlog: $(READY)  ## 100,000 messages for someone who is away, for real; ARGS="--messages 10000"
+	$(BIN)/python -m bench.backlog $(ARGS)
+
 chaos: $(READY)  ## 50,000 messages through nodes that are killed all the time; ARGS="--messages 5000"
 	$(BIN)/python -m bench.chaos $(ARGS)
 

@@ -18,6 +18,7 @@ import itertools
 import json
 import random
 import sqlite3
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, cast
 
@@ -158,13 +159,26 @@ class _Transport(FakeTransport):
 
 
 class Wire:
-    """One connection between two hosts."""
+    """One connection between two hosts. Bytes take `latency_s` from one end to the other; to connect, and to learn that
+    the other end has closed, takes no time."""
 
-    def __init__(self, dialler: Host, listener: Host, client: Any, server: Any, ports: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        dialler: Host,
+        listener: Host,
+        client: Any,
+        server: Any,
+        ports: tuple[int, int],
+        clock: Clock,
+        latency_s: float,
+    ) -> None:
+        self._clock = clock
+        self._latency_s = latency_s
         self.ends = (dialler.name, listener.name)
         here, there = _address(dialler.ip, ports[0]), _address(listener.ip, ports[1])
         self.client = _Transport(client, False, here, there)
         self.server = _Transport(server, True, there, here)
+        self._coming: dict[FakeTransport, deque[tuple[float, bytes]]] = {self.client: deque(), self.server: deque()}
         server.makeConnection(self.server)
         client.makeConnection(self.client)
 
@@ -173,16 +187,25 @@ class Wire:
         sends, `answers`: what the server's does. Bytes and the news that a side has closed need the network; a side
         that closes knows it by itself."""
         moved = False
+        now = self._clock.seconds()
         ways = ((self.client, self.server, sends, answers), (self.server, self.client, answers, sends))
         for source, target, there, _ in ways:
+            coming = self._coming[target]
             if there and source.stream and (data := source.getOutBuffer()):
                 moved = True
+                coming.append((now + self._latency_s, data))
+                if self._latency_s:
+                    self._clock.callLater(self._latency_s, _arrives)
+            while coming and coming[0][0] <= now:
+                moved = True
+                _, data = coming.popleft()
                 if not target.disconnected:
                     target.bufferReceived(data)
         if moved:
             return True
         for source, target, _, back in ways:
-            if not source.disconnected and (source.disconnecting or (target.disconnected and back)):
+            learns = target.disconnected and back and not self._coming[source]
+            if not source.disconnected and (source.disconnecting or learns):
                 source.disconnecting = source.disconnected = True
                 source.reportDisconnect()
                 return True
@@ -204,7 +227,8 @@ class Wire:
     def busy(self) -> bool:
         """There is something to carry, or to tell a side."""
         one, other = self.client, self.server
-        return bool(one.stream or other.stream or one.disconnecting or other.disconnecting)
+        moving = one.stream or other.stream or self._coming[one] or self._coming[other]
+        return bool(moving or one.disconnecting or other.disconnecting)
 
     def end_at(self, name: str) -> FakeTransport:
         return self.client if self.ends[0] == name else self.server
@@ -224,8 +248,11 @@ class _UserPlan(NamedTuple):
 
 
 class World:
-    def __init__(self, seed: int = 0) -> None:
+    """`latency_s`: how long bytes take from one host to another."""
+
+    def __init__(self, seed: int = 0, latency_s: float = 0.0) -> None:
         self.seed = seed
+        self.latency_s = latency_s
         self.rng = random.Random(seed)
         self.clock = _Clock()
         self.clock.advance(EPOCH_S)
@@ -533,7 +560,7 @@ class World:
         server = servers[0][1].buildProtocol(_address(host.ip, ports[0]))
         if client is not None:
             self.connections += 1
-            self._wires.append(Wire(host, target, client, server, ports))
+            self._wires.append(Wire(host, target, client, server, ports, self.clock, self.latency_s))
 
     def _carry_all(self) -> bool:
         moved = False
@@ -547,6 +574,10 @@ class World:
     def _due(self) -> bool:
         upcoming = self.clock.next_at
         return upcoming is not None and upcoming <= self.clock.seconds()
+
+
+def _arrives() -> None:
+    """A moment at which time must stop, since bytes are there."""
 
 
 def _address(ip: str, port: int) -> Any:

@@ -45,7 +45,8 @@ class _Problem(Struct, frozen=True):
 
 @implementer(IBodyProducer)
 class _Body:
-    """A body that is there already."""
+    """A body that is there already. It is written once, and let go: Twisted's request and response refer to each other,
+    and would keep a megabyte each until Python looks for such."""
 
     def __init__(self, body: bytes) -> None:
         self._body = body
@@ -53,6 +54,7 @@ class _Body:
 
     def startProducing(self, consumer: IConsumer) -> "Deferred[None]":
         consumer.write(self._body)
+        self._body = b""
         return succeed(None)
 
     def pauseProducing(self) -> None:

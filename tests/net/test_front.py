@@ -43,6 +43,17 @@ def test_any_json_is_a_message(world: World, message: Any) -> None:
     assert world.inbox("UserX") == [message]
 
 
+def test_ids_rise_with_time(world: World) -> None:
+    """An id that the node makes is higher than those of the milliseconds before, and has random characters."""
+    ids = []
+    for _ in range(5):
+        ids.append(world.send("Bobby", "UserX", "text").json["id"])
+        world.run(0.002)
+    assert ids == sorted(ids)
+    assert {len(id_) for id_ in ids} == {32}
+    assert len({id_[12:] for id_ in ids}) == len(ids)
+
+
 def test_curl_says_form(world: World) -> None:
     """The content type that curl -d gives by itself does not matter, nor does a body with % and & in it."""
     form = {"content-type": "application/x-www-form-urlencoded"}
