@@ -2,7 +2,6 @@
 
 import os
 import random
-import resource
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -85,7 +84,6 @@ class SeedNode(NodeService):
     seed: SeedService
 
     def open(self, state: StateDir) -> SeedService:
-        _raise_open_files()
         options, reactor = self.options, self.reactor
         keys = NO_KEYS if options["mesh-key"] is None else _mesh_keys(Path(options["mesh-key"]))
         connection = connect(
@@ -134,12 +132,6 @@ def _mesh_keys(path: Path) -> Keyring:
         return Keyring.parse(text)
     except BadParams as wrong:
         raise BadState(f"{path}: {wrong.detail}") from None
-
-
-def _raise_open_files() -> None:
-    """As many connections as this process may have."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def makeService(options: Options) -> IService:

@@ -3,6 +3,7 @@ directory and its port or ends the process with one clear line."""
 
 import os
 import re
+import resource
 import sqlite3
 import sys
 from collections.abc import Callable, Mapping
@@ -90,6 +91,12 @@ class _NoReactor:
     """Endpoint strings are parsed before there is a reactor to listen with."""
 
 
+def _raise_open_files() -> None:
+    """As many connections as this process may have."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 class NodeService(Service):
     """Opens in `privilegedStartService`, which twistd calls after it has become a daemon and before it gives up root.
     `open` takes what is needed from the outside and returns the service that runs then."""
@@ -109,6 +116,7 @@ class NodeService(Service):
         raise NotImplementedError
 
     def privilegedStartService(self) -> None:
+        _raise_open_files()
         try:
             self.state = StateDir(self.options["state"])
             self.inner = self.open(self.state)

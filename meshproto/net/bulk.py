@@ -53,6 +53,7 @@ class LineStream:
         self._waiting: Deferred[None] | None = None
         self._discarding = False
         self.ended = False
+        self.whole = False  # all of it has come
 
     # what comes
 
@@ -69,10 +70,11 @@ class LineStream:
     def complete(self) -> None:
         """All of it has come."""
         self._lines.extend(self._splitter.end())
+        self.whole = True
         self.broken()
 
     def broken(self) -> None:
-        """No more of it will come."""
+        """No more of it will come, or is wanted."""
         self.ended = True
         self._wake()
 

@@ -54,7 +54,7 @@ class FrontRequest(BoundedRequest):
         self._begin(command, path, version)
 
     def finish(self) -> None:
-        if self.stream is not None and not self.stream.ended and self.channel is not None:
+        if self.stream is not None and not self.stream.whole and self.channel is not None:
             self.channel.persistent = False  # what comes yet is no request
         super().finish()
 

@@ -278,6 +278,28 @@ def test_expect(world: World) -> None:
     assert client.heard.startswith(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
+def test_a_client_that_never_reads(world: World, client: RawHTTP, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection whose client takes no results is idle, however many are due, and is closed like any other."""
+    monkeypatch.setattr(bulk.Results, "blocked", True)
+    world.crash("UserX")
+    for number in range(20):
+        client.lines(message(number, wait=60))
+    world.run(IDLE_TIMEOUT_S + 20)
+    assert client.closed
+    assert client.results == []
+
+
+def test_stopped_amid_a_stream(world: World, client: RawHTTP) -> None:
+    """What still comes of a stream that the node has ended is not taken for another request."""
+    client.lines(message(1))
+    world.users["Bobby"].front.stop()
+    world.settle()
+    client.say(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    world.run(1)
+    assert client.closed
+    assert client.heard.count(b"HTTP/1.1") == 1
+
+
 def test_a_slow_reader(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """While a client does not take its results nothing more is written, and nothing more than a window is accepted."""
     monkeypatch.setattr(bulk, "WINDOW_LINES", 10)
