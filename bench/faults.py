@@ -462,7 +462,10 @@ class Run:
 
     def _check_expiry(self, message: Message, status: str) -> None:
         lived_s = self.world.clock.seconds() - self._begun_at[message.id]
-        if status == "expired" and lived_s < message.ttl_s and message.sender not in self._clock_set:
+        # The id may have been used for another text, too: what is told is of the one that was accepted.
+        same = (other for other in self.model.messages if (other.sender, other.id) == (message.sender, message.id))
+        ttl_s = min(other.ttl_s for other in same)
+        if status == "expired" and lived_s < ttl_s and message.sender not in self._clock_set:
             self.model.expired_early(message)
 
     def _own_address(self, user: str) -> None:

@@ -36,8 +36,9 @@ from meshproto.cli.processes import Children, Failed, until
 from meshproto.core.effects import Row
 from meshproto.core.identity import Identity
 from meshproto.errors import BadState
+from meshproto.net.database_file import connect
 from meshproto.net.seed_store import SCHEMA, SCHEMA_VERSION, SeedStore
-from meshproto.net.store import ClockedDatabase, connect
+from meshproto.net.store import ClockedDatabase
 from meshproto.wire import EntryValue, encode_value, split_address
 
 OLD: Final = "old"

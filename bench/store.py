@@ -22,8 +22,9 @@ from msgspec import Struct
 from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
 from twisted.internet.task import react
 
+from meshproto.net.database_file import connect
 from meshproto.net.outbox_table import Draft
-from meshproto.net.store import ThreadedDatabase, connect
+from meshproto.net.store import ThreadedDatabase
 from meshproto.net.user_store import SCHEMA, SCHEMA_VERSION, UserStore
 
 IN_FLIGHT: Final = (1, 16, 64, 256, 1000)

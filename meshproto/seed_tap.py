@@ -12,11 +12,12 @@ from meshproto.core.meshkey import NO_KEYS, Keyring
 from meshproto.core.seed import Seed, Settings
 from meshproto.errors import BadParams, BadState
 from meshproto.net import seed_store
+from meshproto.net.database_file import connect
 from meshproto.net.lines import LineHandler, LinesFactory
 from meshproto.net.listening import is_loopback, local_address
 from meshproto.net.seeding import SeedService
 from meshproto.net.state import StateDir, read_secret
-from meshproto.net.store import ThreadedDatabase, connect
+from meshproto.net.store import ThreadedDatabase
 from meshproto.tap import NodeOptions, NodeService, addresses, server_endpoint
 
 

@@ -14,14 +14,17 @@ from meshproto.errors import BadParams
 from meshproto.net import user_store
 from meshproto.net.clocks import wait_by_monotonic_time, wall_ms
 from meshproto.net.courier import HTTPClient, http_client, http_pool
+from meshproto.net.database_file import connect
+from meshproto.net.deliver_exec import DeliverExec, parse_command
+from meshproto.net.deliver_to import DeliverTo, check_url
 from meshproto.net.door import Door
 from meshproto.net.http import LOOPBACK_HOSTS
 from meshproto.net.listening import is_loopback, local_address
 from meshproto.net.node import UserNode
-from meshproto.net.programs import DeliverExec, DeliverTo, Program, check_url, parse_command
+from meshproto.net.program import Program
 from meshproto.net.retention import Keep
 from meshproto.net.state import TOKEN_FILE, StateDir
-from meshproto.net.store import ThreadedDatabase, connect
+from meshproto.net.store import ThreadedDatabase
 from meshproto.tap import NodeOptions, NodeService, addresses
 
 KEEP_DAYS_MAX: Final = 36500.0

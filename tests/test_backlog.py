@@ -169,8 +169,8 @@ def test_two_batches_are_in_memory(story: Story) -> None:
 
 
 def test_what_waits_takes_no_memory() -> None:
-    """The whole process keeps as much for fifteen megabytes that wait as for five, and nothing of them when they are
-    gone: not even what only the garbage collector would find, which seldom comes."""
+    """The whole process keeps as much for fifteen megabytes that wait as for five, and of all the batches that went at
+    most the last at either end: nothing that only the garbage collector would find, which seldom comes."""
     world = Backlog()
     world.cold_and_warm()
     tracemalloc.start()
@@ -190,7 +190,7 @@ def test_what_waits_takes_no_memory() -> None:
         tracemalloc.stop()
     assert 2 * BATCH_BYTES_MAX < kept[0] < 4 * BATCH_BYTES_MAX
     assert max(kept) - min(kept) < BATCH_BYTES_MAX / 2
-    assert gone < BATCH_BYTES_MAX
+    assert gone < 2.5 * BATCH_BYTES_MAX
     assert world.most.text_bytes <= 2 * (BATCH_BYTES_MAX + 2000)
 
 

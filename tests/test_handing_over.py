@@ -19,8 +19,8 @@ from meshproto.cli.node import Node
 from meshproto.cli.processes import Children, until
 from meshproto.core.handover import Answer, Verdict
 from meshproto.core.inbox import Correspondent, Received
-from meshproto.net import programs
-from meshproto.net.programs import DeliverExec, parse_command
+from meshproto.net import deliver_exec
+from meshproto.net.deliver_exec import DeliverExec, parse_command
 from meshproto.user_tap import Options
 
 TIMEOUT_S = 20.0
@@ -228,7 +228,7 @@ def run(command: str) -> "tuple[DeliverExec, Deferred[Answer]]":
 
 async def test_the_whole_group_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A command that does not mind SIGTERM is killed, with what it has started."""
-    monkeypatch.setattr(programs, "KILL_AFTER_S", 0.05)
+    monkeypatch.setattr(deliver_exec, "KILL_AFTER_S", 0.05)
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     one, two = (f"(trap '' TERM; while echo {name}; do sleep 0.01; done) > {pipe}" for name in ("one", "two"))
@@ -253,14 +253,14 @@ async def test_the_whole_group_is_killed(tmp_path: Path, monkeypatch: pytest.Mon
 
 async def test_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A command that takes too long is ended."""
-    monkeypatch.setattr(programs, "COMMAND_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(deliver_exec, "COMMAND_TIMEOUT_S", 0.05)
     answer = await run("sleep 1000")[1]
     assert (answer.verdict, answer.what) == (Verdict.LATER, "not done within 0.05 s")
 
 
 async def test_nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     """No file descriptor and no zombie, however commands end; not even of one that leaves something running."""
-    monkeypatch.setattr(programs, "LINGER_S", 0.05)
+    monkeypatch.setattr(deliver_exec, "LINGER_S", 0.05)
     commands = ["true", "false", "sh -c 'kill -9 $$'", "sh -c 'echo no >&2; exit 7'", "sh -c 'sleep 1 & exit 0'"]
     await run("true")[1]
     before = sorted(os.listdir("/proc/self/fd"))  # noqa: PTH208

@@ -43,10 +43,11 @@ from meshproto.core.identity import KEY_BYTES, MAIL_KEYS_KEPT, Identity
 from meshproto.core.seed import Seed, Settings
 from meshproto.net import seed_store, user_store
 from meshproto.net.courier import http_client, http_pool
+from meshproto.net.database_file import connect
 from meshproto.net.lines import LinesFactory
 from meshproto.net.node import UserNode
 from meshproto.net.seeding import SeedService
-from meshproto.net.store import ClockedDatabase, Database, connect
+from meshproto.net.store import ClockedDatabase, Database
 from tests.disk import SlowDatabase, Trouble, TroubledConnection, bring_to_light
 
 SEED_PORT = 5001
@@ -541,7 +542,8 @@ class World:
             if host.tcpClients:
                 ip, port, factory, timeout_s, _ = host.tcpClients.pop(0)
                 connector = host.connectors.pop(0)
-                self._connect(host, connector, ip, port, factory, timeout_s)
+                if not connector.stoppedConnecting:
+                    self._connect(host, connector, ip, port, factory, timeout_s)
                 return True
         return False
 

@@ -17,7 +17,8 @@ from meshproto.net.clocks import NowMs
 from meshproto.net.contacts import Contacts
 from meshproto.net.courier import Courier, HTTPClient
 from meshproto.net.front import Front, site
-from meshproto.net.programs import Program, Programs
+from meshproto.net.program import Program
+from meshproto.net.programs import Programs
 from meshproto.net.receiving import Receiving
 from meshproto.net.retention import KEEP_ALL, Keep, Retention
 from meshproto.net.seeds import Seeds

@@ -25,10 +25,9 @@ import sqlite3
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
-from contextlib import closing, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred, succeed
@@ -36,46 +35,17 @@ from twisted.internet.interfaces import IDelayedCall, IReactorFromThreads, IReac
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from meshproto.errors import BadState, MeshError, Unavailable
+from meshproto.errors import MeshError, Unavailable
+from meshproto.net.database_file import ADVICE, DAMAGED, END_LOCK, code
 
 GROUP_JOBS_MAX: Final = 2000
 """Jobs in one commit: a burst must not make the first of them wait for the last."""
 QUEUE_JOBS_MAX: Final = 100_000
 """Jobs that wait for the disk; past that new ones are refused."""
 RETRY_S: Final = 5.0
-BUSY_TIMEOUT_S: Final = 2.0
-"""How long another program may hold its lock before we say so: longer than a checkpoint, shorter than people wait."""
 HANDOVER_S: Final = 0.0005
 """How long the reactor may keep the interpreter while the writer waits for it. A commit needs it a dozen times, each
 for a moment: with Python's 5 ms a lone message takes 12 ms when the reactor is busy, with this 7 ms."""
-DAMAGE_SHOWN_MAX: Final = 1
-"""What a damaged file is told by; one finding is enough, and looking for all takes long."""
-DAMAGE_CHARS_MAX: Final = 200
-READ_AHEAD_BYTES: Final = 1 << 20
-NO_UPGRADES: Final[Mapping[int, str]] = MappingProxyType({})
-
-_INCREMENTAL: Final = 2  # what `PRAGMA auto_vacuum` answers
-_PRIMARY: Final = 0xFF  # of SQLite's extended error codes
-_FREE_SPACE: Final = "free space on its file system"
-_END_LOCK: Final = "end the program that has locked it (fuser shows which)"
-_MAKE_WRITABLE: Final = "make the file and its file system writable"
-_RESTORE: Final = "stop the node and restore a backup"
-_ADVICE: Final[Mapping[int, str]] = MappingProxyType(
-    {
-        sqlite3.SQLITE_FULL: _FREE_SPACE,
-        sqlite3.SQLITE_IOERR: "look at its disk, and at the space and quota left",
-        sqlite3.SQLITE_READONLY: _MAKE_WRITABLE,
-        sqlite3.SQLITE_PERM: _MAKE_WRITABLE,
-        sqlite3.SQLITE_BUSY: _END_LOCK,
-        sqlite3.SQLITE_LOCKED: _END_LOCK,
-        sqlite3.SQLITE_PROTOCOL: _END_LOCK,
-        sqlite3.SQLITE_CANTOPEN: "look at the directory's permissions, and at the limit on open files",
-        sqlite3.SQLITE_CORRUPT: _RESTORE,
-        sqlite3.SQLITE_NOTADB: _RESTORE,
-    }
-)
-"""The errors that are of the disk, not of the job, and what is to be done."""
-_DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 T = TypeVar("T")
 Job = Callable[[sqlite3.Connection], T]
@@ -104,140 +74,8 @@ class _Submitted(NamedTuple):
     durable: bool
 
 
-# -- opening ----------------------------------------------------------------------------------------------------------
-
-
-def connect(
-    path: str | Path, schema: str, schema_version: int, upgrades: Mapping[int, str] = NO_UPGRADES
-) -> sqlite3.Connection:
-    """Open or create a database: a file's :class:`Path`, or any name that SQLite knows, such as `:memory:`. A file is
-    checked first (about a second for a million messages, if they come from the cache or a fast disk).
-
-    `upgrades`: the SQL that leads from each former version of the schema to the next; before it a copy is put beside
-    the file. Raises :class:`BadState` with what to do when the database cannot be used; it is left as it was then."""
-    try:
-        if isinstance(path, Path) and path.exists():
-            _check(path)
-        connection = sqlite3.connect(
-            path,
-            timeout=BUSY_TIMEOUT_S,
-            isolation_level=None,
-            check_same_thread=False,
-            uri=str(path).startswith("file:"),
-        )
-        try:
-            _prepare(connection, path, schema, schema_version, upgrades)
-        except BaseException:
-            connection.close()
-            raise
-    except sqlite3.Error as reason:
-        raise BadState(_why_not(path, reason)) from None
-    except OSError as reason:
-        raise BadState(f"{path} cannot be opened as a database: {reason.strerror}") from None
-    return connection
-
-
-def _why_not(path: str | Path, reason: sqlite3.Error) -> str:
-    match _code(reason):
-        case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
-            return _damage(path, str(reason))
-        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-            return f"{path} is locked by another program: end it (fuser {path} shows which)"
-        case sqlite3.SQLITE_FULL:
-            return f"there is no room for {path}: free space (bringing it to another layout takes thrice its size)"
-        case sqlite3.SQLITE_READONLY:
-            return f"{path} is read-only: {_MAKE_WRITABLE}"
-        case sqlite3.SQLITE_CANTOPEN if Path(path).exists() and not os.access(Path(path).parent, os.W_OK):
-            # SQLite has its -wal and -shm files there, and says no more than that it cannot make them.
-            return f"{path} is in a read-only directory: {_MAKE_WRITABLE}"
-        case _:
-            return f"{path} cannot be opened as a database: {reason}"
-
-
-def _damage(path: str | Path, finding: str) -> str:
-    found = " ".join(finding.split())[:DAMAGE_CHARS_MAX]
-    return f"{path} is damaged ({found}): restore a backup (docs/operating.md says how); the file is left as it is"
-
-
-def _check(path: Path) -> None:
-    """Raises :class:`BadState` for a damaged file. Looks through a connection of its own that cannot write: any other,
-    when it is closed, carries the WAL into the file and deletes it, and both may be wanted to save what is left."""
-    _read_through(path)
-    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", timeout=BUSY_TIMEOUT_S, uri=True)) as looking:
-        findings = [finding for (finding,) in looking.execute(f"PRAGMA quick_check({DAMAGE_SHOWN_MAX})")]
-    if findings != ["ok"]:
-        raise BadState(_damage(path, findings[0]))
-
-
-def _read_through(path: Path) -> None:
-    """Into the system's cache, from front to back: the check, which jumps to and fro, took 2 s then instead of 12."""
-    with path.open("rb", buffering=0) as file:
-        while file.read(READ_AHEAD_BYTES):
-            pass
-
-
-def _prepare(
-    connection: sqlite3.Connection, path: str | Path, schema: str, schema_version: int, upgrades: Mapping[int, str]
-) -> None:
-    (found,) = connection.execute("PRAGMA user_version").fetchone()
-    if found == 0:
-        connection.execute("PRAGMA auto_vacuum=INCREMENTAL")  # has an effect before the first page is written only
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
-    _try_to_write(connection, found)
-    if found == schema_version:
-        return
-    steps = (
-        [schema] if found == 0 else [upgrades[number] for number in range(found, schema_version) if number in upgrades]
-    )
-    if found and len(steps) != schema_version - found:
-        raise BadState(f"{path} was written by another version of meshproto (schema {found}): use that version")
-    if found:
-        _copy(connection, f"{path}.schema{found}")
-        _let_shrink(connection)
-    connection.executescript(f"BEGIN; {'; '.join(steps)}; PRAGMA user_version={schema_version}; COMMIT;")
-
-
-def _try_to_write(connection: sqlite3.Connection, version: int) -> None:
-    """Raises for what can only be read, and for what another program has locked; changes nothing."""
-    connection.execute("BEGIN IMMEDIATE")
-    connection.execute(f"PRAGMA user_version={version}")  # of a file that is read-only BEGIN makes nothing of IMMEDIATE
-    connection.execute("ROLLBACK")
-
-
-def _copy(connection: sqlite3.Connection, path: str) -> None:
-    """A copy of the whole database; one that an earlier attempt has left there is replaced."""
-    Path(path).unlink(missing_ok=True)
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-    connection.execute("VACUUM INTO ?", (path,))
-
-
-def _let_shrink(connection: sqlite3.Connection) -> None:
-    """Before the steps, so that an upgrade that is interrupted here begins anew."""
-    if connection.execute("PRAGMA auto_vacuum").fetchone() != (_INCREMENTAL,):
-        connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
-        connection.execute("VACUUM")
-
-
-def shrink(connection: sqlite3.Connection, pages_max: int) -> int:
-    """For a job: give the file system back at most so many pages that deleted rows have left; how many it were."""
-    (free,) = connection.execute("PRAGMA freelist_count").fetchone()
-    pages = min(int(free), pages_max)
-    for _ in range(pages):
-        # Python takes but one step of a PRAGMA without columns, and a step is a page, whatever number stands here.
-        connection.execute("PRAGMA incremental_vacuum(1)")
-    return pages
-
-
-# -- writing ----------------------------------------------------------------------------------------------------------
-
-
 class _Refused(Exception):
     """What SQLite would take, and we do not. The text says why, and what to do."""
-
-
-def _code(reason: BaseException) -> int:
-    return getattr(reason, "sqlite_errorcode", 0) & _PRIMARY
 
 
 def _inode(path: str) -> tuple[int, int] | None:
@@ -314,7 +152,7 @@ class _Writer:
             connection.execute("BEGIN")
             return _run(job, connection)
         except Exception as reason:
-            refusal = self.problem if _code(reason) == sqlite3.SQLITE_READONLY else self._disk_says(reason)
+            refusal = self.problem if code(reason) == sqlite3.SQLITE_READONLY else self._disk_says(reason)
             return Failure(reason if refusal is None else Unavailable(refusal, retry_after_s=RETRY_S))
         finally:
             self._undo()
@@ -335,7 +173,7 @@ class _Writer:
         """What the disk said, and what to do; None if it was not the disk."""
         if isinstance(reason, _Refused):
             return f"the disk does not take it: {reason}"
-        advice = _ADVICE.get(_code(reason))
+        advice = ADVICE.get(code(reason))
         return advice and f"the disk does not take it: {reason} ({self._name}); {advice}"
 
     def _judge(self, reason: Exception) -> None:
@@ -347,8 +185,8 @@ class _Writer:
     def _refused(self, reason: Exception) -> None:
         self.problem = self._disk_says(reason) or f"the disk does not take it: {reason}"
         self._connection.execute("PRAGMA busy_timeout=0")  # one has waited for the lock; the others need not in turn
-        self._damaged = self._damaged or _code(reason) in _DAMAGED
-        self._sync_failed = self._sync_failed or _code(reason) == sqlite3.SQLITE_IOERR
+        self._damaged = self._damaged or code(reason) in DAMAGED
+        self._sync_failed = self._sync_failed or code(reason) == sqlite3.SQLITE_IOERR
 
     def _probe(self) -> None:
         """Whether the disk takes the smallest thing there is: one page, as it was. If not, it takes nothing at all.
@@ -382,7 +220,7 @@ class _Writer:
                 raise
             return
         if busy and self._sync_failed:
-            raise _Refused(f"{self._name} is being read by another program after an I/O error; {_END_LOCK}")
+            raise _Refused(f"{self._name} is being read by another program after an I/O error; {END_LOCK}")
         self._sync_failed = False
 
     def _look_for_files(self) -> None:
@@ -411,7 +249,7 @@ def _run_in_savepoint(job: Job[Any], connection: sqlite3.Connection) -> Any:
     try:
         result = _run(job, connection)
     except Exception as reason:
-        if _code(reason) in _ADVICE:
+        if code(reason) in ADVICE:
             raise
         result = Failure()
         connection.execute("ROLLBACK TO job")

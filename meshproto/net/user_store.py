@@ -8,9 +8,10 @@ from twisted.internet.defer import Deferred
 
 from meshproto.net import contacts_table, inbox_table, outbox_table
 from meshproto.net.contacts_table import ContactsTable
+from meshproto.net.database_file import shrink
 from meshproto.net.inbox_table import InboxTable
 from meshproto.net.outbox_table import OutboxTable, Waiting, read_waiting
-from meshproto.net.store import Database, shrink
+from meshproto.net.store import Database
 
 SCHEMA_VERSION: Final = 2
 SCHEMA: Final = ";".join(

@@ -6,7 +6,8 @@ from typing import Any, TypeVar, cast
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from meshproto.net.store import ClockedDatabase, connect
+from meshproto.net.database_file import connect
+from meshproto.net.store import ClockedDatabase
 
 T = TypeVar("T")
 

@@ -9,7 +9,8 @@ from typing import Any
 from twisted.internet.defer import DeferredList
 from twisted.internet.task import Clock
 
-from meshproto.net.store import ClockedDatabase, Database, Job, ThreadedDatabase, connect
+from meshproto.net.database_file import connect
+from meshproto.net.store import ClockedDatabase, Database, Job, ThreadedDatabase
 
 SCHEMA = "CREATE TABLE words (word TEXT PRIMARY KEY)"
 VERSION = 1

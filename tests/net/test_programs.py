@@ -22,22 +22,18 @@ from meshproto.core.identity import Identity, verify
 from meshproto.core.inbox import WAIT_S_MAX, Correspondent, Received
 from meshproto.core.outbox import BACKOFF_FIRST_S, BACKOFF_MAX_S
 from meshproto.errors import BadParams, Unavailable
-from meshproto.net import programs as module
+from meshproto.net import deliver_exec as module
 from meshproto.net.courier import REASON_CHARS_MAX
-from meshproto.net.programs import (
-    ANSWER_BYTES_MAX,
-    ANSWER_TIMEOUT_S,
+from meshproto.net.deliver_exec import (
     COMMAND_TIMEOUT_S,
-    DRAIN_S,
     KILL_AFTER_S,
     LINGER_S,
     DeliverExec,
-    DeliverTo,
-    Program,
-    Programs,
-    check_url,
     parse_command,
 )
+from meshproto.net.deliver_to import ANSWER_BYTES_MAX, ANSWER_TIMEOUT_S, DeliverTo, check_url
+from meshproto.net.program import Program
+from meshproto.net.programs import DRAIN_S, Programs
 from meshproto.net.receiving import Receiving
 from meshproto.net.user_store import SCHEMA, SCHEMA_VERSION, UserStore, begin_cursors
 from tests.net.on_clock import OnClock
@@ -193,7 +189,7 @@ def test_one_at_a_time_in_order(owner: Owner) -> None:
 
 def test_more_than_a_page(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
     """All messages come, however many a page holds, and those that come meanwhile."""
-    monkeypatch.setattr(module, "PAGE_MESSAGES", 3)
+    monkeypatch.setattr("meshproto.net.programs.PAGE_MESSAGES", 3)
     program = Prompt()
     owner.start(program)
     owner.arrive(*range(10))

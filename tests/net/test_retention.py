@@ -12,9 +12,10 @@ from meshproto.core.envelope import Letter
 from meshproto.core.identity import Record
 from meshproto.core.queue import Status
 from meshproto.errors import Unavailable
+from meshproto.net.database_file import connect
 from meshproto.net.outbox_table import Accepted, Draft
 from meshproto.net.retention import DAY_S, ENDS_KEPT_S, IDS_KEPT_S, LOOK_S, PAUSE_S, Keep, Retention
-from meshproto.net.store import ClockedDatabase, connect
+from meshproto.net.store import ClockedDatabase
 from meshproto.net.user_store import SCHEMA, SCHEMA_VERSION, UserStore
 from meshproto.wire import SignedRecord
 from tests.net.on_clock import OnClock

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshproto.errors import BadState
+from meshproto.net.database_file import connect
 from meshproto.net.seed_store import PEERS_MAX, SCHEMA, SCHEMA_VERSION, UPGRADES, SeedStore, read_entries, read_peers
-from meshproto.net.store import connect
 from meshproto.wire import EntryValue, SignedRecord
 from tests.net.on_clock import OnClock
 

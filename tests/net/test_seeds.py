@@ -13,10 +13,11 @@ from meshproto.core.lookup import FOUND_TTL_S, Located
 from meshproto.errors import SlowDown, UserNotFound
 from meshproto.net import watching
 from meshproto.net.calls import CALL_TIMEOUT_S
+from meshproto.net.database_file import connect
 from meshproto.net.home import PING_S
 from meshproto.net.learning import LEARN_S
 from meshproto.net.seeds import Seeds
-from meshproto.net.store import ClockedDatabase, connect
+from meshproto.net.store import ClockedDatabase
 from meshproto.net.user_store import SCHEMA, SCHEMA_VERSION, UserStore, read_start
 from tests.core.users import user
 from tests.net.far import failure_of, result_of, start

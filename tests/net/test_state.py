@@ -13,8 +13,8 @@ import pytest
 from meshproto.core.identity import Identity
 from meshproto.errors import BadState
 from meshproto.net import seed_store
+from meshproto.net.database_file import connect
 from meshproto.net.state import ADDRESS_FILE, KEY_FILE, TOKEN_BYTES, TOKEN_FILE, StateDir, default_path
-from meshproto.net.store import connect
 
 NOW_MS = 1_000_000
 

@@ -12,7 +12,8 @@ import pytest_twisted  # type: ignore[import-untyped]
 from twisted.internet.defer import Deferred, DeferredList
 
 from meshproto.errors import BadState, NotFound, Unavailable
-from meshproto.net.store import GROUP_JOBS_MAX, HANDOVER_S, QUEUE_JOBS_MAX, RETRY_S, Job, connect, shrink
+from meshproto.net.database_file import connect, shrink
+from meshproto.net.store import GROUP_JOBS_MAX, HANDOVER_S, QUEUE_JOBS_MAX, RETRY_S, Job
 from tests.net.store_rig import SCHEMA, Clocked, Rig, Threaded, fail, insert, statements, words
 
 

@@ -16,8 +16,9 @@ from twisted.logger import ILogObserver, LogEvent, LogLevel, globalLogPublisher
 from zope.interface import implementer
 
 from meshproto.errors import BadState, NotFound, Unavailable
-from meshproto.net import store
-from meshproto.net.store import GROUP_JOBS_MAX, RETRY_S, connect
+from meshproto.net import database_file
+from meshproto.net.database_file import connect
+from meshproto.net.store import GROUP_JOBS_MAX, RETRY_S
 from tests.net.store_rig import SCHEMA, VERSION, Clocked, Rig, Threaded, fail, insert, refusal, statements, words
 
 LARGE = "x" * 100_000
@@ -30,7 +31,7 @@ LOCKED = (
 
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(store, "BUSY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(database_file, "BUSY_TIMEOUT_S", 0.01)
     return tmp_path / "words.db"
 
 

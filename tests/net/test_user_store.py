@@ -16,8 +16,9 @@ from meshproto.core.inbox import PAGE_BYTES_MAX, Correspondent
 from meshproto.core.queue import Status
 from meshproto.errors import IdReused, KeyChanged, NotFound, Unavailable
 from meshproto.net import outbox_table
+from meshproto.net.database_file import connect
 from meshproto.net.outbox_table import FIRST, OVERDUE_MAX, Accepted, Draft, Overdue, Waiting
-from meshproto.net.store import ClockedDatabase, connect
+from meshproto.net.store import ClockedDatabase
 from meshproto.net.user_store import SCHEMA, SCHEMA_VERSION, UPGRADES, Start, UserStore, begin_cursors, read_start
 from meshproto.wire import SignedRecord
 from tests.net.on_clock import OnClock
