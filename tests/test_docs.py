@@ -16,7 +16,7 @@ import pytest
 from nacl.public import Box, PrivateKey, PublicKey
 from nacl.signing import SigningKey, VerifyKey
 
-from bench.gossip import parser as gossip_parser
+from bench import backlog, chaos, gossip, store
 from meshproto import wire
 from meshproto.cli.exits import Exit
 from meshproto.cli.main import mesh
@@ -138,7 +138,8 @@ def test_options_that_are_named_exist() -> None:
     ours = {f"--{flag.rstrip('=')}" for options in (SeedOptions(), UserOptions()) for flag in options.longOpt}
     commands = [mesh, *mesh.commands.values()]
     ours |= {flag for command in commands for option in command.params for flag in option.opts}
-    ours |= set(re.findall(r"--[a-z][\w-]*", gossip_parser().format_help()))
+    for benchmark in (backlog, chaos, gossip, store):
+        ours |= set(re.findall(r"--[a-z][\w-]*", benchmark.parser().format_help()))
     foreign = {"--pidfile", "--data-binary"}  # twistd's and curl's
     for document in DOCUMENTS:
         named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", document.read_text(encoding="utf-8")))

@@ -8,8 +8,8 @@ import pytest
 from bench import faults
 from tests.disk import Trouble, TroubledConnection, bring_to_light
 
-RUNS = 300
-"""About half a minute on two cores."""
+RUNS = 1000
+"""A good minute on two cores."""
 REPLAYED = 7
 
 
