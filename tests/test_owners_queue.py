@@ -178,6 +178,15 @@ class TestListing:
                 after = f"&after={page['next']}"
             assert found == expected
 
+    def test_who_waits_longest(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of more than RECIPIENTS_SHOWN_MAX who wait those are shown who have waited longest."""
+        monkeypatch.setattr("meshproto.net.front.RECIPIENTS_SHOWN_MAX", 1)
+        world.crash("Zoe")
+        world.send("Bobby", "Zoe", "a", wait=0)
+        world.run(1)
+        away(world, "b")
+        assert [queue["to"] for queue in world.get("Bobby", "/outbox").json["recipients"]] == ["Zoe"]
+
     def test_a_bad_query(self, world: World) -> None:
         """A status there is none of, or no number, is refused with a sentence."""
         for query in ("status=lost", "after=x", "limit=0", "to=a%20b"):

@@ -222,6 +222,19 @@ def test_no_room(world: World, client: RawHTTP, monkeypatch: pytest.MonkeyPatch)
     assert other["status"] == "delivered"
 
 
+def test_no_room_for_long(world: World, client: RawHTTP, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line waits ROOM_WAIT_S for room, and is then answered 429."""
+    monkeypatch.setattr("meshproto.core.outbox.RECIPIENT_MESSAGES_MAX", 1)
+    monkeypatch.setattr(bulk, "ROOM_WAIT_S", 3.0)
+    world.send("Bobby", "UserX", "known")
+    world.cut("Bobby", "UserX")  # what is sent hangs, so nobody knows yet that UserX is away
+    client.lines(message(1, wait=0), message(2, wait=0))
+    world.run(2.5)
+    assert client.results == []
+    world.run(1)
+    assert [result.get("code") for result in client.results] == [None, 429]
+
+
 def test_a_full_disk(world: World, client: RawHTTP) -> None:
     """When the disk refuses, every line of the group says so, and nothing of it is kept."""
     world.run(1)

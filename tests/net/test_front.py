@@ -158,6 +158,13 @@ def test_a_full_queue_is_said(world: World, monkeypatch: pytest.MonkeyPatch) -> 
     assert problem(world.send("Bobby", "Bobby", "all full", wait=0)) == (429, "slow down")
 
 
+def test_names_are_looked_up_a_few_at_a_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not more than LOOKUPS_MAX at once, and each gets its answer."""
+    monkeypatch.setattr("meshproto.net.accepting.LOOKUPS_MAX", 1)
+    answer = world.post("Bobby", "/send", {"to": ["UserX", "Nobody", "Bobby"], "message": "x"})
+    assert [one["status"] for one in answer.json["results"]] == ["delivered", "failed", "delivered"]
+
+
 # -- reading ------------------------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from meshproto.core.identity import Record, b64
 from meshproto.core.inbox import PAGE_BYTES_MAX, Correspondent
 from meshproto.core.queue import Status
 from meshproto.errors import IdReused, KeyChanged, NotFound, Unavailable
-from meshproto.net import outbox_table
+from meshproto.net import outbox_table, user_store
 from meshproto.net.database_file import connect
 from meshproto.net.outbox_table import FIRST, OVERDUE_MAX, Accepted, Draft, Overdue, Waiting
 from meshproto.net.store import ClockedDatabase
@@ -118,6 +118,15 @@ class TestUnsure:
         """Nor does it wait for ever when nobody sends anything more."""
         self.fail(disk, store.outbox.accept([draft("ghost")]))
         assert disk.run(store.outbox.overdue(NOW_MS + 5000, FIRST)) == Overdue({}, None, None)
+
+    def test_a_bound(self, disk: OnClock, store: UserStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of UNSURE_MAX acceptances it is remembered that they are to be undone."""
+        monkeypatch.setattr(outbox_table, "UNSURE_MAX", 1)
+        for name in ("ghost", "another"):
+            self.fail(disk, store.outbox.accept([draft(name)]))
+        accept(disk, store, draft("b"))
+        assert "ghost" not in [kept.id for kept in disk.run(store.outbox.page(None, None, None, 9)).messages]
+        assert not store.outbox._unsure
 
     def test_sent_again(self, disk: OnClock, store: UserStore) -> None:
         """Sent again it is a new message."""
@@ -543,6 +552,20 @@ class TestPrune:
         assert isinstance(last, Accepted)
         assert disk.run(store.outbox.prune(0, 6)) == last.message.row
         assert disk.run(store.outbox.prune(0, 1)) is None
+
+
+def test_free_pages_go_by_portions(disk: OnClock, store: UserStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One job gives VACUUM_PAGES back, and says whether there are more."""
+    monkeypatch.setattr(user_store, "VACUUM_PAGES", 3)
+    letters = [letter(str(number), b'"' + b"x" * 20_000 + b'"') for number in range(2)]
+    disk.run(store.inbox.receive(*user(), letters, 1))
+    disk.run(store.inbox.prune(0, None, None))
+    (free,) = disk.connection.execute("PRAGMA freelist_count").fetchone()
+    rounds = 0
+    while disk.run(store.vacuum()):
+        rounds += 1
+    assert rounds == free // 3
+    assert disk.connection.execute("PRAGMA freelist_count").fetchone() == (0,)
 
 
 FIRST_SCHEMA = """
