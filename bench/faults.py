@@ -54,6 +54,8 @@ SLOW_S: Final = (0.01, 0.3, 3.0, 30.0)
 DAY_S: Final = 86400.0
 DAYS_MAX: Final = 2
 """How far a clock is set ahead or back in all: a message lives seven."""
+MS_S: Final = 0.001
+"""What nodes stamp with knows no less."""
 REST_S: Final = 900.0
 """Twice the longest wait of an outbox and some deliveries that hang: by then everything has come to its end."""
 DOUBTED_IS_SEEN: Final = False
@@ -465,7 +467,7 @@ class Run:
         # The id may have been used for another text, too: what is told is of the one that was accepted.
         same = (other for other in self.model.messages if (other.sender, other.id) == (message.sender, message.id))
         ttl_s = min(other.ttl_s for other in same)
-        if status == "expired" and lived_s < ttl_s and message.sender not in self._clock_set:
+        if status == "expired" and lived_s < ttl_s - MS_S and message.sender not in self._clock_set:
             self.model.expired_early(message)
 
     def _own_address(self, user: str) -> None:

@@ -79,6 +79,7 @@ class _Factory(ClientFactory):
 
     def __init__(self, client: _Client) -> None:
         self._client = client
+        self.wanted = client.user
 
     def buildProtocol(self, addr: object) -> _Client:
         return self._client

@@ -553,6 +553,9 @@ class World:
         if target is not None and {(host.name, target.name), (target.name, host.name)} & self._mute:
             host.callLater(timeout_s, factory.clientConnectionFailed, connector, Failure(TimeoutError()))
             return
+        wanted = getattr(factory, "wanted", None)  # a client that means this node, and nobody who came to live there
+        if target is not None and wanted not in (None, target.name):
+            target = None
         servers = [server for server in target.tcpServers if server[0] == port] if target else []
         if target is None or not servers:
             factory.clientConnectionFailed(connector, Failure(ConnectionRefusedError()))
