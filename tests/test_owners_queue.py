@@ -78,6 +78,13 @@ class TestCancel:
         assert both.code == 207
         assert [one["status"] for one in both.json["results"]] == ["cancelled", "cancelled"]
 
+    def test_for_several_of_whom_one_has_it(self, world: World) -> None:
+        """Each is told how it ended."""
+        world.crash("Zoe")
+        world.post("Bobby", "/send", {"to": ["UserX", "Zoe"], "message": "x", "id": "a", "wait": 1})
+        answer = delete(world, "/outbox/a")
+        assert (answer.code, [one["status"] for one in answer.json["results"]]) == (207, ["delivered", "cancelled"])
+
     def test_under_way(self, world: World) -> None:
         """A message that is being delivered at this moment is cancelled when that fails, and not before."""
         world.cut("Bobby", "UserX")

@@ -9,7 +9,6 @@ import io
 import select
 import socket
 import ssl
-from contextlib import suppress
 from typing import Any, Protocol
 
 _READ_LATER = (BlockingIOError, ssl.SSLWantReadError)
@@ -45,6 +44,8 @@ class Duplex(io.RawIOBase):
         self._connection, self._outgoing, self._silence_s = connection, outgoing, silence_s
         self._unwritten = memoryview(b"")
         self._closed_body = False
+        self._refused: OSError | None = None  # why the other side takes no more
+        self._heard = False
 
     def makefile(self, *_mode: str) -> io.BufferedReader:
         """What `http.client` reads an answer from."""
@@ -59,15 +60,19 @@ class Duplex(io.RawIOBase):
         while True:
             blocked = False
             try:
-                return self._connection.recv_into(buffer)
+                return self._received(self._connection.recv_into(buffer))
             except _READ_LATER:
                 pass
             except ssl.SSLWantWriteError:
                 blocked = True
-            # A node that refuses says so and reads no more: go on to read what it said.
-            with suppress(BrokenPipeError, ConnectionResetError):
-                blocked = self._write() or blocked
+            blocked = self._write() or blocked
             self._wait(blocked)
+
+    def _received(self, size: int) -> int:
+        if not size and not self._heard and self._refused is not None:
+            raise self._refused
+        self._heard = self._heard or size > 0
+        return size
 
     def _write(self) -> bool:
         """Write what there is, as far as it goes; whether the connection would take no more."""
@@ -82,9 +87,12 @@ class Duplex(io.RawIOBase):
                 return False
             except (BlockingIOError, ssl.SSLWantWriteError):
                 return True
-            except (BrokenPipeError, ConnectionResetError):
+            except (BrokenPipeError, ConnectionResetError) as error:
+                # A node that refuses says so and reads no more: go on to read what it said. It counts if that is
+                # nothing.
+                self._refused = error
                 self._closed_body, self._unwritten = True, memoryview(b"")
-                raise
+                return False
 
     def _next_chunk(self) -> bytes:
         if self._closed_body:

@@ -96,14 +96,11 @@ def failure(result: Document) -> Problem | None:
     """What one of several messages failed of, as if it had been asked for alone; None if it did not fail."""
     if result.get("status") != "failed":
         return None
-    code, reason = result.get("code"), str(result.get("reason") or "")
-    title, retry_after_s = str(result.get("title") or ""), result.get("retry_after")
-    if not title:  # an older node writes both into the reason
-        title, _, reason = reason.partition(": ")
+    code, retry_after_s = result.get("code"), result.get("retry_after")
     return Problem(
         code if isinstance(code, int) else 500,
-        title or "failed",
-        reason,
+        str(result.get("title") or "failed"),
+        str(result.get("reason") or ""),
         retry_after_s=retry_after_s if isinstance(retry_after_s, int) else None,
     )
 

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from meshproto.cli import render
-from meshproto.cli.exits import Exit, exit_code, failure, sentence
+from meshproto.cli.exits import Exit, exit_code, sentence
 from meshproto.cli.inbox import follow as follow_inbox
 from meshproto.cli.inbox import read as read_inbox
 from meshproto.cli.node import Answer, Document, Node, Problem, Unreachable
@@ -26,6 +26,8 @@ TEXT_BYTES_MAX = 1024 * 1024  # a node delivers at most this much at a time; mor
 SENT_LIMIT = 20  # a screenful
 STATUSES = ("waiting", "delivered", "expired", "refused", "cancelled")
 TOKEN_BYTES_MAX = 4096  # a token is some dozens of bytes; a longer file is some other file
+
+ENDED_OTHERWISE = ("delivered", "expired", "refused")  # the states of a message that can be cancelled no more
 
 EXIT_CODES = "\n  ".join(cleandoc(Exit.__doc__ or "").splitlines())
 
@@ -325,8 +327,8 @@ def cancel(ctx: click.Context, message_id: str, *, to: str | None) -> None:
     session = ctx.ensure_object(Session)
     answer = session.node.cancel(message_id, to)
     session.show(answer, render.cancelled)
-    problems = [problem for result in answer.document.get("results", ()) if (problem := failure(result))]
-    ctx.exit(max(map(exit_code, problems), default=Exit.DONE))
+    too_late = any(result["status"] in ENDED_OTHERWISE for result in answer.document.get("results", ()))
+    ctx.exit(Exit.REFUSED if too_late else Exit.DONE)
 
 
 @mesh.command()

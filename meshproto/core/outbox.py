@@ -34,10 +34,10 @@ DOUBTFUL_MAX: Final = 32
 """Recipients tried at a time, besides, who failed the last time, or are offline, or were waited for before a restart: a
 thousand dead machines, each silent until the time-out, hold up nobody who lives."""
 PLACE_S: Final = 1.0
-"""How long an attempt may keep one of these places: hundred machines that take a connection and never answer would hold
-them all until the time-out. Longer than that it goes on without,"""
+"""How long an attempt may keep one of these places when somebody wants it; then it goes on without. A hundred machines
+that take a connection and never answer would hold them all until the time-out."""
 HANGING_MAX: Final = 512
-"""as long as there are not too many such."""
+"""Attempts that go on without a place: each is a socket and a batch in memory."""
 RECIPIENT_MESSAGES_MAX: Final = 100_000
 OUTBOX_MESSAGES_MAX: Final = 1_000_000
 """About a gigabyte of disk with messages of usual size."""

@@ -83,7 +83,7 @@ class Accepting:
 
     def is_served(self, recipient: str) -> bool:
         """Whether the recipient takes messages, as far as anybody knows: when there is no room there soon will be."""
-        return not self._sending.is_waiting(recipient)
+        return not self._sending.is_failing(recipient)
 
     async def _find(self, addresses: Iterable[str]) -> dict[str, Located | MeshError]:
         limit = DeferredSemaphore(LOOKUPS_MAX)
@@ -143,7 +143,7 @@ class Accepting:
         recipient, message = order.draft.recipient, accepted.message
         if accepted.status.final:
             return Taken(recipient, message.id, message.to, accepted.status, accepted.reason, None)
-        waits = order.wait_s > 0 and (patient or not self._sending.is_waiting(recipient))
+        waits = order.wait_s > 0 and (patient or not self._sending.is_failing(recipient))
         end = self._sending.end_of(message.row, order.wait_s) if waits else None
         return Taken(recipient, message.id, message.to, Status.QUEUED, self._sending.why(recipient), end)
 

@@ -7,7 +7,7 @@ results are due or the client does not take those it has, so a stream of any len
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
@@ -19,12 +19,14 @@ from meshproto.core.ndjson import Splitter
 from meshproto.errors import BadParams, MeshError, SlowDown, TooLarge
 from meshproto.net.accepting import Accepting, Order, Taken
 from meshproto.net.asked import SEND_BYTES_MAX, SendBody, parse_body
+from meshproto.net.shown import failed, told
 from meshproto.wire import encode_value
 
 GROUP_LINES_MAX: Final = 1000
 """Lines committed together; as many as a batch holds."""
 WINDOW_LINES: Final = 4000
-"""Lines whose results are due: enough for two batches under way and two that gather, and about four megabytes."""
+"""Lines whose results are due: enough for two batches under way and two that gather. A kilobyte each; their texts are
+on disk."""
 BUFFER_BYTES_MAX: Final = 1024 * 1024
 """What has been received and not been looked at yet; then reading pauses."""
 WRITE_BYTES: Final = 32 * 1024
@@ -286,17 +288,10 @@ class Bulk:
 
     async def _line(self, result: Taken | _Failed) -> bytes:
         if isinstance(result, _Failed):
-            error = result.error
-            told: dict[str, Any] = {"line": result.line, **result.given, "status": "failed"}
-            told |= {"code": error.code, "title": error.title, "reason": error.detail}
-            if error.retry_after_s is not None:
-                told["retry_after"] = max(1, round(error.retry_after_s))
+            shown = failed(result.error, line=result.line, **result.given)
         else:
-            outcome = await self._accepting.outcome(result)
-            told = {"id": outcome.id, "to": outcome.to, "status": outcome.status}
-            if outcome.reason is not None:
-                told["reason"] = outcome.reason
-        return encode_value(told) + b"\n"
+            shown = told(await self._accepting.outcome(result))
+        return encode_value(shown) + b"\n"
 
 
 def _failed(number: int, order: Order, error: MeshError) -> _Failed:

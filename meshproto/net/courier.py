@@ -126,8 +126,7 @@ class Courier:
 
     async def deliver(self, uri: str, body: bytes) -> bytes:
         """The peer's answer to `POST uri/deliver`. Raises :class:`Unreachable` when there is no connection,
-        :class:`NoAnswer` when no answer came,
-        :class:`PeerRefused` with the peer's own words when it is an error."""
+        :class:`NoAnswer` when no answer came, :class:`PeerRefused` with the peer's own words when it is an error."""
         url = uri.rstrip("/") + "/deliver"
         lost = False
         try:

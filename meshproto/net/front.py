@@ -58,7 +58,7 @@ from meshproto.net.programs import Programs
 from meshproto.net.receiving import Receiving, shown
 from meshproto.net.seeds import Seeds
 from meshproto.net.sending import Sending
-from meshproto.net.shown import outcome, recipient_shown, sentence, told
+from meshproto.net.shown import failed, outcome, recipient_shown, told
 from meshproto.net.user_store import UserStore
 from meshproto.wire import ID_CHARS_MAX, encode_value, fold
 
@@ -187,7 +187,7 @@ class Front:
         if isinstance(taken, Taken):
             return told(await self._accepting.outcome(taken))
         known = {"id": order.draft.id} if isinstance(order, Order) else {}
-        return {**known, "to": to, "status": "failed", "code": taken.code, "reason": sentence(taken)}
+        return failed(taken, **known, to=to)
 
     def _new_id(self) -> str:
         """Rising with time, as RFC 9562 advises (UUIDv7): the indexes on ids, ours and the recipient's, then grow at

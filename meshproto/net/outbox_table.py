@@ -48,9 +48,9 @@ CREATE INDEX outbox_expiring ON outbox (expires_at) WHERE status = 'queued'
 OVERDUE_MAX: Final = 1000
 """Messages that end in one job: nobody else writes in the meantime."""
 PRUNE_ROWS: Final = 500
-"""Messages looked at in one job when old ones are deleted,"""
+"""Messages looked at in one job when old ones are deleted: some milliseconds."""
 PRUNE_BYTES: Final = 4 * 1024 * 1024
-"""and their texts, one message at least: some milliseconds."""
+"""Texts of messages looked at in one such job: to delete a large one takes as long as it is."""
 LOOK_ROWS: Final = 5000
 """Messages looked at for one page: some ten milliseconds, in which nobody else reads or writes."""
 UNSURE_MAX: Final = 100_000
@@ -156,7 +156,6 @@ class OutboxTable:
     def accept(self, drafts: Sequence[Draft]) -> "Deferred[list[Accepted | IdReused | Unavailable]]":
         """Keep messages, in this order. The same id for the same recipient is the same message, and
         :class:`IdReused` when it has another text or type."""
-
         attempts = [_Attempt(draft.recipient, draft.id, secrets.randbits(62)) for draft in drafts]
 
         def job(connection: sqlite3.Connection) -> list[Accepted | IdReused]:
@@ -276,7 +275,7 @@ class OutboxTable:
             return Page(found, found[-1].row if len(found) == limit else None)
 
         def others(connection: sqlite3.Connection) -> Page:
-            before = last_row(connection) + 1 if after is None else after
+            before = _last_row(connection) + 1 if after is None else after
             end = connection.execute(
                 "SELECT row FROM outbox WHERE row<? ORDER BY row DESC LIMIT 1 OFFSET ?", (before, LOOK_ROWS - 1)
             ).fetchone()
@@ -324,7 +323,7 @@ def within_bytes(rows: list[Any], bytes_max: int) -> list[Any]:
     return rows
 
 
-def last_row(connection: sqlite3.Connection) -> int:
+def _last_row(connection: sqlite3.Connection) -> int:
     (row,) = connection.execute("SELECT max(row) FROM outbox").fetchone()
     return int(row or 0)
 

@@ -7,14 +7,14 @@ longer than that; then the free pages are given back likewise.
 from typing import Final, NamedTuple
 
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from meshproto.errors import MeshError
 from meshproto.net.asked import TTL_S_MAX
+from meshproto.net.background import background
 from meshproto.net.clocks import NowMs
 from meshproto.net.programs import Programs
 from meshproto.net.user_store import UserStore
@@ -60,17 +60,12 @@ class Retention(Service):
 
     def startService(self) -> None:
         super().startService()
-        self._loop = ensureDeferred(self._run())
-        self._loop.addErrback(self._ended)
+        self._loop = background(self._run(), self.log)
 
     def stopService(self) -> None:
         super().stopService()
         if self._loop is not None:
             self._loop.cancel()
-
-    def _ended(self, failure: Failure) -> None:
-        if not failure.check(CancelledError):
-            self.log.failure("a bug in what deletes old messages", failure=failure)
 
     async def _run(self) -> None:
         wait_s = FIRST_LOOK_S

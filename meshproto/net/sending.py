@@ -182,7 +182,7 @@ class Sending(Service):
         queue = self._core.queues.get(recipient)
         return queue.reason if queue is not None else None
 
-    def is_waiting(self, recipient: str) -> bool:
+    def is_failing(self, recipient: str) -> bool:
         """Whether the last attempt failed."""
         queue = self._core.queues.get(recipient)
         return queue is not None and queue.attempts > 0

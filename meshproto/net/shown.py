@@ -25,8 +25,10 @@ def outcome(request: IRequest, outcome: Outcome, wanted: Status = Status.DELIVER
     return answer_problem(request, 409, f"message {outcome.status}", detail, id=outcome.id, to=outcome.to)
 
 
-def sentence(error: MeshError) -> str:
-    return error.title if error.detail == error.title else f"{error.title}: {error.detail}"
+def failed(error: MeshError, **known: Any) -> dict[str, Any]:
+    """One of several messages that came to nothing; `known`: what there is to tell it by."""
+    shown = {**known, "status": "failed", "code": error.code, "title": error.title, "reason": error.detail}
+    return shown if error.retry_after_s is None else {**shown, "retry_after": max(1, round(error.retry_after_s))}
 
 
 def recipient_shown(queue: Queue, ahead_ms: float) -> dict[str, Any]:

@@ -242,12 +242,11 @@ def test_what_has_ended_cannot_be_cancelled(stub: Stub, run: Mesh, title: str, a
 
 
 def test_one_of_several_that_cannot_be_cancelled(stub: Stub, run: Mesh) -> None:
-    """Each is told, and the exit code is that of the worst."""
-    failed = {"id": "m1", "to": "B", "status": "failed", "code": 409, "reason": "message delivered"}
-    stub.answers({"results": [CANCELLED, failed]}, 207)
+    """Each is told, and the exit code is that of one that alone cannot be cancelled."""
+    stub.answers({"results": [CANCELLED, {"id": "m1", "to": "B", "status": "delivered"}]}, 207)
     result = run("cancel", "m1")
     assert result.exit_code == Exit.REFUSED
-    assert result.stdout == "cancelled  UserX  m1\nfailed  B  m1  (message delivered)\n"
+    assert result.stdout == "cancelled  UserX  m1\ndelivered  B  m1\n"
 
 
 @pytest.mark.parametrize("arguments", [["retry", "UserX"], ["cancel", "m1"]])
