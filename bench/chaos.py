@@ -24,11 +24,13 @@ from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from socket import create_server
 from typing import Any, Final, NamedTuple
 
 from bench.chaos_senders import PipeliningSender, PlainSender, Sender, StreamingSender, ask, id_of, text_of
+from bench.million import Client as Seed
 from bench.million import Measured, memory_bytes, table
 from meshproto.cli.node import Node as Client
 from meshproto.cli.processes import Child, Children, Failed, until
@@ -269,6 +271,12 @@ class Chaos:
             until(lambda node=node: node.listens() or None, f"{node.name} listens", START_S_MAX)  # type: ignore[misc]
             client = Client(_url(node.port))
             until(lambda client=client: client.status().document["registered"] or None, f"{node.name} is registered")  # type: ignore[misc]
+        for name in SEEDS:  # one that is killed before it has told the other leaves nobody who knows them
+            with Seed(f"127.0.0.1:{self._nodes[name].port}") as seed:
+                until(partial(self._knows_all, seed), f"{name} knows all", START_S_MAX)
+
+    def _knows_all(self, seed: Seed) -> bool | None:
+        return seed.ask("status")["names"] == len(self._users) or None
 
     def _send(self) -> None:
         for client in self._senders.values():
