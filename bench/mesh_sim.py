@@ -119,7 +119,7 @@ class Mesh:
         """A user connects to a seed: the number of the link."""
         link = next(self._numbers)
         self.nodes[name].users[link] = []
-        self.nodes[name].core.opened(link, trusted=False)
+        self.nodes[name].core.opened(link, "")
         return link
 
     def hang_up(self, name: str, link: int) -> None:
@@ -177,7 +177,7 @@ class Mesh:
         return Seed(name, address, now=self.now, rng=rng, entropy=rng.randbytes, entries=entries, peers=peers)
 
     def _open_users(self, node: Node) -> None:
-        node.core.opened(USER_LINK, trusted=False)
+        node.core.opened(USER_LINK, "")
         node.users[USER_LINK] = []
 
     def _after(self, delay_s: float, node: Node, work: Callable[[], None]) -> None:
@@ -292,7 +292,7 @@ class Mesh:
         link = target.links.get(source.name)
         if link is None:
             link = target.links[source.name] = next(self._numbers)
-            target.core.opened(link, trusted=True)
+            target.core.opened(link, "127.0.0.1")
             hello = wire.HelloParams(wire.PROTOCOL_VERSION, "seed", source.name)
             target.core.receive(link, wire.Hello(jsonrpc="2.0", id=1, params=hello), self.now)
             source.core.greeted(target.address, target.name)

@@ -453,7 +453,7 @@ class World:
         """What a seed answers, asked without a connection."""
         core = self.cores[seed]
         link = -1
-        core.opened(link, trusted=False)
+        core.opened(link, "")
         request = wire.Lookup(jsonrpc="2.0", id=1, params=wire.NameParams(name))
         effects = core.receive(link, request, self.clock.seconds())
         core.closed(link, self.clock.seconds())

@@ -92,8 +92,9 @@ class Seed:
         """When :meth:`tick` wants to be called next."""
         return min(self.peering.wake_at, self._sessions.wake_at)
 
-    def opened(self, link: int, *, trusted: bool) -> None:
-        self._sessions.opened(link, trusted=trusted)
+    def opened(self, link: int, host: str) -> None:
+        """A link from an IP address; `""` when it has none."""
+        self._sessions.opened(link, host)
 
     def receive(self, link: int, request: AnyRequest, now: float) -> list[Effect]:
         """A request from a link. Never raises: what the caller did wrong goes back as an error line."""

@@ -4,6 +4,7 @@ Presence is the connection: whoever registered over a link is online while that 
 the lease.
 """
 
+import ipaddress
 import math
 from dataclasses import dataclass, field
 from typing import Final
@@ -19,14 +20,24 @@ WATCHES_PER_LINK_MAX: Final = 10_000
 
 @dataclass
 class Session:
-    """One link. `trusted`: may gossip where no mesh key is asked for (a private address). `handshake`: what it has to
-    prove. `seed`: the name of the seed that gossips over it. `names` and `watched` are folded."""
+    """One link. `host`: the IP address at its other end, `""` when there is none. `handshake`: what it has to prove.
+    `seed`: the name of the seed that gossips over it. `names` and `watched` are folded."""
 
-    trusted: bool
+    host: str
     handshake: Handshake | None = None
     seed: str | None = None
     names: set[str] = field(default_factory=set)
     watched: set[str] = field(default_factory=set)
+
+    @property
+    def trusted(self) -> bool:
+        """Whether it may gossip where no mesh key is asked for: it is on this machine or a private network (RFC 1918,
+        RFC 4193)."""
+        try:
+            address = ipaddress.ip_address(self.host)
+        except ValueError:
+            return False
+        return address.is_private or address.is_loopback
 
 
 class Sessions:
@@ -48,8 +59,8 @@ class Sessions:
         """When the next lease ends."""
         return next(iter(self._leases.values()), math.inf)
 
-    def opened(self, link: int, *, trusted: bool) -> None:
-        self._sessions[link] = Session(trusted)
+    def opened(self, link: int, host: str) -> None:
+        self._sessions[link] = Session(host)
 
     def closed(self, link: int) -> None:
         session = self._sessions.pop(link)

@@ -1,6 +1,5 @@
 """The service that runs :class:`meshproto.core.seed.Seed`: its sockets, its timers, its disk."""
 
-import ipaddress
 import itertools
 from collections.abc import Callable, Iterable
 from typing import Any, Final
@@ -87,7 +86,7 @@ class SeedService(Service):
             return None
         number = next(self._numbers)
         self._links[number] = lines
-        self._core.opened(number, trusted=_is_private(lines.transport.getPeer()))
+        self._core.opened(number, getattr(lines.transport.getPeer(), "host", ""))
         return number
 
     def line(self, number: int, lines: Lines, line: bytes) -> None:
@@ -237,12 +236,3 @@ class _Link:
     def closed(self, lines: Lines, reason: str) -> None:
         if self._number is not None:
             self._service.closed(self._number)
-
-
-def _is_private(peer: object) -> bool:
-    """Whether the other side is on this machine or a private network (RFC 1918, RFC 4193)."""
-    try:
-        address = ipaddress.ip_address(getattr(peer, "host", ""))
-    except ValueError:
-        return False
-    return address.is_private or address.is_loopback

@@ -99,7 +99,7 @@ class SeedMesh:
     def open(self, name: str, *, trusted: bool = True) -> int:
         self._link += 1
         self.hosts[name].lines[self._link] = []
-        self.hosts[name].seed.opened(self._link, trusted=trusted)
+        self.hosts[name].seed.opened(self._link, "127.0.0.1" if trusted else "8.8.8.8")
         return self._link
 
     # -- time -----------------------------------------------------------------------------------------------------
