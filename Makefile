@@ -5,8 +5,9 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 ONCE   ?=
 RUNS   ?= 1000
+TARGET ?= lines
 
-.PHONY: demo test soak faults chaos bench bench-million bench-store bench-backlog lint lock wheel clean
+.PHONY: demo test soak faults fuzz fuzz-guided chaos bench bench-million bench-store bench-backlog lint lock wheel clean
 
 demo: $(READY)  ## two seeds and two users, for real, on this machine; ONCE=1 ends by itself
 	@$(BIN)/mesh demo $(if $(ONCE),--once)
@@ -19,6 +20,12 @@ soak: $(READY)  ## random operations on small meshes; RUNS=1000
 
 faults: $(READY)  ## messages under random faults of everything, in a fake world; RUNS=1000
 	$(BIN)/python -m bench.faults --runs $(RUNS)
+
+fuzz: $(READY)  ## 2,000,000 lines and 500,000 bodies that nobody should send; ARGS="--lines 100000 --bodies 1000"
+	$(BIN)/python -m bench.fuzz $(ARGS)
+
+fuzz-guided: $(READY)  ## the same by coverage; TARGET=lines or deliver, RUNS=1000
+	$(BIN)/python -m bench.fuzz_guided $(TARGET) -runs=$(RUNS)
 
 bench: $(READY)  ## what docs/benchmarks.md shows of gossip, measured anew; ARGS=--quick
 	$(BIN)/python -m bench.gossip $(ARGS)

@@ -47,6 +47,8 @@ setup(
             "build>=1.2,<2",
             "setuptools>=77,<90",
             "sortedcontainers-stubs>=2.4,<3",
+            # `python -m bench.fuzz_guided`; it comes ready-made for these only.
+            "atheris>=3,<4; sys_platform == 'linux' and platform_machine == 'x86_64' and python_version < '3.14'",
         ],
     },
     entry_points={"console_scripts": ["mesh = meshproto.cli.main:main"]},
