@@ -4,24 +4,15 @@ and tells in which run each is found. Runs that fail without it too are not coun
 
 import argparse
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
-ROOT: Final = Path(__file__).parents[1]
+from bench.mutants import Mutant, broken
+
 RUNS_AT_ONCE: Final = 50
-
-
-class Mutant(NamedTuple):
-    """`was` must stand in the file exactly once."""
-
-    name: str
-    file: str
-    was: str
-    becomes: str
 
 
 MUTANTS: Final = [
@@ -150,18 +141,6 @@ MUTANTS: Final = [
         "",
     ),
 ]
-
-
-def broken(mutant: Mutant, directory: str) -> bool:
-    """Make a copy of the code with the mutant in it; False: it does not fit the code."""
-    for part in ("meshproto", "bench", "tests"):
-        shutil.copytree(ROOT / part, Path(directory) / part, ignore=shutil.ignore_patterns("__pycache__"))
-    file = Path(directory) / "meshproto" / mutant.file
-    text = file.read_text()
-    if text.count(mutant.was) != 1:
-        return False
-    file.write_text(text.replace(mutant.was, mutant.becomes))
-    return True
 
 
 def found_in(directory: str, runs: int, known: set[int]) -> tuple[int, str] | None:
