@@ -7,7 +7,7 @@ ONCE   ?=
 RUNS   ?= 1000
 TARGET ?= lines
 
-.PHONY: demo test soak faults fuzz fuzz-guided chaos bench bench-million bench-store bench-backlog lint lock wheel clean
+.PHONY: demo test soak faults contract guards fuzz fuzz-guided chaos bench bench-million bench-store bench-backlog lint lock wheel clean
 
 demo: $(READY)  ## two seeds and two users, for real, on this machine; ONCE=1 ends by itself
 	@$(BIN)/mesh demo $(if $(ONCE),--once)
@@ -20,6 +20,12 @@ soak: $(READY)  ## random operations on small meshes; RUNS=1000
 
 faults: $(READY)  ## messages under random faults of everything, in a fake world; RUNS=1000
 	$(BIN)/python -m bench.faults --runs $(RUNS)
+
+contract: $(READY)  ## whether a node does what its /openapi.json says; ARGS="--examples 20"
+	$(BIN)/python -m bench.contract $(ARGS)
+
+guards: $(READY)  ## whether each line of the threat model has a test that can fail
+	$(BIN)/python -m bench.guards $(ARGS)
 
 fuzz: $(READY)  ## 2,000,000 lines and 500,000 bodies that nobody should send; ARGS="--lines 100000 --bodies 1000"
 	$(BIN)/python -m bench.fuzz $(ARGS)

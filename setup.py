@@ -47,6 +47,7 @@ setup(
             "build>=1.2,<2",
             "setuptools>=77,<90",
             "sortedcontainers-stubs>=2.4,<3",
+            "schemathesis>=4.10,<5",
             # `python -m bench.fuzz_guided`; it comes ready-made for these only.
             "atheris>=3,<4; sys_platform == 'linux' and platform_machine == 'x86_64' and python_version < '3.14'",
         ],

@@ -1,6 +1,8 @@
 """What the owner may ask: the shapes of bodies and queries, and how they are read. A wrong one raises
 :class:`BadParams` that says where it is wrong."""
 
+import re
+from collections.abc import Sequence
 from typing import Annotated, Final, Literal, TypeVar
 
 import msgspec
@@ -78,6 +80,9 @@ class SendQuery(Struct, frozen=True):
     wait: Annotated[float, Meta(ge=0, le=WAIT_S_MAX)] = SEND_WAIT_S
 
 
+IDEMPOTENCY_KEY_PATTERN: Final = f"^[!-~]{{1,{ID_CHARS_MAX}}}$"
+_IDEMPOTENCY_KEY: Final = re.compile(IDEMPOTENCY_KEY_PATTERN.replace("$", r"\Z"))
+
 S = TypeVar("S", bound=Struct)
 
 
@@ -91,6 +96,16 @@ def read_body(request: IRequest, bytes_max: int) -> bytes:
     if len(body) > bytes_max:
         raise TooLarge(f"the body is larger than {bytes_max} bytes")
     return body
+
+
+def idempotency_key(request: IRequest) -> str | None:
+    """The header that stands for an `id` where none is given; None when there is none. Raises :class:`BadParams`."""
+    given: Sequence[str] = request.requestHeaders.getRawHeaders("idempotency-key", ())
+    if not given:
+        return None
+    if len(given) > 1 or not _IDEMPOTENCY_KEY.match(given[0]):
+        raise BadParams(f"an Idempotency-Key is one, of 1 to {ID_CHARS_MAX} printable ASCII characters without spaces")
+    return given[0]
 
 
 def parse_body(body: bytes, kind: type[S], called: str = "the body") -> S:

@@ -42,6 +42,7 @@ from meshproto.net.asked import (
     SendQuery,
     ToQuery,
     TrustBody,
+    idempotency_key,
     parse_body,
     parse_query,
     read_body,
@@ -49,10 +50,11 @@ from meshproto.net.asked import (
 from meshproto.net.bulk import Bulk, Results
 from meshproto.net.clocks import NowMs
 from meshproto.net.contacts import Contacts
+from meshproto.net.contract import document
 from meshproto.net.deferred import together
 from meshproto.net.door import Door, owner
 from meshproto.net.front_request import FrontRequest
-from meshproto.net.http import LOOPBACK_HOSTS, answer_errors, answer_json, header, quiet_site
+from meshproto.net.http import LOOPBACK_HOSTS, answer_errors, answer_json, quiet_site
 from meshproto.net.outbox_table import Draft, Kept
 from meshproto.net.programs import Programs
 from meshproto.net.receiving import Receiving, shown
@@ -147,7 +149,8 @@ class Front:
         return await self._send(request, body)
 
     async def _send(self, request: IRequest, body: SendBody) -> bytes:
-        message_id = body.id or header(request, b"idempotency-key")
+        key = idempotency_key(request)
+        message_id = body.id or key
         if isinstance(body.to, str):
             return outcome(request, await self._accepting.send(self._order(body, message_id)))
         orders = self._orders(body, message_id or self._new_id())
@@ -365,6 +368,11 @@ class Front:
                 "programs": await self._programs.shown(),
             },
         )
+
+    @app.route("/openapi.json", methods=["GET"])
+    @owner
+    async def openapi(self, request: IRequest) -> bytes:
+        return answer_json(request, document())
 
     # anyone's
 

@@ -296,6 +296,7 @@ OWNERS = [
     ("GET", "/contacts"),
     ("PUT", "/contacts/UserX"),
     ("GET", "/status"),
+    ("GET", "/openapi.json"),
 ]
 
 
