@@ -7,7 +7,7 @@ ONCE   ?=
 RUNS   ?= 1000
 TARGET ?= lines
 
-.PHONY: demo test soak faults contract guards fuzz fuzz-guided chaos bench bench-million bench-store bench-backlog lint lock wheel clean
+.PHONY: demo test soak faults contract guards wear fuzz fuzz-guided chaos bench bench-million bench-store bench-backlog lint lock wheel clean
 
 demo: $(READY)  ## two seeds and two users, for real, on this machine; ONCE=1 ends by itself
 	@$(BIN)/mesh demo $(if $(ONCE),--once)
@@ -26,6 +26,9 @@ contract: $(READY)  ## whether a node does what its /openapi.json says; ARGS="--
 
 guards: $(READY)  ## whether each line of the threat model has a test that can fail
 	$(BIN)/python -m bench.guards $(ARGS)
+
+wear: $(READY)  ## what those who are served notice of thousands who only hold connections; ARGS="--seconds 5"
+	$(BIN)/python -m bench.wear $(ARGS)
 
 fuzz: $(READY)  ## 2,000,000 lines and 500,000 bodies that nobody should send; ARGS="--lines 100000 --bodies 1000"
 	$(BIN)/python -m bench.fuzz $(ARGS)
