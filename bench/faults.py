@@ -35,7 +35,8 @@ from zope.interface import implementer
 from bench.faults_client import NOTHING, Said, Stream, Talk, Told
 from bench.faults_model import Entry, Message, Model
 from meshproto.core.identity import b64
-from tests.world import EPOCH_S, World
+from tests.network import EPOCH_S
+from tests.world import World
 
 SEEDS: Final = ("seedX", "seedY")
 USERS: Final = ("Ada", "Bob", "Cyd", "Dan")

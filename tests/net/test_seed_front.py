@@ -13,7 +13,8 @@ from meshproto.core.liveness import PHI_DEAD
 from meshproto.net import seed_front
 from meshproto.net.http import LOOPBACK_HOSTS
 from meshproto.net.seed_front import SeedFront
-from tests.world import EPOCH_S, World
+from tests.network import EPOCH_S
+from tests.world import World
 
 
 class Looker:

@@ -19,7 +19,8 @@ from meshproto.net.seeds import Seeds
 from meshproto.net.user_store import SCHEMA, SCHEMA_VERSION, UserStore
 from tests.core.users import user
 from tests.net.on_clock import OnClock
-from tests.world import Wire, World
+from tests.network import Wire
+from tests.world import World
 
 HEALED_S_MAX = 5.0
 NEWS_S_MAX = 2 * GOSSIP_INTERVAL_S
