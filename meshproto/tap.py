@@ -20,6 +20,7 @@ from twisted.python import usage
 from meshproto.errors import BadParams, BadState, MeshError
 from meshproto.net.listening import WILDCARD_HOSTS, host_port, join_address, listen
 from meshproto.net.state import StateDir, default_path
+from meshproto.net.unix_socket import UnixSockets, is_unix
 from meshproto.wire import NAME_PATTERN, NAME_RULE, split_address
 
 
@@ -140,7 +141,8 @@ class NodeService(Service):
         """Host and port where it listens now, None for an endpoint without them. `described`: an endpoint other than
         the node's own. Raises :class:`BadState`."""
         described = described or self.options.endpoint
-        port = listen(serverFromString(self.reactor, described), factory, described)
+        reactor = UnixSockets(self.reactor) if is_unix(described) else self.reactor
+        port = listen(serverFromString(reactor, described), factory, described)
         self.ports.append(port)
         return host_port(port)
 

@@ -18,6 +18,7 @@ from meshproto.net.database_file import connect
 from meshproto.net.deliver_exec import DeliverExec, parse_command
 from meshproto.net.deliver_to import DeliverTo, check_url
 from meshproto.net.door import Door
+from meshproto.net.face import Face, site
 from meshproto.net.http import LOOPBACK_HOSTS
 from meshproto.net.listening import is_loopback, local_address
 from meshproto.net.node import UserNode
@@ -25,7 +26,8 @@ from meshproto.net.program import Program
 from meshproto.net.retention import Keep
 from meshproto.net.state import TOKEN_FILE, StateDir
 from meshproto.net.store import ThreadedDatabase
-from meshproto.tap import NodeOptions, NodeService, addresses
+from meshproto.net.unix_socket import is_unix, socket_path
+from meshproto.tap import NodeOptions, NodeService, addresses, server_endpoint
 
 KEEP_DAYS_MAX: Final = 36500.0
 DIGITS_MAX: Final = 15
@@ -38,13 +40,19 @@ class Options(NodeOptions):
     longdesc = (
         "A user's node: registers a name with a seed, takes messages from the owner over HTTP and delivers them "
         "straight to the recipient's node. Every option has a twin in the environment "
-        "(USER_NAME, PORT, MESH_LISTEN, MESH_ADVERTISE, MESH_STATE, MESH_SEEDS, MESH_DELIVER_TO, "
+        "(USER_NAME, PORT, MESH_LISTEN, MESH_API, MESH_ADVERTISE, MESH_STATE, MESH_SEEDS, MESH_DELIVER_TO, "
         "MESH_DELIVER_EXEC, MESH_KEEP_DAYS, MESH_KEEP_MESSAGES)."
     )
     optParameters: ClassVar[list[list[Any]]] = [
         ["name", None, None, "the name others send to"],
         ["port", "p", None, "the port to listen on, on this machine only; 0: any free one [default: 3000]"],
         ["listen", None, None, "a Twisted server endpoint instead of --port, such as tcp:3000"],
+        [
+            "api",
+            None,
+            None,
+            "a Twisted server endpoint for the owner's part alone, such as unix:mesh.sock",
+        ],
         ["advertise", None, None, "the URI at which others reach this node, such as http://192.0.2.7:3000"],
         ["state", None, None, "directory for keys and messages"],
         ["deliver-to", None, None, "URL of a program on this machine to which each message is posted"],
@@ -56,6 +64,7 @@ class Options(NodeOptions):
         "name": "USER_NAME",
         "port": "PORT",
         "listen": "MESH_LISTEN",
+        "api": "MESH_API",
         "advertise": "MESH_ADVERTISE",
         "state": "MESH_STATE",
         "seed": "MESH_SEEDS",
@@ -78,6 +87,8 @@ class Options(NodeOptions):
     def postOptions(self) -> None:
         super().postOptions()
         self._check("seed", addresses)
+        if self["api"] is not None:
+            self._check("api", server_endpoint)
         if self["advertise"] is not None:
             self._check("advertise", _uri)
         for option, parse in (("keep-days", _days), ("keep-messages", _number)):
@@ -140,12 +151,26 @@ class UserService(NodeService):
         )
         where = self.listen(node.site)
         self.uri = options["advertise"] or f"http://{self.dialled_at(where)}"
-        if where is None or not is_loopback(where[0]):
-            self.log.info("the owner's part asks for the token in {file}", file=str(state.path / TOKEN_FILE))
-            node.front.door = Door(state.token(os.urandom), {*LOOPBACK_HOSTS, urlsplit(self.uri).hostname or ""})
-        self.announce(state, f"http://{local_address(where)}" if where else self.uri)
+        self.announce(state, self._let_in(where, node, state))
         self.log.info("{name} listens, and says that it is at {uri}", name=options["name"], uri=self.uri)
         return node
+
+    def _let_in(self, where: tuple[str, int] | None, node: UserNode, state: StateDir) -> str:
+        """Opens the door to the owner: on a listener of its own, or on the one that takes what peers send, at `where`.
+        The address of the owner's part. Raises :class:`BadState`."""
+        face, described = node.face, self.options["api"]
+        if described is not None:
+            face = Face(None, node.front)
+            where = self.listen(site(face, self.reactor), described)
+            if is_unix(described):
+                face.door = Door(None, LOOPBACK_HOSTS)
+                return f"unix:{socket_path(self.ports[-1])}"
+        if where is not None and is_loopback(where[0]):
+            face.door = Door(None, LOOPBACK_HOSTS)
+        else:
+            self.log.info("the owner's part asks for the token in {file}", file=str(state.path / TOKEN_FILE))
+            face.door = Door(state.token(os.urandom), {*LOOPBACK_HOSTS, urlsplit(self.uri).hostname or ""})
+        return f"http://{local_address(where)}" if where else self.uri
 
     def _programs(self, client: HTTPClient) -> list[Program]:
         programs: list[Program] = []

@@ -149,11 +149,13 @@ def test_options_that_are_named_exist() -> None:
 def test_routes_are_complete() -> None:
     """The routes of the node are those that http.md lists, and each has a section of its own."""
     from meshproto.net.front import Front  # klein must not come in before a reactor is chosen
+    from meshproto.net.public_front import PublicFront
 
     text = read("http.md")
     real = {
         f"{method} {rule.rule.replace('id:', '')}"
-        for rule in Front.app.url_map.iter_rules()
+        for app in (Front.app, PublicFront.app)
+        for rule in app.url_map.iter_rules()
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
     }
     listed = {cell.strip("`") for cell in first_cells(text.partition("The examples go on")[0]) if cell.startswith("`")}

@@ -31,6 +31,8 @@ from meshproto.core.seed import Seed, Settings
 from meshproto.net import seed_store, user_store
 from meshproto.net.courier import http_client, http_pool
 from meshproto.net.database_file import connect
+from meshproto.net.door import Door
+from meshproto.net.http import LOOPBACK_HOSTS
 from meshproto.net.lines import LinesFactory
 from meshproto.net.node import UserNode
 from meshproto.net.seeding import SeedService
@@ -255,6 +257,7 @@ class World(Network):
             rng=random.Random(self.rng.random()),
             entropy=self.rng.randbytes,
         )
+        node.face.door = Door(None, LOOPBACK_HOSTS)
         host.listenTCP(USER_PORT, node.site)
         self.users[name] = node
         node.startService()

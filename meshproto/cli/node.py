@@ -6,9 +6,10 @@ machine, and a connection that is never reused can never be stale after the node
 
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, IncompleteRead
 from typing import Any, cast
 from urllib.parse import quote, urlencode, urlsplit
@@ -67,18 +68,35 @@ class Unreachable(Exception):
         self.text = json.dumps({"type": "about:blank", "title": title, "detail": detail})
 
 
+class _UnixConnection(HTTPConnection):
+    """HTTP over a unix socket. In it the node goes by the name `localhost`, as with `curl --unix-socket`."""
+
+    def __init__(self, path: str, _host: str, _port: int | None, *, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
 class Node:
-    """A user node, by the URL of its HTTP: `http://127.0.0.1:3000`, or shorter `localhost:3000`.
+    """A user node, by the URL of its HTTP: `http://127.0.0.1:3000`, or shorter `localhost:3000`; or by the path of its
+    socket: `unix:/run/user/1000/mesh.sock`.
 
     Every method asks once and returns the node's `Answer`, or raises `Problem` or `Unreachable`.
     """
 
     def __init__(self, url: str, token: str | None = None, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
+        path = url.removeprefix("unix:") if url.startswith("unix:") else None
+        parts = urlsplit("http://localhost" if path else url if "://" in url else f"http://{url}")
         if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query:
             raise ValueError(f"{url!r} is not the address of a node, such as http://127.0.0.1:3000")
-        self.url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
-        self._connection_type = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+        self.url = url if path else f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+        self._connect: Callable[..., HTTPConnection] = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+        if path:
+            self._connect = partial(_UnixConnection, path)
         self._host, self._port, self._prefix = parts.hostname, parts.port, parts.path.rstrip("/")
         self._headers = {"Accept": f"application/json, {PROBLEM_TYPE}", "Connection": "close"}
         if token is not None:
@@ -106,7 +124,7 @@ class Node:
         Ends when the node ends its answer, if every line was answered or not.
         """
         patience_s = self._timeout_s
-        connection = self._connection_type(self._host, self._port, timeout=patience_s)
+        connection = self._connect(self._host, self._port, timeout=patience_s)
         try:
             connection.putrequest("POST", f"{self._prefix}/send")
             for name, value in self._headers.items():
@@ -178,7 +196,7 @@ class Node:
     def _ask(
         self, method: str, path: str, body: Document | None = None, *, wait_s: float = 0, sends: bool = False
     ) -> Answer:
-        connection = self._connection_type(self._host, self._port, timeout=self._timeout_s + wait_s)
+        connection = self._connect(self._host, self._port, timeout=self._timeout_s + wait_s)
         headers, content = self._headers, None
         if body is not None:
             headers = headers | {"Content-Type": "application/json"}

@@ -3,19 +3,29 @@
 import hmac
 from collections.abc import Callable, Coroutine, Iterable
 from functools import wraps
-from typing import Any, Final, Protocol, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
+from twisted.python.components import Componentized
 from twisted.web.iweb import IRequest
+from zope.interface import Interface, implementer
 
 from meshproto.errors import Forbidden, MeshError, Unauthorized
 from meshproto.net.front_request import FrontRequest
 from meshproto.net.http import check_host, header
 
 
+class IDoor(Interface):
+    """What a listener hands its requests (:class:`meshproto.net.face.Face`), and :func:`owner` asks."""
+
+    def check(request: IRequest) -> None:  # noqa: N805 -- an interface has no self
+        """Raises :class:`MeshError` unless it is the owner who asks."""
+
+
+@implementer(IDoor)
 class Door:
-    """Lets the owner in. `token`: None on a node that listens on loopback only. `hosts`: the names this node goes by,
-    in lower case without a port; besides them any IP address is taken, since a page can be given a name that leads
-    here (DNS rebinding) but not an address."""
+    """Lets the owner in. `token`: None where only this machine, or whoever may open a socket's file, gets that far.
+    `hosts`: the names this node goes by, in lower case without a port; besides them any IP address is taken, since a
+    page can be given a name that leads here (DNS rebinding) but not an address."""
 
     def __init__(self, token: str | None, hosts: Iterable[str]) -> None:
         self._token = token
@@ -24,27 +34,48 @@ class Door:
     def check(self, request: IRequest) -> None:
         """Raises :class:`Forbidden` for what a web page or a proxy may have sent, :class:`Unauthorized` without the
         token."""
+        _check_single(request)
         check_host(request, self._hosts)
-        host = header(request, b"host")
-        origin = header(request, b"origin")
-        if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
-            raise Forbidden("a page from another origin may not talk to this node")
-        if header(request, b"sec-fetch-site") in ("cross-site", "same-site"):
-            raise Forbidden("a page from another site may not talk to this node")
+        _check_page(request)
         if self._token is None:
-            if any(request.requestHeaders.hasHeader(name) for name in _FORWARDED):
-                raise Forbidden("this node has no token, so it takes no requests from a proxy: listen with a token")
+            _check_direct(request)
             return
         scheme, _, given = (header(request, b"authorization") or "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._token.encode()):
             raise Unauthorized("the owner's part needs the header 'Authorization: Bearer TOKEN', from the file 'token'")
 
 
-_FORWARDED: Final = (b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto")
+_SINGLE: Final = ("Host", "Origin", "Sec-Fetch-Site", "Authorization")
+_OWN_SITE: Final = (None, "same-origin", "none")  # "none": the owner typed the address, or took a bookmark
+_PROXYS: Final = (b"forwarded", b"x-forwarded-", b"x-real-ip")
 
 
-class _Guarded(Protocol):
-    door: Door
+def _check_single(request: IRequest) -> None:
+    """Of two that differ we would believe the one, and whoever stands in between the other."""
+    for name in _SINGLE:
+        if len(request.requestHeaders.getRawHeaders(name, ())) > 1:
+            raise Forbidden(f"a request has one header {name} at most")
+
+
+def _check_page(request: IRequest) -> None:
+    host = (header(request, b"host") or "").lower()
+    origin = header(request, b"origin")
+    if origin is not None and origin.lower() not in (f"http://{host}", f"https://{host}"):
+        raise Forbidden("a page from another origin may not talk to this node")
+    if header(request, b"sec-fetch-site") not in _OWN_SITE:
+        raise Forbidden("a page from another site may not talk to this node")
+
+
+def _check_direct(request: IRequest) -> None:
+    if any(name.lower().startswith(_PROXYS) for name, _ in request.requestHeaders.getAllRawHeaders()):
+        raise Forbidden("this node has no token, so it takes no requests from a proxy: listen with a token")
+
+
+class _Nobody:
+    """Where no door was opened nobody is the owner."""
+
+    def check(self, request: IRequest) -> None:
+        raise Forbidden("the owner's part is not here")
 
 
 F = TypeVar("F", bound=Callable[..., Coroutine[Any, Any, bytes]])
@@ -54,9 +85,10 @@ def owner(route: F) -> F:
     """A route for the owner alone."""
 
     @wraps(route)
-    async def guarded(self: "_Guarded", request: IRequest, *args: Any, **kwargs: Any) -> bytes:
+    async def guarded(self: object, request: IRequest, *args: Any, **kwargs: Any) -> bytes:
+        door = cast(Componentized, request).getComponent(IDoor, _Nobody())
         try:
-            self.door.check(request)
+            door.check(request)
         except MeshError:
             if isinstance(request, FrontRequest) and request.stream is not None:
                 await request.stream.discard()

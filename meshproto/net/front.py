@@ -1,10 +1,8 @@
-"""The HTTP face of a user node, on Klein: the owner's routes and the public ones. docs/http.md is this file told to
-people.
+"""The owner's routes of a user node, on Klein. With those for anyone (:mod:`meshproto.net.public_front`) they are what
+docs/http.md tells people.
 
-Errors are RFC 9457 problem documents. The owner's routes are closed to all but the owner (:class:`Door`); the public
-ones take sealed batches and tell what anybody may know.
-
-To test it without a socket put `Front(...).app.resource()` into a `treq.testing.StubTreq`.
+Errors are RFC 9457 problem documents. The routes are closed to all but the owner, by the door of the listener that a
+request came through (:class:`meshproto.net.face.Face`).
 """
 
 import heapq
@@ -17,17 +15,10 @@ from twisted.internet.defer import ensureDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.web.iweb import IRequest
-from twisted.web.server import Site
 from werkzeug.routing import BaseConverter
 
-from meshproto import __version__, wire
-from meshproto.core.envelope import (
-    BATCH_BYTES_MAX,
-    BATCH_MESSAGES_MAX,
-    MESSAGE_BYTES_MAX,
-    SEALED_BYTES_MAX,
-    check_message,
-)
+from meshproto import __version__
+from meshproto.core.envelope import check_message
 from meshproto.core.identity import Entropy, Identity, fingerprint, parse_address, unb64
 from meshproto.core.queue import Status
 from meshproto.errors import BadParams, MeshError
@@ -52,9 +43,9 @@ from meshproto.net.clocks import NowMs
 from meshproto.net.contacts import Contacts
 from meshproto.net.contract import document
 from meshproto.net.deferred import together
-from meshproto.net.door import Door, owner
+from meshproto.net.door import owner
 from meshproto.net.front_request import FrontRequest
-from meshproto.net.http import LOOPBACK_HOSTS, answer_errors, answer_json, quiet_site
+from meshproto.net.http import answer_errors, answer_json
 from meshproto.net.outbox_table import Draft, Kept
 from meshproto.net.programs import Programs
 from meshproto.net.receiving import Receiving, shown
@@ -76,8 +67,6 @@ class _MessageId(BaseConverter):
 
 
 class Front:
-    """`door`: who may be the owner; as it is made, whoever reaches a node that listens on loopback only."""
-
     app = Klein()
     app.url_map.merge_slashes = False  # an id may have any slashes
     app.url_map.converters["id"] = _MessageId
@@ -97,7 +86,6 @@ class Front:
         now_ms: NowMs,
         entropy: Entropy,
     ) -> None:
-        self.door = Door(None, LOOPBACK_HOSTS)
         self._identity = identity
         self._seeds = seeds
         self._contacts = contacts
@@ -374,30 +362,6 @@ class Front:
     async def openapi(self, request: IRequest) -> bytes:
         return answer_json(request, document())
 
-    # anyone's
-
-    @app.route("/deliver", methods=["POST"])
-    async def deliver(self, request: IRequest) -> bytes:
-        answer = await self._receiving.deliver(read_body(request, SEALED_BYTES_MAX))
-        request.setHeader(b"content-type", b"application/json")
-        return answer
-
-    @app.route("/.well-known/meshproto", methods=["GET"])
-    async def well_known(self, request: IRequest) -> bytes:
-        own = self._seeds.own_record()
-        limits = {
-            "message_bytes": MESSAGE_BYTES_MAX,
-            "batch_bytes": BATCH_BYTES_MAX,
-            "batch_messages": BATCH_MESSAGES_MAX,
-        }
-        told = {"version": __version__, "protocol": wire.PROTOCOL_VERSION, "limits": limits}
-        return answer_json(request, {**told, "record": own.record, "sig": own.sig})
-
-    @app.route("/healthz", methods=["GET"])
-    async def healthz(self, request: IRequest) -> bytes:
-        await self._store.probe()
-        return answer_json(request, {"status": "ok"})
-
 
 _ON_DISK: Final = {
     "waiting": Status.QUEUED,
@@ -413,8 +377,3 @@ def _folded(name: str | UnsetType) -> str | None:
 
 
 answer_errors(Front.app, Front.log)
-
-
-def site(front: Front, reactor: Any) -> Site:
-    """The HTTP server's factory."""
-    return quiet_site(front.app, reactor, FrontRequest)

@@ -9,8 +9,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import Request as HTTPRequest
 from twisted.web.iweb import IRequest
+from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from meshproto.errors import Forbidden, MeshError, TooLarge, Unauthorized
 from meshproto.wire import encode_value
@@ -40,16 +41,16 @@ def check_host(request: IRequest, hosts: Collection[str]) -> None:
 
 
 def _is_address(host: str) -> bool:
+    bracketed = host.startswith("[") and host.endswith("]")
     try:
-        ipaddress.ip_address(host.strip("[]"))
+        return (ipaddress.ip_address(host.strip("[]")).version == 6) == bracketed
     except ValueError:
         return False
-    return True
 
 
 def _without_port(host: str) -> str:
     name, colon, port = host.rpartition(":")
-    return (name if colon and port.isdigit() else host).lower()
+    return (name if colon and port.isdecimal() else host).lower().removesuffix(".")
 
 
 # -- what goes out ------------------------------------------------------------------------------------------------
@@ -68,26 +69,37 @@ def answer_problem(request: IRequest, status: int, title: str, detail: str, **mo
     return body
 
 
+def answer_error(request: IRequest, error: MeshError) -> bytes:
+    if error.retry_after_s is not None:
+        request.setHeader(b"retry-after", b"%d" % max(1, round(error.retry_after_s)))
+    if isinstance(error, Unauthorized):
+        request.setHeader(b"www-authenticate", b"Bearer")
+    return answer_problem(request, error.code if error.code > 0 else 400, error.title, error.detail)
+
+
+def _asked(request: IRequest) -> str:
+    return f"{request.method.decode('latin-1')} {request.path.decode('latin-1')}"[:200]
+
+
 def answer_errors(app: Klein, log: Logger) -> None:
     """Whatever a route of the app raises is answered as a problem document."""
 
     @app.handle_errors(MeshError)
     def refused(self: Any, request: IRequest, failure: Failure) -> bytes:
-        error = cast(MeshError, failure.value)
-        if error.retry_after_s is not None:
-            request.setHeader(b"retry-after", b"%d" % max(1, round(error.retry_after_s)))
-        if isinstance(error, Unauthorized):
-            request.setHeader(b"www-authenticate", b"Bearer")
-        return answer_problem(request, error.code if error.code > 0 else 400, error.title, error.detail)
+        return answer_error(request, cast(MeshError, failure.value))
+
+    @app.handle_errors(MethodNotAllowed)
+    def no_method(self: Any, request: IRequest, failure: Failure) -> bytes:
+        methods = ", ".join(sorted({*(cast(MethodNotAllowed, failure.value).valid_methods or ()), "OPTIONS"}))
+        request.setHeader(b"allow", methods.encode("ascii"))
+        if request.method == b"OPTIONS":  # RFC 9110, section 9.3.7; without a word on CORS a page is refused by that
+            request.setResponseCode(204)
+            return b""
+        return answer_problem(request, 405, "Method Not Allowed", f"{_asked(request)}: this route takes {methods}")
 
     @app.handle_errors(HTTPException)
     def no_route(self: Any, request: IRequest, failure: Failure) -> bytes:
-        error = cast(HTTPException, failure.value)
-        for name, value in error.get_headers():
-            if name.lower() == "allow":
-                request.setHeader(b"allow", value.encode("ascii"))
-        where = f"{request.method.decode('latin-1')} {request.path.decode('latin-1')}"[:200]
-        return answer_problem(request, error.code or 500, error.name, f"{where}: {error.description}")
+        return answer_problem(request, 404, "Not Found", f"{_asked(request)}: there is no such route here")
 
     @app.handle_errors(Exception)
     def bug(self: Any, request: IRequest, failure: Failure) -> bytes:
@@ -136,10 +148,10 @@ class _QuietSite(Site):
         """Nothing: an access log at thousands of requests a second costs more than the requests."""
 
 
-def quiet_site(app: Klein, reactor: Any, request: type[BoundedRequest] = BoundedRequest) -> Site:
-    """The factory of an HTTP server for an app that is bound to its instance."""
+def quiet_site(resource: IResource, reactor: Any, request: type[BoundedRequest] = BoundedRequest) -> Site:
+    """The factory of an HTTP server."""
     return _QuietSite(
-        app.resource(),
+        resource,
         requestFactory=request,
         parsePOSTFormSubmission=False,  # curl -d says "form", whatever the body is
         timeout=IDLE_TIMEOUT_S,

@@ -16,9 +16,11 @@ from meshproto.net.accepting import Accepting
 from meshproto.net.clocks import NowMs
 from meshproto.net.contacts import Contacts
 from meshproto.net.courier import Courier, HTTPClient
-from meshproto.net.front import Front, site
+from meshproto.net.face import Face, site
+from meshproto.net.front import Front
 from meshproto.net.program import Program
 from meshproto.net.programs import Programs
+from meshproto.net.public_front import PublicFront
 from meshproto.net.receiving import Receiving
 from meshproto.net.retention import KEEP_ALL, Keep, Retention
 from meshproto.net.seeds import Seeds
@@ -27,7 +29,8 @@ from meshproto.net.user_store import Start, UserStore
 
 
 class UserNode(Service):
-    """`uris`: where peers reach this node; called once it listens with :attr:`site`. `now_ms`: the time that messages
+    """`uris`: where peers reach this node; called once it listens with :attr:`site`, where
+    nobody is the owner until :attr:`face` has a door. `now_ms`: the time that messages
     and records are stamped with; `reactor`: timers only, which must not stand still when somebody sets the clock.
     `programs`: what the inbox is handed over to, each with the cursor it begins after."""
 
@@ -89,7 +92,8 @@ class UserNode(Service):
             now_ms,
             entropy,
         )
-        self.site: Site = site(self.front, reactor)
+        self.face = Face(PublicFront(self.seeds, self.receiving, store), self.front)
+        self.site: Site = site(self.face, reactor)
 
     def _is_back(self, user: str, surely: bool) -> None:
         self.sending.wake(user, alive=surely)

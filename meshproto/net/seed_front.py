@@ -120,7 +120,7 @@ answer_errors(SeedFront.app, SeedFront.log)
 
 def site(front: SeedFront, reactor: Any) -> Site:
     """The HTTP server's factory. No route takes a body."""
-    return quiet_site(front.app, reactor)
+    return quiet_site(front.app.resource(), reactor)
 
 
 def _shown(seed: SeedView) -> dict[str, Any]:

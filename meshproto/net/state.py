@@ -41,6 +41,7 @@ class StateDir:
         self.path = path
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._close_to_others()
             self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as reason:
             raise BadState(f"the state directory {path} cannot be used: {reason.strerror}") from None
@@ -51,6 +52,15 @@ class StateDir:
             raise BadState(
                 f"the state directory {path} is in use by another process: stop it, or give --state"
             ) from None
+
+    def _close_to_others(self) -> None:
+        """An empty directory was made for us, by mkdir or a supervisor. Any other may be somebody's home or /tmp, which
+        must not be closed unasked."""
+        if stat.S_IMODE(self.path.stat().st_mode) & 0o077 == 0:
+            return
+        if any(self.path.iterdir()):
+            raise BadState(f"others can enter the state directory {self.path}: chmod 700 {self.path}")
+        self.path.chmod(0o700)
 
     def close(self) -> None:
         """Let another process have it."""
@@ -73,13 +83,16 @@ class StateDir:
 
     def announce(self, address: str) -> None:
         """Tell scripts where the node listens: the file is there while it does."""
-        self._write(ADDRESS_FILE, address.encode("ascii") + b"\n", 0o644)
+        self._write(ADDRESS_FILE, os.fsencode(address) + b"\n", 0o644)
 
     def database(self, name: str) -> Path:
-        """The database's path; the file is made so that only its owner can read it. Raises :class:`BadState`."""
+        """The database's path. Only its owner can read the file, also one that was restored under a lax umask; SQLite
+        gives its journal the same mode. Raises :class:`BadState`."""
         path = self.path / name
         try:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            os.fchmod(handle, 0o600)
+            os.close(handle)
         except OSError as reason:
             raise BadState(f"{path} cannot be used: {reason.strerror}") from None
         return path

@@ -248,7 +248,7 @@ def test_a_full_disk(world: World, client: RawHTTP) -> None:
 @pytest.mark.parametrize("ends", [True, False])
 def test_the_door(world: World, ends: bool) -> None:
     """Who is not the owner is refused, also before the end of their stream, and nothing is sent."""
-    world.users["Bobby"].front.door = Door("secret", ["bobby.example"])
+    world.users["Bobby"].face.door = Door("secret", ["bobby.example"])
     client = RawHTTP(world, "Bobby")
     client.begin()
     client.lines(message(1))
@@ -262,7 +262,7 @@ def test_the_door(world: World, ends: bool) -> None:
 
 def test_a_stranger_cannot_send_for_ever(world: World) -> None:
     """Of a stream that is refused DISCARD_BYTES_MAX are read at most."""
-    world.users["Bobby"].front.door = Door("secret", ["bobby.example"])
+    world.users["Bobby"].face.door = Door("secret", ["bobby.example"])
     client = RawHTTP(world, "Bobby")
     client.begin()
     for _ in range(bulk.DISCARD_BYTES_MAX // 2**20 + 2):

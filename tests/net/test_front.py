@@ -7,7 +7,7 @@ import pytest
 
 from meshproto.core.envelope import DEPTH_MAX, MESSAGE_BYTES_MAX, SEALED_BYTES_MAX
 from meshproto.core.outbox import RECIPIENT_MESSAGES_MAX
-from meshproto.net import front, receiving
+from meshproto.net import front, public_front, receiving
 from meshproto.net.asked import SEND_BYTES_MAX, TO_NAMES_MAX
 from meshproto.net.door import Door
 from meshproto.net.http import DISCARD_BYTES_MAX
@@ -278,7 +278,7 @@ def test_no_such_route(world: World) -> None:
     assert problem(world.get("Bobby", "/nowhere")) == (404, "Not Found")
     answer = world.get("Bobby", "/send")
     assert problem(answer) == (405, "Method Not Allowed")
-    assert answer.headers["allow"] == "POST"
+    assert answer.headers["allow"] == "OPTIONS, POST"
 
 
 # -- the owner's door ---------------------------------------------------------------------------------------------
@@ -304,7 +304,8 @@ def test_every_route_is_the_owners_or_known_to_be_public() -> None:
     """A route that is added must be put on one of the two lists."""
     routes = {
         (method, rule.rule.replace("<name>", "UserX").replace("<id:message_id>", "1"))
-        for rule in front.Front.app.url_map.iter_rules()
+        for app in (front.Front.app, public_front.PublicFront.app)
+        for rule in app.url_map.iter_rules()
         for method in rule.methods or ()
         if method not in ("HEAD", "OPTIONS")
     }
@@ -340,7 +341,7 @@ def test_the_door_is_open_on_this_machine(world: World, host: str) -> None:
 @pytest.mark.parametrize(("method", "path"), OWNERS)
 def test_the_token(world: World, method: str, path: str) -> None:
     """A node with a token refuses the owner's routes without it, and with another."""
-    world.users["Bobby"].front.door = Door("secret", ["bobby.example"])
+    world.users["Bobby"].face.door = Door("secret", ["bobby.example"])
     body = {"to": "UserX", "message": "x"}
     for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Basic secret"}):
         answer = world.ask(method, "Bobby", path, body, host="bobby.example", **headers)
@@ -350,7 +351,7 @@ def test_the_token(world: World, method: str, path: str) -> None:
 
 def test_the_token_opens(world: World) -> None:
     """With the token the owner comes in, also through a proxy."""
-    world.users["Bobby"].front.door = Door("secret", ["bobby.example"])
+    world.users["Bobby"].face.door = Door("secret", ["bobby.example"])
     headers = {"authorization": "Bearer secret", "host": "bobby.example", "x-forwarded-for": "192.0.2.1"}
     assert world.get("Bobby", "/status", **headers).code == 200
 
