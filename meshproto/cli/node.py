@@ -89,14 +89,16 @@ class Node:
     """
 
     def __init__(self, url: str, token: str | None = None, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
-        path = url.removeprefix("unix:") if url.startswith("unix:") else None
-        parts = urlsplit("http://localhost" if path else url if "://" in url else f"http://{url}")
+        scheme, _, path = url.partition(":")
+        socket_path = path if scheme == "unix" else None
+        http_url = url if "://" in url else f"http://{url}"
+        parts = urlsplit(http_url if socket_path is None else "http://localhost" if path else "")
         if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query:
             raise ValueError(f"{url!r} is not the address of a node, such as http://127.0.0.1:3000")
-        self.url = url if path else f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+        self.url = url if socket_path else f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
         self._connect: Callable[..., HTTPConnection] = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-        if path:
-            self._connect = partial(_UnixConnection, path)
+        if socket_path:
+            self._connect = partial(_UnixConnection, socket_path)
         self._host, self._port, self._prefix = parts.hostname, parts.port, parts.path.rstrip("/")
         self._headers = {"Accept": f"application/json, {PROBLEM_TYPE}", "Connection": "close"}
         if token is not None:

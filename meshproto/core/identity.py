@@ -145,12 +145,18 @@ class MailKey(Struct, frozen=True):
     secret: B64
     made_at: int
 
+    def __repr__(self) -> str:
+        return f"<MailKey made at {self.made_at}>"
+
 
 class KeyFile(Struct, frozen=True, forbid_unknown_fields=True):
     """What stands in `keys.json`: the Ed25519 seed and the mail keys, newest first."""
 
     identity: B64
     mail: Annotated[list[MailKey], Meta(min_length=1, max_length=MAIL_KEYS_KEPT)]
+
+    def __repr__(self) -> str:
+        return f"<KeyFile with {len(self.mail)} mail keys>"
 
 
 @dataclass(frozen=True)
@@ -160,6 +166,9 @@ class Identity:
     signing: SigningKey
     mail_keys: tuple[PrivateKey, ...]
     made_at_ms: tuple[int, ...]
+
+    def __repr__(self) -> str:
+        return f"<Identity {self.fingerprint}>"
 
     @classmethod
     def create(cls, entropy: Entropy, now_ms: int) -> "Identity":

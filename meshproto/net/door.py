@@ -45,7 +45,7 @@ class Door:
             raise Unauthorized("the owner's part needs the header 'Authorization: Bearer TOKEN', from the file 'token'")
 
 
-_SINGLE: Final = ("Host", "Origin", "Sec-Fetch-Site", "Authorization")
+_SINGLE: Final = (b"host", b"origin", b"sec-fetch-site", b"authorization")
 _OWN_SITE: Final = (None, "same-origin", "none")  # "none": the owner typed the address, or took a bookmark
 _PROXYS: Final = (b"forwarded", b"x-forwarded-", b"x-real-ip")
 
@@ -54,7 +54,7 @@ def _check_single(request: IRequest) -> None:
     """Of two that differ we would believe the one, and whoever stands in between the other."""
     for name in _SINGLE:
         if len(request.requestHeaders.getRawHeaders(name, ())) > 1:
-            raise Forbidden(f"a request has one header {name} at most")
+            raise Forbidden(f"a request has one header {name.decode()} at most")
 
 
 def _check_page(request: IRequest) -> None:

@@ -1,5 +1,6 @@
 """Listening on a unix socket that is its owner's alone and outlives no process."""
 
+import errno
 import os
 import socket
 import stat
@@ -7,15 +8,17 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from twisted.internet.address import UNIXAddress
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
-
-from meshproto.errors import BadState
 
 OWNERS_MODE: Final = 0o600
 TWISTEDS_MODE: Final = 0o666
 """What an endpoint string means that gives no mode. Whoever may open the socket is the owner, so it is not ours."""
 PROBE_S: Final = 1.0
 """How long a socket that is in the way may take to answer; one whose backlog is full is in use."""
+
+PATH_BYTES_MAX: Final = 107
+"""What Linux has room for (`sun_path`, unix(7)), with the NUL at the end."""
 
 
 def is_unix(described: str) -> bool:
@@ -43,29 +46,31 @@ class UnixSockets:
         wantPID: bool,  # noqa: N803 -- Twisted's
     ) -> IListeningPort:
         """Without Twisted's lock file, which takes any process that has a dead one's number for it. Raises
-        :class:`BadState`."""
-        _make_room(Path(address))
-        mode = OWNERS_MODE if mode == TWISTEDS_MODE else mode
+        :class:`CannotListenError`."""
         try:
-            port: IListeningPort = self._reactor.listenUNIX(address, factory, backlog=backlog, mode=mode, wantPID=False)
+            _make_room(Path(address))
         except OSError as reason:
-            raise BadState(f"cannot listen on {address}: {reason.strerror or reason}") from None
+            raise CannotListenError(None, address, reason) from None
+        mode = OWNERS_MODE if mode == TWISTEDS_MODE else mode
+        port: IListeningPort = self._reactor.listenUNIX(address, factory, backlog=backlog, mode=mode, wantPID=False)
         return port
 
 
 def _make_room(path: Path) -> None:
-    """Removes the socket that a process has left behind when it was killed. Raises :class:`BadState`."""
+    """Removes the socket that a process has left behind when it was killed. Raises :class:`OSError`."""
+    if len(os.fsencode(path)) > PATH_BYTES_MAX:
+        raise OSError(errno.ENAMETOOLONG, f"the path of a socket has at most {PATH_BYTES_MAX} bytes")
+    path.parent.stat()
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise BadState(f"{path} is in the way of the socket and is none: give another path")
-        with socket.socket(socket.AF_UNIX) as probe:
-            probe.settimeout(PROBE_S)
-            probe.connect(str(path))
+            raise FileExistsError(errno.EEXIST, "what is there is no socket: give another path")
     except FileNotFoundError:
         return
-    except ConnectionRefusedError:
-        path.unlink()
-        return
-    except OSError as reason:
-        raise BadState(f"the socket {path} cannot be used: {reason.strerror or reason}") from None
-    raise BadState(f"another process listens on {path}: stop it, or give another path")
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(PROBE_S)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+    raise OSError(errno.EADDRINUSE, "another process listens there: stop it, or give another path")

@@ -46,7 +46,9 @@ def test_a_path_in_front_of_the_node_is_kept(stub: Stub) -> None:
     assert stub.requests[0].path == "/mesh/seeds"
 
 
-@pytest.mark.parametrize("url", ["", "ftp://host", "http://", "http://user:secret@host", "http://host:port", "host?x"])
+@pytest.mark.parametrize(
+    "url", ["", "ftp://host", "http://", "http://user:secret@host", "http://host:port", "host?x", "unix:"]
+)
 def test_what_is_no_address_is_refused(url: str) -> None:
     """A wrong address is told at once, not when connecting."""
     with pytest.raises(ValueError, match=r"."):
