@@ -266,6 +266,8 @@ def test_a_port_in_use(service: str, tmp_path: Path) -> None:
         (["meshuser", "--name", "B"], {"MESH_SEEDS": "a:1,b"}, "--seed (or MESH_SEEDS): 'b' is not HOST:PORT"),
         (["meshuser", "--name", "B", "--advertise", "ftp://x"], {}, "--advertise (or MESH_ADVERTISE): bad uri"),
         (["meshuser", "--name", "B", "--listen", "nonsense:1"], {}, "--listen (or MESH_LISTEN)"),
+        (["meshuser", "--name", "B", "--api", "nonsense:1"], {}, "--api (or MESH_API)"),
+        (["meshuser", "--name", "B"], {"MESH_API": "unix"}, "--api (or MESH_API)"),
         (["meshuser", "--name", "B", "--nonsense"], {}, "--nonsense"),
         (["meshseed", "--peer", "nowhere"], {}, "--peer (or MESH_PEERS): 'nowhere' is not HOST:PORT"),
         (["meshseed", "--names", "maybe"], {}, "--names (or MESH_NAMES)"),

@@ -135,6 +135,29 @@ class TestDirectory:
         assert state.path.is_dir()
         state.close()
 
+    @pytest.mark.parametrize("lax", [0o755, 0o777, 0o750, 0o701, 0o770])
+    def test_lax_and_empty(self, tmp_path: Path, lax: int) -> None:
+        """A directory that was made for the node is closed to others."""
+        tmp_path.chmod(lax)
+        StateDir(tmp_path).close()
+        assert mode(tmp_path) == 0o700
+
+    @pytest.mark.parametrize("lax", [0o755, 0o777, 0o750, 0o701, 0o1777])
+    def test_lax_with_something_in_it(self, tmp_path: Path, lax: int) -> None:
+        """One that may be somebody else's too is left as it is, and the command that mends it is told."""
+        (tmp_path / "something").touch()
+        tmp_path.chmod(lax)
+        with pytest.raises(BadState) as refused:
+            StateDir(tmp_path)
+        assert refused.value.detail == f"others can enter the state directory {tmp_path}: chmod 700 {tmp_path}"
+        assert mode(tmp_path) == lax
+
+    def test_database_that_others_can_read(self, state: StateDir) -> None:
+        """One that was restored under a lax umask is closed to others."""
+        (state.path / "user.db").touch()
+        (state.path / "user.db").chmod(0o644)
+        assert mode(state.database("user.db")) == 0o600
+
     def test_default(self) -> None:
         """Names that differ by case alone share a directory, a seed and a user of one name do not."""
         assert default_path("user", "Bob") == default_path("user", "bOB")
