@@ -140,7 +140,7 @@ def test_options_that_are_named_exist() -> None:
     ours |= {flag for command in commands for option in command.params for flag in option.opts}
     for benchmark in (backlog, chaos, gossip, store):
         ours |= set(re.findall(r"--[a-z][\w-]*", benchmark.parser().format_help()))
-    foreign = {"--pidfile", "--data-binary"}  # twistd's and curl's
+    foreign = {"--pidfile", "--data-binary", "--unix-socket"}  # twistd's and curl's
     for document in DOCUMENTS:
         named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", document.read_text(encoding="utf-8")))
         assert named <= ours | foreign, document.name
