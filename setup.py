@@ -24,7 +24,7 @@ setup(
     ],
     package_data={"meshproto": ["py.typed", "web/seed/*"]},
     install_requires=[
-        "Twisted>=25.5,<27",
+        "Twisted[tls]>=25.5,<27",
         "klein>=24.8,<26",
         "treq>=25.5,<27",
         "msgspec>=0.19,<0.23",
@@ -44,6 +44,7 @@ setup(
             "mypy>=1.15,<3",
             "mypy-zope>=1.0.11,<2",
             "ruff>=0.9,<1",
+            "trustme>=1.2,<2",
             "build>=1.2,<2",
             "setuptools>=77,<90",
             "sortedcontainers-stubs>=2.4,<3",

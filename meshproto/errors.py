@@ -110,6 +110,12 @@ class IdReused(CallerError):
     title = "id reused"
 
 
+class TLSNeeded(CallerError):
+    """Plain text at a port that speaks TLS."""
+
+    title = "TLS needed"
+
+
 class TooLarge(CallerError):
     code = 413
     title = "too large"

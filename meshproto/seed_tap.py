@@ -18,7 +18,9 @@ from meshproto.net.listening import is_loopback, local_address
 from meshproto.net.seeding import SeedService
 from meshproto.net.state import StateDir, read_secret
 from meshproto.net.store import ThreadedDatabase
-from meshproto.tap import NodeOptions, NodeService, addresses, server_endpoint
+from meshproto.net.tls_listening import check_endpoint, is_tls
+from meshproto.tap import NodeOptions, NodeService, addresses
+from meshproto.wire import TLS_PREFIX
 
 
 class Options(NodeOptions):
@@ -27,16 +29,17 @@ class Options(NodeOptions):
     longdesc = (
         "A seed: knows where every user is, and tells whoever asks. Every option has a twin in the environment "
         "(USER_NAME, PORT, MESH_LISTEN, MESH_ADVERTISE, MESH_STATE, MESH_PEERS, MESH_KEY_FILE, MESH_NAMES, "
-        "MESH_HTTP)."
+        "MESH_HTTP, MESH_CA)."
     )
     optParameters: ClassVar[list[list[Any]]] = [
         ["name", None, None, "this seed's name among the seeds [default: seed-PORT]"],
         ["port", "p", None, "the port to listen on, on this machine only; 0: any free one [default: 5001]"],
         ["listen", None, None, "a Twisted server endpoint instead of --port, such as tcp:5001"],
-        ["advertise", None, None, "HOST:PORT at which others reach this seed"],
+        ["advertise", None, None, "HOST:PORT or tls:HOST:PORT at which others reach this seed"],
         ["state", None, None, "directory for what must outlive a restart"],
         ["http", None, None, "a Twisted server endpoint for metrics and a picture of the mesh, such as tcp:5080"],
         ["mesh-key", None, None, "file with the mesh's keys, one a line: gossip with those alone that prove one"],
+        ["ca", None, None, "file with certificates (PEM): who is trusted with tls:, in place of the system's"],
         ["names", None, None, "whether clients may list names: yes or no [default: yes]"],
     ]
     twins: ClassVar[dict[str, str]] = {
@@ -47,6 +50,7 @@ class Options(NodeOptions):
         "state": "MESH_STATE",
         "peer": "MESH_PEERS",
         "mesh-key": "MESH_KEY_FILE",
+        "ca": "MESH_CA",
         "names": "MESH_NAMES",
         "http": "MESH_HTTP",
     }
@@ -58,7 +62,7 @@ class Options(NodeOptions):
         self["peer"] = []
 
     def opt_peer(self, address: str) -> None:
-        """HOST:PORT of another seed; may be given several times, one that answers is enough"""
+        """HOST:PORT or tls:HOST:PORT of another seed; may be given several times, one that answers is enough"""
         self["peer"].append(address)
 
     def postOptions(self) -> None:
@@ -69,7 +73,7 @@ class Options(NodeOptions):
         self._check("peer", addresses)
         self._check("names", _yes_or_no)
         if self["http"] is not None:
-            self._check("http", server_endpoint)
+            self._check("http", check_endpoint)
         if self["advertise"] is not None:
             self._check("advertise", lambda address: addresses([address])[0])
 
@@ -91,7 +95,8 @@ class SeedNode(NodeService):
             state.database("seed.db"), seed_store.SCHEMA, seed_store.SCHEMA_VERSION, seed_store.UPGRADES
         )
         where = self.listen(LinesFactory(self._link, reactor))
-        address = options["advertise"] or self.dialled_at(where)
+        prefix = TLS_PREFIX if is_tls(self.options.endpoint) else ""
+        address = options["advertise"] or prefix + self.dialled_at(where)
         core = Seed(
             options["name"],
             address,
@@ -106,7 +111,7 @@ class SeedNode(NodeService):
         self.seed = SeedService(core, store, reactor, self.dial)
         if options["http"] is not None:
             self._open_http(core)
-        self.announce(state, local_address(where) if where else address)
+        self.announce(state, prefix + local_address(where) if where else address)
         self.log.info("{name} listens, and says that it is at {address}", name=options["name"], address=address)
         return self.seed
 
@@ -119,7 +124,8 @@ class SeedNode(NodeService):
         where = self.listen(site(front, self.reactor), self.options["http"])
         if where is not None and is_loopback(where[0]):
             front.hosts = LOOPBACK_HOSTS
-        url = f"http://{local_address(where)}/" if where else self.options["http"]
+        scheme = "https" if is_tls(self.options["http"]) else "http"
+        url = f"{scheme}://{local_address(where)}/" if where else self.options["http"]
         self.log.info("the mesh can be seen at {url}", url=url)
 
     def _link(self) -> LineHandler:

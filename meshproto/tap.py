@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred
-from twisted.internet.endpoints import HostnameEndpoint, serverFromString
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamClientEndpoint
 from twisted.logger import Logger
 from twisted.python import usage
@@ -20,6 +19,8 @@ from twisted.python import usage
 from meshproto.errors import BadParams, BadState, MeshError
 from meshproto.net.listening import WILDCARD_HOSTS, host_port, join_address, listen
 from meshproto.net.state import StateDir, default_path
+from meshproto.net.tls import Endpoints, Trust
+from meshproto.net.tls_listening import check_endpoint, server_endpoint
 from meshproto.net.unix_socket import UnixSockets, is_unix
 from meshproto.wire import NAME_PATTERN, NAME_RULE, split_address
 
@@ -43,7 +44,8 @@ class NodeOptions(usage.Options):
         self._check("name", self._name)
         self._check("port", self._port)
         if self["listen"] is not None:
-            self._check("listen", server_endpoint)
+            self._check("listen", check_endpoint)
+        self["ca"] = Path(self["ca"]) if self["ca"] else None
         self["state"] = Path(self["state"]) if self["state"] else default_path(self.kind, self["name"])
 
     def _from_environment(self, option: str, given: str) -> str | list[str]:
@@ -76,20 +78,10 @@ class NodeOptions(usage.Options):
 
 
 def addresses(given: list[str]) -> list[str]:
-    """HOST:PORT texts, checked. Raises :class:`BadParams`."""
+    """HOST:PORT or tls:HOST:PORT texts, checked. Raises :class:`BadParams`."""
     for address in given:
         split_address(address)
     return given
-
-
-def server_endpoint(described: str) -> str:
-    """A Twisted server endpoint string, checked. Raises :class:`ValueError` and the like."""
-    serverFromString(_NoReactor(), described)
-    return described
-
-
-class _NoReactor:
-    """Endpoint strings are parsed before there is a reactor to listen with."""
 
 
 def _raise_open_files() -> None:
@@ -111,6 +103,7 @@ class NodeService(Service):
         self.state: StateDir | None = None
         self.ports: list[IListeningPort] = []
         self.inner: Service | None = None
+        self.endpoints = Endpoints(reactor, Trust())
 
     def open(self, state: StateDir) -> Service:
         """Raises :class:`BadState`."""
@@ -119,6 +112,7 @@ class NodeService(Service):
     def privilegedStartService(self) -> None:
         _raise_open_files()
         try:
+            self.endpoints = Endpoints(self.reactor, Trust.read(self.options["ca"]))
             self.state = StateDir(self.options["state"])
             self.inner = self.open(self.state)
         except (BadState, sqlite3.Error) as error:
@@ -142,7 +136,7 @@ class NodeService(Service):
         the node's own. Raises :class:`BadState`."""
         described = described or self.options.endpoint
         reactor = UnixSockets(self.reactor) if is_unix(described) else self.reactor
-        port = listen(serverFromString(reactor, described), factory, described)
+        port = listen(server_endpoint(reactor, described), factory, described)
         self.ports.append(port)
         return host_port(port)
 
@@ -157,7 +151,7 @@ class NodeService(Service):
         self.reactor.callWhenRunning(state.announce, address)
 
     def dial(self, address: str) -> IStreamClientEndpoint:
-        return HostnameEndpoint(self.reactor, *split_address(address))
+        return self.endpoints.seed(address)
 
     async def _stop(self) -> None:
         for port in self.ports:

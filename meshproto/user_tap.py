@@ -13,7 +13,7 @@ from meshproto.core.identity import check_uri
 from meshproto.errors import BadParams
 from meshproto.net import user_store
 from meshproto.net.clocks import wait_by_monotonic_time, wall_ms
-from meshproto.net.courier import HTTPClient, http_client, http_pool
+from meshproto.net.courier import CONNECT_TIMEOUT_S, HTTPClient, http_client, http_pool
 from meshproto.net.database_file import connect
 from meshproto.net.deliver_exec import DeliverExec, parse_command
 from meshproto.net.deliver_to import DeliverTo, check_url
@@ -26,8 +26,9 @@ from meshproto.net.program import Program
 from meshproto.net.retention import Keep
 from meshproto.net.state import TOKEN_FILE, StateDir
 from meshproto.net.store import ThreadedDatabase
+from meshproto.net.tls_listening import check_endpoint, is_tls
 from meshproto.net.unix_socket import is_unix, socket_path
-from meshproto.tap import NodeOptions, NodeService, addresses, server_endpoint
+from meshproto.tap import NodeOptions, NodeService, addresses
 
 KEEP_DAYS_MAX: Final = 36500.0
 DIGITS_MAX: Final = 15
@@ -41,7 +42,7 @@ class Options(NodeOptions):
         "A user's node: registers a name with a seed, takes messages from the owner over HTTP and delivers them "
         "straight to the recipient's node. Every option has a twin in the environment "
         "(USER_NAME, PORT, MESH_LISTEN, MESH_API, MESH_ADVERTISE, MESH_STATE, MESH_SEEDS, MESH_DELIVER_TO, "
-        "MESH_DELIVER_EXEC, MESH_KEEP_DAYS, MESH_KEEP_MESSAGES)."
+        "MESH_DELIVER_EXEC, MESH_KEEP_DAYS, MESH_KEEP_MESSAGES, MESH_CA)."
     )
     optParameters: ClassVar[list[list[Any]]] = [
         ["name", None, None, "the name others send to"],
@@ -55,6 +56,7 @@ class Options(NodeOptions):
         ],
         ["advertise", None, None, "the URI at which others reach this node, such as http://192.0.2.7:3000"],
         ["state", None, None, "directory for keys and messages"],
+        ["ca", None, None, "file with certificates (PEM): who is trusted, in place of the system's"],
         ["deliver-to", None, None, "URL of a program on this machine to which each message is posted"],
         ["deliver-exec", None, None, "command line that is run with each message on its standard input"],
         ["keep-days", None, None, "delete messages that are older [default: the inbox keeps all]"],
@@ -68,6 +70,7 @@ class Options(NodeOptions):
         "advertise": "MESH_ADVERTISE",
         "state": "MESH_STATE",
         "seed": "MESH_SEEDS",
+        "ca": "MESH_CA",
         "deliver-to": "MESH_DELIVER_TO",
         "deliver-exec": "MESH_DELIVER_EXEC",
         "keep-days": "MESH_KEEP_DAYS",
@@ -81,14 +84,14 @@ class Options(NodeOptions):
         self["seed"] = []
 
     def opt_seed(self, address: str) -> None:
-        """HOST:PORT of a seed; may be given several times [default: localhost:5001]"""
+        """HOST:PORT or tls:HOST:PORT of a seed; may be given several times [default: localhost:5001]"""
         self["seed"].append(address)
 
     def postOptions(self) -> None:
         super().postOptions()
         self._check("seed", addresses)
         if self["api"] is not None:
-            self._check("api", server_endpoint)
+            self._check("api", check_endpoint)
         if self["advertise"] is not None:
             self._check("advertise", _uri)
         for option, parse in (("keep-days", _days), ("keep-messages", _number)):
@@ -103,6 +106,11 @@ class Options(NodeOptions):
 def _uri(text: str) -> str:
     check_uri(text)
     return text.rstrip("/")
+
+
+def _scheme(described: str) -> str:
+    """How a listener is spoken to."""
+    return "https" if is_tls(described) else "http"
 
 
 def _days(text: str) -> float:
@@ -130,7 +138,7 @@ class UserService(NodeService):
             state.database("user.db"), user_store.SCHEMA, user_store.SCHEMA_VERSION, user_store.UPGRADES
         )
         self._pool = http_pool(reactor)
-        client = http_client(reactor, self._pool)
+        client = http_client(reactor, self._pool, self.endpoints.http(CONNECT_TIMEOUT_S))
         programs = self._programs(client)
         cursors = user_store.begin_cursors(connection, [program.kind for program in programs])
         node = UserNode(
@@ -150,7 +158,7 @@ class UserService(NodeService):
             keep=Keep(options["keep-days"], options["keep-messages"]),
         )
         where = self.listen(node.site)
-        self.uri = options["advertise"] or f"http://{self.dialled_at(where)}"
+        self.uri = options["advertise"] or f"{_scheme(options.endpoint)}://{self.dialled_at(where)}"
         self.announce(state, self._let_in(where, node, state))
         self.log.info("{name} listens, and says that it is at {uri}", name=options["name"], uri=self.uri)
         return node
@@ -170,7 +178,7 @@ class UserService(NodeService):
         else:
             self.log.info("the owner's part asks for the token in {file}", file=str(state.path / TOKEN_FILE))
             face.door = Door(state.token(os.urandom), {*LOOPBACK_HOSTS, urlsplit(self.uri).hostname or ""})
-        return f"http://{local_address(where)}" if where else self.uri
+        return f"{_scheme(described or self.options.endpoint)}://{local_address(where)}" if where else self.uri
 
     def _programs(self, client: HTTPClient) -> list[Program]:
         programs: list[Program] = []

@@ -75,13 +75,17 @@ def fold(name: str) -> str:
     return name.lower()
 
 
+TLS_PREFIX: Final = "tls:"
+"""Stands before the HOST:PORT of a seed that speaks TLS, wherever it is told of."""
+
 _HOST: Final = re.compile(r"[A-Za-z0-9._:-]{1,253}\Z")
 """A DNS name or an IP address, in ASCII."""
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """`HOST:PORT` or `[IPV6]:PORT` -> host and port. Raises :class:`BadParams`."""
-    host, colon, port = address.rpartition(":")
+    """`HOST:PORT` or `[IPV6]:PORT`, both perhaps after :data:`TLS_PREFIX` -> host and port. Raises
+    :class:`BadParams`."""
+    host, colon, port = address.removeprefix(TLS_PREFIX).rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif ":" in host:

@@ -44,6 +44,7 @@ class Calls:
         self._last_id = 0
         self._closed = False
         self._past = (0, 0)
+        self._parting = ""
 
     @property
     def sent_bytes(self) -> int:
@@ -104,17 +105,20 @@ class Calls:
             self.log.warn("{error}", error=error)
             lines.abort()
             return
+        self._parting = ""
         if answer.method is not UNSET:
             if self._notified is not None and answer.params is not UNSET:
                 self._notified(answer.method, answer.params)
         elif isinstance(answer.id, int):
             self._answered(answer.id, answer)
+        elif answer.error is not UNSET:
+            self._parting = wire.error_from(answer.error).detail  # the reason, if the seed hangs up now
 
     def closed(self, lines: Lines, reason: str) -> None:
         self._lines = None
         self._past = (lines.sent_bytes, lines.received_bytes)
         for request_id in list(self._pending):
-            self._fail(request_id, Unreachable(reason))
+            self._fail(request_id, Unreachable(self._parting or reason))
         if not self.lost.called:
             self.lost.callback(None)
 

@@ -1,0 +1,227 @@
+"""TLS as a server: Twisted's `ssl:` endpoint strings, with what a port on an open network needs besides.
+
+Whoever does not speak TLS is told so in the language they speak, instead of being left to guess. Whoever does not
+finish the handshake is not waited for. And a certificate that was renewed is used without a restart.
+"""
+
+from typing import TYPE_CHECKING, Any, Final
+
+from OpenSSL import SSL, crypto
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IListeningPort,
+    IOpenSSLServerConnectionCreator,
+    IProtocol,
+    IProtocolFactory,
+    IReactorTime,
+    IStreamServerEndpoint,
+    ITransport,
+)
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.internet.ssl import CertificateOptions
+from twisted.logger import Logger
+from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from meshproto import wire
+from meshproto.core.limits import Buckets, Rate, network_of
+from meshproto.errors import BadParams, TLSNeeded
+from meshproto.net.tls import said
+
+if TYPE_CHECKING:
+    from twisted.internet.tcp import Connection
+
+HANDSHAKE_S: Final = 10.0
+"""A few round trips, over the slowest line; OpenSSL itself would wait for ever."""
+RENEW_S: Final = 60.0
+"""How often the files of a certificate are looked at, when somebody connects: reading them takes a millisecond."""
+TROUBLE_LOGGED: Final = Rate(1 / 60, 1)
+"""Lines in the log about connections of one network that came to nothing: a scanner must not fill the disk."""
+
+_TLS_HANDSHAKE: Final = 0x16
+"""The first byte of everybody who speaks TLS: the content type of a handshake (RFC 8446, 5.1)."""
+
+TLS_SCHEME: Final = "ssl:"
+
+
+def is_tls(described: str) -> bool:
+    """Whether an endpoint string is one of TLS."""
+    return described.startswith(TLS_SCHEME)
+
+
+def server_endpoint(reactor: Any, described: str) -> IStreamServerEndpoint:
+    """What a Twisted server endpoint string describes. Raises :class:`BadParams` when it does not read, or its
+    certificate or key do not."""
+    try:
+        if described.startswith("tls:"):
+            raise BadParams("TLS is written ssl:PORT:privateKey=FILE:certKey=FILE here")
+        if is_tls(described):
+            reactor = _TLSReactor(reactor, _Certificate(described, reactor))
+        endpoint: IStreamServerEndpoint = serverFromString(reactor, described)
+    except OSError as reason:
+        raise BadParams(f"{reason.filename}: {reason.strerror}") from None
+    except (crypto.Error, SSL.Error, AssertionError) as reason:  # the last: Twisted's for a key of another certificate
+        words = said(reason) or "they do not belong together"
+        raise BadParams(f"the key or the certificate of {described} does not read: {words}") from None
+    return endpoint
+
+
+def check_endpoint(described: str) -> str:
+    """The same before there is a reactor to listen with. Raises :class:`BadParams`, and what Twisted raises."""
+    server_endpoint(_NoReactor(), described)
+    return described
+
+
+class _NoReactor:
+    def seconds(self) -> float:
+        return 0.0
+
+
+class _TLSReactor:
+    """The reactor, for an endpoint that says `listenSSL`: that is TLS over `listenTCP`, here with :class:`_Greeted`."""
+
+    def __init__(self, reactor: Any, certificate: "_Certificate") -> None:
+        self._reactor = reactor
+        self._certificate = certificate
+
+    def listenSSL(
+        self,
+        port: int,
+        factory: IProtocolFactory,
+        contextFactory: object,  # noqa: N803
+        backlog: int = 50,
+        interface: str = "",
+    ) -> IListeningPort:
+        guarded = _GreetedFactory(self._certificate, factory, self._reactor)
+        listening: IListeningPort = self._reactor.listenTCP(port, guarded, backlog, interface)
+        return listening
+
+
+class _ReadOnly:
+    """A reactor that does not listen, but keeps what it would have listened with."""
+
+    options: CertificateOptions
+
+    def listenSSL(
+        self,
+        port: int,
+        factory: object,
+        contextFactory: CertificateOptions,  # noqa: N803
+        **_: object,
+    ) -> None:
+        self.options = contextFactory
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class _Certificate:
+    """Certificate and key of an endpoint string, as its files have them now. Raises what Twisted does when these do
+    not read the first time; later those from before stay in use."""
+
+    log = Logger()
+
+    def __init__(self, described: str, clock: IReactorTime) -> None:
+        self._described = described
+        self._clock = clock
+        self._context = self._read()
+        self._read_at = clock.seconds()
+        self._trouble = ""
+
+    def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+        now = self._clock.seconds()
+        if abs(now - self._read_at) >= RENEW_S:
+            self._read_at = now
+            self._renew()
+        return SSL.Connection(self._context, None)
+
+    def _read(self) -> SSL.Context:
+        looking = _ReadOnly()
+        serverFromString(looking, self._described).listen(Factory())
+        return looking.options.getContext()
+
+    def _renew(self) -> None:
+        try:
+            self._context = self._read()
+            self._trouble = ""
+        except Exception as reason:
+            trouble = said(reason) or str(reason) or "they do not belong together"
+            if trouble != self._trouble:
+                self.log.error("the former certificate stays in use: {reason}", reason=trouble)
+            self._trouble = trouble
+
+
+class _GreetedFactory(TLSMemoryBIOFactory):
+    def __init__(self, certificate: _Certificate, factory: IProtocolFactory, clock: IReactorTime) -> None:
+        super().__init__(certificate, False, factory, clock)
+        self.clock = clock
+        self.logged = Buckets(TROUBLE_LOGGED)
+
+    def buildProtocol(self, addr: IAddress | None) -> "_Greeted":
+        return _Greeted(self, self.wrappedFactory.buildProtocol(addr))
+
+
+class _Greeted(BufferingTLSTransport):
+    """TLS, for those who begin it and come to its end. The real protocol is there from the start, so that those who
+    say nothing count among its connections."""
+
+    factory: _GreetedFactory
+    transport: "Connection"
+    log = Logger()
+
+    def __init__(self, factory: _GreetedFactory, protocol: IProtocol) -> None:
+        super().__init__(factory, protocol)
+        self._timer: IDelayedCall | None = None
+        self._heard = False
+        self._in_clear = False
+
+    def makeConnection(self, transport: ITransport) -> None:
+        self._timer = self.factory.clock.callLater(HANDSHAKE_S, self._too_late)
+        super().makeConnection(transport)
+
+    def dataReceived(self, data: bytes) -> None:
+        if not self._heard:
+            self._heard = True
+            self._in_clear = data[0] != _TLS_HANDSHAKE
+            if self._in_clear:
+                self._answer(data)
+        if self._in_clear:
+            return
+        super().dataReceived(data)
+        handle = self.getHandle()
+        if self._timer is not None and handle is not None and handle.get_peer_finished() is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._timer is not None:  # the handshake was not done
+            if self._timer.active():
+                self._timer.cancel()
+            self._timer = None
+            why = self._reason or reason  # what the wrapped protocol will be told
+            self._complain("does not speak TLS" if self._in_clear else said(why.value))
+        super().connectionLost(reason)
+
+    def _answer(self, data: bytes) -> None:
+        """In the clear, and then read on until they close, so that nothing is lost under what they still send."""
+        needed = TLSNeeded("this port speaks TLS: write tls:HOST:PORT for a seed, https://HOST:PORT for a node")
+        self.transport.write(_in_http(needed) if data[:1].isalpha() else wire.encode_error(None, needed))
+        self.transport.loseWriteConnection()
+
+    def _too_late(self) -> None:
+        self.abortConnection()
+
+    def _complain(self, what: str) -> None:
+        host = getattr(self.transport.getPeer(), "host", "")
+        if what and not self.factory.logged.take(network_of(host), self.factory.clock.seconds()):
+            self.log.warn("no TLS with {host}: {what}", host=host, what=what)
+
+
+def _in_http(error: TLSNeeded) -> bytes:
+    """The same to whoever speaks HTTP (RFC 9457)."""
+    body = (
+        wire.encode_value({"type": "about:blank", "title": error.title, "status": 400, "detail": error.detail}) + b"\n"
+    )
+    head = b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/problem+json\r\nConnection: close\r\n"
+    return head + b"Content-Length: %d\r\n\r\n" % len(body) + body
