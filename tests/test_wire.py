@@ -310,10 +310,16 @@ def test_names_are_compared_without_case() -> None:
 
 @pytest.mark.parametrize(
     ("address", "parts"),
-    [("localhost:5001", ("localhost", 5001)), ("[::1]:1", ("::1", 1)), ("192.0.2.7:65535", ("192.0.2.7", 65535))],
+    [
+        ("localhost:5001", ("localhost", 5001)),
+        ("[::1]:1", ("::1", 1)),
+        ("192.0.2.7:65535", ("192.0.2.7", 65535)),
+        ("tls:seed.example:5001", ("seed.example", 5001)),
+        ("tls:[::1]:1", ("::1", 1)),
+    ],
 )
 def test_an_address_is_host_and_port(address: str, parts: tuple[str, int]) -> None:
-    """Host and port stand apart; an IPv6 address needs its brackets."""
+    """Host and port stand apart; an IPv6 address needs its brackets; `tls:` may stand before all."""
     assert wire.split_address(address) == parts
 
 
@@ -329,6 +335,9 @@ def test_an_address_is_host_and_port(address: str, parts: tuple[str, int]) -> No
         "h:-1",
         "h:+1",
         "h: 1",
+        "tls:5001",
+        "tls:tls:h:1",
+        "TLS:h:1",
         "h:x",
         "::1:80",
         "[]:80",

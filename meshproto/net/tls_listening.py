@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from OpenSSL import SSL, crypto
 from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import VerifyError
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
@@ -63,8 +64,8 @@ def server_endpoint(reactor: Any, described: str) -> IStreamServerEndpoint:
         endpoint: IStreamServerEndpoint = serverFromString(reactor, described)
     except OSError as reason:
         raise BadParams(f"{reason.filename}: {reason.strerror}") from None
-    except (crypto.Error, SSL.Error, AssertionError) as reason:  # the last: Twisted's for a key of another certificate
-        words = said(reason) or "they do not belong together"
+    except (crypto.Error, SSL.Error, VerifyError) as reason:
+        words = said(reason) or str(reason) or "it is no PEM"
         raise BadParams(f"the key or the certificate of {described} does not read: {words}") from None
     return endpoint
 
@@ -146,7 +147,7 @@ class _Certificate:
             self._context = self._read()
             self._trouble = ""
         except Exception as reason:
-            trouble = said(reason) or str(reason) or "they do not belong together"
+            trouble = said(reason) or str(reason) or type(reason).__name__
             if trouble != self._trouble:
                 self.log.error("the former certificate stays in use: {reason}", reason=trouble)
             self._trouble = trouble

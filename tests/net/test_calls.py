@@ -7,7 +7,16 @@ from twisted.internet.task import Clock
 from zope.interface import implementer
 
 from meshproto import wire
-from meshproto.errors import MeshError, NameTaken, PeerError, PeerRefused, SlowDown, Unreachable, UserNotFound
+from meshproto.errors import (
+    MeshError,
+    NameTaken,
+    PeerError,
+    PeerRefused,
+    SlowDown,
+    TLSNeeded,
+    Unreachable,
+    UserNotFound,
+)
 from meshproto.net.calls import CALL_TIMEOUT_S, CALLS_PENDING_MAX, DIAL_TIMEOUT_S, Calls, dial
 from meshproto.net.lines import Lines
 from tests.net.far import Far, failure_of, no_result_of, result_of, start
@@ -108,6 +117,22 @@ def test_a_seed_that_talks_nonsense_is_hung_up_on() -> None:
     assert setting.far.pipe.aborted
     setting.far.lose()
     failure_of(said, Unreachable)
+
+
+def test_why_a_seed_hung_up_is_the_reason() -> None:
+    """An error to nobody that is the last thing a seed says before it closes is why the calls have failed; one that
+    something came after is not."""
+    parting = wire.encode_error(None, TLSNeeded("this port speaks TLS"))
+    setting = Setting()
+    said = setting.lookup()
+    setting.far.say(parting)
+    setting.far.lose()
+    assert failure_of(said, Unreachable).getErrorMessage() == "TLS needed: this port speaks TLS"
+    setting = Setting()
+    said = setting.lookup()
+    setting.far.say(parting + wire.encode_result(99, wire.Nothing()))
+    setting.far.lose()
+    assert "cleanly" in failure_of(said, Unreachable).getErrorMessage()
 
 
 # -- time and loss ------------------------------------------------------------------------------------------------
