@@ -19,6 +19,7 @@ from meshproto.net.seeding import SeedService
 from meshproto.net.state import StateDir, read_secret
 from meshproto.net.store import ThreadedDatabase
 from meshproto.net.tls_listening import check_endpoint, is_tls
+from meshproto.net.turns import Turns
 from meshproto.tap import NodeOptions, NodeService, addresses
 from meshproto.wire import TLS_PREFIX
 
@@ -94,7 +95,7 @@ class SeedNode(NodeService):
         connection = connect(
             state.database("seed.db"), seed_store.SCHEMA, seed_store.SCHEMA_VERSION, seed_store.UPGRADES
         )
-        where = self.listen(LinesFactory(self._link, reactor))
+        where = self.listen(LinesFactory(self._link, reactor, Turns(reactor)))
         prefix = TLS_PREFIX if is_tls(self.options.endpoint) else ""
         address = options["advertise"] or prefix + self.dialled_at(where)
         core = Seed(

@@ -21,7 +21,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from meshproto import wire
-from meshproto.errors import TooLarge
+from meshproto.core.limits import network_of
+from meshproto.errors import MeshError, TooLarge
+from meshproto.net.turns import Turns
 
 if TYPE_CHECKING:
     from twisted.internet.tcp import Connection
@@ -55,13 +57,20 @@ class LineHandler(Protocol):
 
 @implementer(IPushProducer, IHalfCloseableProtocol)
 class Lines(TwistedProtocol):
-    """One connection of the line protocol, either side of it."""
+    """One connection of the line protocol, either side of it. `turns`: with whom it shares the time of a server; a
+    client's answers need not wait. `received` is called with all that comes, before it is cut into lines."""
 
     transport: "Connection"
 
-    def __init__(self, handler: LineHandler, clock: IReactorTime) -> None:
+    def __init__(self, handler: LineHandler, clock: IReactorTime, turns: Turns | None = None) -> None:
         self.handler = handler
+        self.host = ""
+        self.network = ""
+        self.received: Callable[[bytes], None] | None = None
+        self.received_lines = 0
         self._clock = clock
+        self._turns = turns
+        self._waiting = False
         self._buffer = b""
         self._out: list[bytes] = []
         self._out_bytes = 0
@@ -126,6 +135,42 @@ class Lines(TwistedProtocol):
         self._stop_timer()
         self.transport.abortConnection()
 
+    def refuse(self, error: MeshError) -> None:
+        """Say why, and close without waiting for what the peer still has to say."""
+        self.send(wire.encode_error(None, error))
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Close; what was sent still goes out, if the peer takes it."""
+        if self._ending:
+            return
+        self._flush()
+        if self._blocked:
+            self.abort()
+            return
+        self._ending = True
+        self.transport.unregisterProducer()
+        self.transport.loseConnection()
+
+    def go_on(self) -> None:
+        """See :class:`meshproto.net.turns.Waiting`."""
+        self._waiting = False
+        if self._ending:
+            return
+        self._resume()
+        if self._heard_all and not (self._waiting or self._unanswered):
+            self.end()
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether the peer has begun a line and owes us the rest of it."""
+        return bool(self._buffer) and self._reading and not self._waiting
+
+    @property
+    def busy(self) -> bool:
+        """Whether the peer waits for us."""
+        return bool(self._unanswered) or self._waiting
+
     @property
     def blocked(self) -> bool:
         """Whether the peer is behind with reading."""
@@ -136,11 +181,15 @@ class Lines(TwistedProtocol):
     def connectionMade(self) -> None:
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpKeepAlive(True)  # whoever vanished without a word gives their place back
+        self.host = getattr(self.transport.getPeer(), "host", "")
+        self.network = network_of(self.host)
         self.transport.registerProducer(self, True)
         self.handler.opened(self)
 
     def dataReceived(self, data: bytes) -> None:
         self.received_bytes += len(data)
+        if self.received is not None and not self._ending:
+            self.received(data)
         if not self._ending:
             self._buffer += data
             self._drain()
@@ -153,7 +202,7 @@ class Lines(TwistedProtocol):
     def readConnectionLost(self) -> None:
         """The peer has said all (`printf ... | nc -N`): what it asked is still answered."""
         self._heard_all = True
-        if not self._unanswered:
+        if not (self._unanswered or self._waiting):
             self.end()
 
     def writeConnectionLost(self) -> None:
@@ -185,15 +234,16 @@ class Lines(TwistedProtocol):
 
     def _resume(self) -> None:
         self._drain()
-        if self._reading and not self._heard_all:
+        if self._reading and not self._waiting and not self._heard_all:
             self.transport.resumeProducing()
 
     def _drain(self) -> None:
-        if self._draining:
+        if self._draining or self._waiting:
             return
         self._draining = True
+        limit = -1 if self._turns is None else self._turns.allowed()
         try:
-            *lines, self._buffer = self._buffer.split(b"\n")
+            *lines, self._buffer = self._buffer.split(b"\n", limit)
             for at, line in enumerate(lines):
                 if not self._reading:
                     self._buffer = b"\n".join((*lines[at:], self._buffer))
@@ -203,13 +253,24 @@ class Lines(TwistedProtocol):
                 elif line and not line.isspace():
                     self.handler.line(self, line)
             else:
-                if len(self._buffer) >= wire.LINE_BYTES_MAX and not self._ending:
+                if len(lines) == limit and b"\n" in self._buffer and not self._ending:
+                    self._waiting = True
+                elif len(self._buffer) >= wire.LINE_BYTES_MAX and not self._ending:
                     self._overlong()
         finally:
             self._draining = False
             self._flush()
-        if not self._reading and not self._ending and not self._blocked:
+        self.received_lines += len(lines)
+        self._share(len(lines))
+        if (self._waiting or not self._reading) and not self._ending and not self._blocked:
             self.transport.pauseProducing()
+
+    def _share(self, lines: int) -> None:
+        """Let the others have their turn."""
+        if self._turns is not None:
+            self._turns.used(lines)
+            if self._waiting:
+                self._turns.wait(self)
 
     def _overlong(self) -> None:
         detail = f"a line has at most {wire.LINE_BYTES_MAX} bytes with its newline; this connection ends"
@@ -235,9 +296,12 @@ class LinesFactory(Factory):
 
     noisy = False
 
-    def __init__(self, make_handler: Callable[[], LineHandler], clock: IReactorTime) -> None:
+    def __init__(
+        self, make_handler: Callable[[], LineHandler], clock: IReactorTime, turns: Turns | None = None
+    ) -> None:
         self._make_handler = make_handler
         self._clock = clock
+        self._turns = turns
 
     def buildProtocol(self, addr: object) -> Lines:
-        return Lines(self._make_handler(), self._clock)
+        return Lines(self._make_handler(), self._clock, self._turns)

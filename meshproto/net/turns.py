@@ -1,0 +1,70 @@
+"""Whose lines are handled next, when more have come than one turn of the reactor should deal with.
+
+Whoever pipelines has the rest of their lines wait, and is not read from meanwhile; networks take turns, and the links
+of one network among themselves. A link that says little is never made to wait, so that a single question is answered
+within one turn, whatever the others pour in. (Deficit round robin, Shreedhar and Varghese 1995, with lines of equal
+cost.)
+"""
+
+from collections import OrderedDict, deque
+from typing import Final, Protocol
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+TURN_LINES: Final = 256
+"""Handled in one turn of the reactor before others are made to wait: about two milliseconds of lookups. Fewer, and a
+link that is alone would spend its time on turns."""
+SLICE_LINES: Final = 32
+"""Handled for one link before it is the next one's turn."""
+AT_ONCE_LINES: Final = 4
+"""Handled at once for a link whatever the others do: a question, and a ping or two."""
+
+
+class Waiting(Protocol):
+    """A link with lines that wait."""
+
+    network: str
+
+    def go_on(self) -> None:
+        """It is its turn; it may wait for another one."""
+
+
+class Turns:
+    """Shared by all links of a listener."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._left = TURN_LINES
+        self._waiting: OrderedDict[str, deque[Waiting]] = OrderedDict()
+        self._timer: IDelayedCall | None = None
+
+    def allowed(self) -> int:
+        """How many lines a link may have handled now."""
+        share = SLICE_LINES if self._waiting else TURN_LINES
+        return max(min(share, self._left), AT_ONCE_LINES)
+
+    def used(self, lines: int) -> None:
+        """So many were."""
+        if lines > AT_ONCE_LINES:  # who asks little costs no turn
+            self._left -= lines
+            self._arm()
+
+    def wait(self, link: Waiting) -> None:
+        """Have it go on when it is its turn."""
+        self._waiting.setdefault(link.network, deque()).append(link)
+        self._arm()
+
+    def _arm(self) -> None:
+        if self._timer is None:
+            self._timer = self._clock.callLater(0, self._turn)
+
+    def _turn(self) -> None:
+        self._timer, self._left = None, TURN_LINES
+        while self._waiting and self._left > 0:
+            network, links = self._waiting.popitem(last=False)
+            link = links.popleft()
+            if links:
+                self._waiting[network] = links
+            link.go_on()
+        if self._waiting:
+            self._arm()
