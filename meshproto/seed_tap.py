@@ -8,19 +8,20 @@ from typing import Any, ClassVar
 from twisted.application.service import IService
 
 from meshproto import __version__
-from meshproto.core.meshkey import NO_KEYS, Keyring
+from meshproto.core.meshkey import NO_KEYS
 from meshproto.core.seed import Seed, Settings
-from meshproto.errors import BadParams, BadState
+from meshproto.errors import BadParams
 from meshproto.net import seed_store
 from meshproto.net.database_file import connect
 from meshproto.net.lines import LineHandler, LinesFactory
 from meshproto.net.listening import is_loopback, local_address
+from meshproto.net.names_file import NamesFile
 from meshproto.net.seeding import SeedService
-from meshproto.net.state import StateDir, read_secret
+from meshproto.net.state import REGISTER_TOKEN_FILE, StateDir
 from meshproto.net.store import ThreadedDatabase
 from meshproto.net.tls_listening import check_endpoint, is_tls
 from meshproto.net.turns import Turns
-from meshproto.tap import NodeOptions, NodeService, addresses
+from meshproto.tap import NodeOptions, NodeService, addresses, read_keys
 from meshproto.wire import TLS_PREFIX
 
 
@@ -30,7 +31,7 @@ class Options(NodeOptions):
     longdesc = (
         "A seed: knows where every user is, and tells whoever asks. Every option has a twin in the environment "
         "(USER_NAME, PORT, MESH_LISTEN, MESH_ADVERTISE, MESH_STATE, MESH_PEERS, MESH_KEY_FILE, MESH_NAMES, "
-        "MESH_HTTP, MESH_CA)."
+        "MESH_REGISTER, MESH_HTTP, MESH_CA)."
     )
     optParameters: ClassVar[list[list[Any]]] = [
         ["name", None, None, "this seed's name among the seeds [default: seed-PORT]"],
@@ -41,6 +42,7 @@ class Options(NodeOptions):
         ["http", None, None, "a Twisted server endpoint for metrics and a picture of the mesh, such as tcp:5080"],
         ["mesh-key", None, None, "file with the mesh's keys, one a line: gossip with those alone that prove one"],
         ["ca", None, None, "file with certificates (PEM): who is trusted with tls:, in place of the system's"],
+        ["register", None, None, "who may register: open, token, or a file of names [default: open]"],
         ["names", None, None, "whether clients may list names: yes or no [default: yes]"],
     ]
     twins: ClassVar[dict[str, str]] = {
@@ -52,10 +54,11 @@ class Options(NodeOptions):
         "peer": "MESH_PEERS",
         "mesh-key": "MESH_KEY_FILE",
         "ca": "MESH_CA",
+        "register": "MESH_REGISTER",
         "names": "MESH_NAMES",
         "http": "MESH_HTTP",
     }
-    fallbacks: ClassVar[dict[str, Any]] = {"port": 5001, "names": "yes", "peer": []}
+    fallbacks: ClassVar[dict[str, Any]] = {"port": 5001, "names": "yes", "register": "open", "peer": []}
     lists = frozenset({"peer"})
 
     def __init__(self) -> None:
@@ -91,7 +94,7 @@ class SeedNode(NodeService):
 
     def open(self, state: StateDir) -> SeedService:
         options, reactor = self.options, self.reactor
-        keys = NO_KEYS if options["mesh-key"] is None else _mesh_keys(Path(options["mesh-key"]))
+        settings = self._settings(state)
         connection = connect(
             state.database("seed.db"), seed_store.SCHEMA, seed_store.SCHEMA_VERSION, seed_store.UPGRADES
         )
@@ -104,7 +107,7 @@ class SeedNode(NodeService):
             now=reactor.seconds(),
             rng=random.Random(os.urandom(16)),
             entropy=os.urandom,
-            settings=Settings(list_names=options["names"], mesh_keys=keys, version=__version__),
+            settings=settings,
             entries=seed_store.read_entries(connection),
             peers=[*options["peer"], *seed_store.read_peers(connection)],
         )
@@ -115,6 +118,21 @@ class SeedNode(NodeService):
         self.announce(state, prefix + local_address(where) if where else address)
         self.log.info("{name} listens, and says that it is at {address}", name=options["name"], address=address)
         return self.seed
+
+    def _settings(self, state: StateDir) -> Settings:
+        """Raises :class:`BadState`."""
+        options, tokens, may_register = self.options, NO_KEYS, None
+        if options["register"] == "token":
+            tokens = read_keys(state.path / REGISTER_TOKEN_FILE, state.register_token(os.urandom))
+        elif options["register"] != "open":
+            may_register = NamesFile(Path(options["register"]), self.reactor).allow
+        return Settings(
+            list_names=options["names"],
+            mesh_keys=NO_KEYS if options["mesh-key"] is None else read_keys(Path(options["mesh-key"])),
+            register_tokens=tokens,
+            may_register=may_register,
+            version=__version__,
+        )
 
     def _open_http(self, core: Seed) -> None:
         # Klein costs seven megabytes: of a million names, seven bytes each.
@@ -131,15 +149,6 @@ class SeedNode(NodeService):
 
     def _link(self) -> LineHandler:
         return self.seed.link()
-
-
-def _mesh_keys(path: Path) -> Keyring:
-    """Raises :class:`BadState`."""
-    text = read_secret(path)
-    try:
-        return Keyring.parse(text)
-    except BadParams as wrong:
-        raise BadState(f"{path}: {wrong.detail}") from None
 
 
 def makeService(options: Options) -> IService:

@@ -16,9 +16,10 @@ from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStrea
 from twisted.logger import Logger
 from twisted.python import usage
 
+from meshproto.core.meshkey import Keyring
 from meshproto.errors import BadParams, BadState, MeshError
 from meshproto.net.listening import WILDCARD_HOSTS, host_port, join_address, listen
-from meshproto.net.state import StateDir, default_path
+from meshproto.net.state import StateDir, default_path, read_secret
 from meshproto.net.tls import Endpoints, Trust
 from meshproto.net.tls_listening import check_endpoint, server_endpoint
 from meshproto.net.unix_socket import UnixSockets, is_unix
@@ -82,6 +83,14 @@ def addresses(given: list[str]) -> list[str]:
     for address in given:
         split_address(address)
     return given
+
+
+def read_keys(path: Path, text: bytes | None = None) -> Keyring:
+    """The keys in a file that its owner alone can read; `text`: what is in it. Raises :class:`BadState`."""
+    try:
+        return Keyring.parse(read_secret(path) if text is None else text)
+    except BadParams as wrong:
+        raise BadState(f"{path}: {wrong.detail}") from None
 
 
 def _raise_open_files() -> None:

@@ -2,6 +2,7 @@
 
 import os
 import random
+from pathlib import Path
 from typing import Any, ClassVar, Final
 from urllib.parse import urlsplit
 
@@ -10,6 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.web.client import HTTPConnectionPool
 
 from meshproto.core.identity import check_uri
+from meshproto.core.meshkey import NO_KEYS
 from meshproto.errors import BadParams
 from meshproto.net import user_store
 from meshproto.net.clocks import wait_by_monotonic_time, wall_ms
@@ -28,7 +30,7 @@ from meshproto.net.state import TOKEN_FILE, StateDir
 from meshproto.net.store import ThreadedDatabase
 from meshproto.net.tls_listening import check_endpoint, is_tls
 from meshproto.net.unix_socket import is_unix, socket_path
-from meshproto.tap import NodeOptions, NodeService, addresses
+from meshproto.tap import NodeOptions, NodeService, addresses, read_keys
 
 KEEP_DAYS_MAX: Final = 36500.0
 DIGITS_MAX: Final = 15
@@ -41,8 +43,8 @@ class Options(NodeOptions):
     longdesc = (
         "A user's node: registers a name with a seed, takes messages from the owner over HTTP and delivers them "
         "straight to the recipient's node. Every option has a twin in the environment "
-        "(USER_NAME, PORT, MESH_LISTEN, MESH_API, MESH_ADVERTISE, MESH_STATE, MESH_SEEDS, MESH_DELIVER_TO, "
-        "MESH_DELIVER_EXEC, MESH_KEEP_DAYS, MESH_KEEP_MESSAGES, MESH_CA)."
+        "(USER_NAME, PORT, MESH_LISTEN, MESH_API, MESH_ADVERTISE, MESH_STATE, MESH_SEEDS, MESH_REGISTER_TOKEN, "
+        "MESH_DELIVER_TO, MESH_DELIVER_EXEC, MESH_KEEP_DAYS, MESH_KEEP_MESSAGES, MESH_CA)."
     )
     optParameters: ClassVar[list[list[Any]]] = [
         ["name", None, None, "the name others send to"],
@@ -57,6 +59,7 @@ class Options(NodeOptions):
         ["advertise", None, None, "the URI at which others reach this node, such as http://192.0.2.7:3000"],
         ["state", None, None, "directory for keys and messages"],
         ["ca", None, None, "file with certificates (PEM): who is trusted, in place of the system's"],
+        ["register-token", None, None, "file with the register tokens of seeds that ask for one, one a line"],
         ["deliver-to", None, None, "URL of a program on this machine to which each message is posted"],
         ["deliver-exec", None, None, "command line that is run with each message on its standard input"],
         ["keep-days", None, None, "delete messages that are older [default: the inbox keeps all]"],
@@ -71,6 +74,7 @@ class Options(NodeOptions):
         "state": "MESH_STATE",
         "seed": "MESH_SEEDS",
         "ca": "MESH_CA",
+        "register-token": "MESH_REGISTER_TOKEN",
         "deliver-to": "MESH_DELIVER_TO",
         "deliver-exec": "MESH_DELIVER_EXEC",
         "keep-days": "MESH_KEEP_DAYS",
@@ -133,6 +137,7 @@ class UserService(NodeService):
 
     def open(self, state: StateDir) -> UserNode:
         options, reactor = self.options, self.reactor
+        tokens = NO_KEYS if options["register-token"] is None else read_keys(Path(options["register-token"]))
         identity = state.identity(os.urandom, wall_ms())
         connection = connect(
             state.database("user.db"), user_store.SCHEMA, user_store.SCHEMA_VERSION, user_store.UPGRADES
@@ -155,6 +160,7 @@ class UserService(NodeService):
             rng=random.Random(os.urandom(16)),
             entropy=os.urandom,
             programs=[(program, cursors[program.kind]) for program in programs],
+            register_tokens=tokens,
             keep=Keep(options["keep-days"], options["keep-messages"]),
         )
         where = self.listen(node.site)

@@ -88,6 +88,10 @@ class Directory:
         counted = [entry.since for entry in mine if entry.seq > left and not self.ran_out(entry, now_ms)]
         return now_ms if owner is None else min(counted)
 
+    def knows(self, key: str) -> bool:
+        """Whether anything is known of the folded name."""
+        return key in self._entries
+
     def has(self, record: Record) -> bool:
         """Whether this record of its user is known, or a newer one."""
         return any(entry.key == record.key and entry.seq >= record.seq for entry in self._all(fold(record.name)))

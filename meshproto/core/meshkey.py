@@ -10,6 +10,8 @@ A proof is good for one connection, since each side has put a fresh nonce into i
 are in it; and for these two seeds, since their names are. A listener shows its proof to anybody who asks, so a key that
 can be guessed can be guessed at leisure: keys are to be random.
 
+A user proves a seed's register token to it likewise, in a domain of its own: the user is the dialler.
+
 Several keys are a keyring: the first one proves, any of them is accepted. So a key is changed seed by seed, without a
 break. Keys stay in :class:`Keyring`, which shows them to nobody.
 """
@@ -30,6 +32,8 @@ KEYS_MAX: Final = 16
 """A rotation takes two; each key costs an HMAC for each proof that is checked."""
 
 Role = Literal["dialler", "listener"]
+Domain = Literal["mesh", "register"]
+"""What is proven: the mesh key, or a seed's register token."""
 
 
 class Handshake(Struct, frozen=True):
@@ -39,6 +43,7 @@ class Handshake(Struct, frozen=True):
     listener: str
     dialler_nonce: str
     listener_nonce: str
+    domain: Domain = "mesh"
 
 
 def proven_text(role: Role, handshake: Handshake) -> bytes:
@@ -46,7 +51,8 @@ def proven_text(role: Role, handshake: Handshake) -> bytes:
     D. J. Bernstein's netstrings do, https://cr.yp.to/proto/netstrings.txt)."""
     nonces = handshake.dialler_nonce, handshake.listener_nonce
     fields = [text.encode() for text in (*nonces, handshake.dialler, handshake.listener)]
-    return b"meshproto mesh 1 %b\n" % role.encode() + b"".join(b"%d:%b," % (len(field), field) for field in fields)
+    head = f"meshproto {handshake.domain} 1 {role}\n".encode()
+    return head + b"".join(b"%d:%b," % (len(field), field) for field in fields)
 
 
 class Keyring:
@@ -87,6 +93,10 @@ class Keyring:
         """Whether one of the keys gives this proof; how long that takes does not tell how nearly it fits."""
         return any(hmac.compare_digest(proof, _proof(key, role, handshake)) for key in self._keys)
 
+    def proven(self, proof: str, role: Role, handshake: Handshake) -> "Keyring":
+        """Those of the keys that give this proof."""
+        return Keyring(*(key.decode() for key in self._keys if Keyring(key.decode()).accepts(proof, role, handshake)))
+
 
 NO_KEYS: Final = Keyring()
 
@@ -96,11 +106,13 @@ def _proof(key: bytes, role: Role, handshake: Handshake) -> str:
 
 
 class Gate:
-    """One seed's part in the handshake, on either side. `entropy` makes a nonce for each hello."""
+    """One seed's part in the handshake, on either side. `entropy` makes a nonce for each hello. `tokens`: what users
+    have to prove who want to register."""
 
-    def __init__(self, name: str, keys: Keyring, entropy: Entropy) -> None:
+    def __init__(self, name: str, keys: Keyring, entropy: Entropy, tokens: Keyring = NO_KEYS) -> None:
         self._name = name
         self._keys = keys
+        self._rings: dict[Domain, Keyring] = {"mesh": keys, "register": tokens}
         self._entropy = entropy
 
     @property
@@ -108,32 +120,37 @@ class Gate:
         """Whether this seed gossips with those alone that prove the mesh key."""
         return bool(self._keys)
 
+    @property
+    def asks_for_token(self) -> bool:
+        """Whether this seed registers those alone that prove its token."""
+        return bool(self._rings["register"])
+
     # -- listening -----------------------------------------------------------------------------------------------
 
-    def challenge(self, dialler: str, nonce: str) -> Handshake:
+    def challenge(self, dialler: str, nonce: str, domain: Domain = "mesh") -> Handshake:
         """What a dialler that said hello with the nonce has to prove."""
-        return Handshake(dialler, self._name, nonce, self._nonce())
+        return Handshake(dialler, self._name, nonce, _nonce(self._entropy), domain)
 
     def greeting(self, limits: dict[str, int], handshake: Handshake | None) -> HelloResult:
-        """The answer to a hello; where there is a handshake it proves that this seed has the key."""
+        """The answer to a hello; where there is a handshake it proves that this seed has what is asked for."""
         mesh = "key" if self.keyed else "open"
         if handshake is None:
             return HelloResult(PROTOCOL_VERSION, self._name, mesh, limits)
-        proof = self._keys.prove("listener", handshake)
+        proof = self._rings[handshake.domain].prove("listener", handshake)
         return HelloResult(PROTOCOL_VERSION, self._name, mesh, limits, handshake.listener_nonce, proof)
 
-    def check(self, handshake: Handshake | None, dialler: str, proof: str) -> None:
+    def check(self, handshake: Handshake | None, dialler: str, proof: str, domain: Domain = "mesh") -> None:
         """Raises :class:`Unauthorized` unless the dialler has proven what it was asked to (None: nothing was)."""
-        if handshake is None:
+        if handshake is None or handshake.domain != domain:
             raise Unauthorized("a proof answers a nonce: say hello with a nonce of your own first")
-        if dialler != handshake.dialler or not self._keys.accepts(proof, "dialler", handshake):
-            raise Unauthorized("this is no proof of the mesh key: start both seeds with the same --mesh-key")
+        if dialler != handshake.dialler or not self._rings[domain].accepts(proof, "dialler", handshake):
+            raise Unauthorized(_NO_PROOF[domain])
 
     # -- dialling ------------------------------------------------------------------------------------------------
 
     def hello(self) -> HelloParams:
         """What is said first on a connection."""
-        return HelloParams(PROTOCOL_VERSION, "seed", self._name, nonce=self._nonce() if self.keyed else None)
+        return HelloParams(PROTOCOL_VERSION, "seed", self._name, nonce=_nonce(self._entropy) if self.keyed else None)
 
     def answer(self, address: str, hello: HelloParams, greeting: HelloResult) -> HelloParams | None:
         """What is said next to the seed at the address, if anything is. Raises :class:`PeerError` when it is none to
@@ -148,5 +165,37 @@ class Gate:
         proof = self._keys.prove("dialler", handshake)
         return HelloParams(PROTOCOL_VERSION, "seed", self._name, proof=proof)
 
-    def _nonce(self) -> str:
-        return b64(self._entropy(NONCE_BYTES))
+
+_NO_PROOF: Final[dict[Domain, str]] = {
+    "mesh": "this is no proof of the mesh key: start both seeds with the same --mesh-key",
+    "register": "this is no proof of the register token: ask the seed's operator for its file register-token",
+}
+
+
+class Applicant:
+    """A user's part in the handshake with a seed that registers those alone that prove its token. `tokens`: of several
+    seeds, perhaps."""
+
+    def __init__(self, name: str, tokens: Keyring, entropy: Entropy) -> None:
+        self._name = name
+        self._tokens = tokens
+        self._entropy = entropy
+
+    def hello(self) -> HelloParams:
+        """What is said first on a connection."""
+        return HelloParams(PROTOCOL_VERSION, "user", self._name, nonce=_nonce(self._entropy) if self._tokens else None)
+
+    def answer(self, address: str, hello: HelloParams, greeting: HelloResult) -> HelloParams | None:
+        """What is said next to the seed at the address, if it asks for anything. Raises :class:`PeerError` when none of
+        the tokens is its."""
+        if greeting.nonce is None or hello.nonce is None:
+            return None
+        handshake = Handshake(self._name, greeting.seed, hello.nonce, greeting.nonce, "register")
+        theirs = self._tokens.proven(greeting.proof or "", "listener", handshake)
+        if not theirs:
+            raise PeerError(f"the seed at {address} asks for another register token than is in --register-token")
+        return HelloParams(PROTOCOL_VERSION, "user", self._name, proof=theirs.prove("dialler", handshake))
+
+
+def _nonce(entropy: Entropy) -> str:
+    return b64(entropy(NONCE_BYTES))

@@ -6,7 +6,7 @@ the name, and of a claim that ran out. Whatever changes goes into the own key sp
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import msgspec
@@ -16,10 +16,11 @@ from meshproto.core.directory import Directory
 from meshproto.core.effects import Effect, Log, Row, Save, Send
 from meshproto.core.entry import Entry, pack_own, read_entry
 from meshproto.core.gossip import Change, content
-from meshproto.core.identity import Record, verify
+from meshproto.core.identity import Record, unb64, verify
 from meshproto.core.peering import Peering
+from meshproto.core.rates import Rates
 from meshproto.core.sessions import Sessions
-from meshproto.errors import BadParams, BadState, MeshError, StaleRecord, TooLarge, UserNotFound
+from meshproto.errors import BadParams, BadState, Forbidden, MeshError, StaleRecord, TooLarge, UserNotFound
 from meshproto.wire import EntryValue, LookupResult, SignedRecord, fold
 
 SWEEP_NAMES: Final = 500
@@ -29,16 +30,30 @@ SWEEP_HOLD_S: Final = 60.0
 RENEWALS_PER_CLAIM: Final = 10
 """How often a home says anew, in the time after which a claim runs out, that it sees a user who is online."""
 
+MayRegister = Callable[[str, bytes], bool]
+"""Whether a name with an identity key may be registered here."""
+
 
 class Registry:
     """`dropped` counts what other seeds told that was forged or did not read."""
 
-    def __init__(self, name: str, peering: Peering, sessions: Sessions, claim_ttl_s: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        peering: Peering,
+        sessions: Sessions,
+        rates: Rates,
+        *,
+        claim_ttl_s: float,
+        may_register: MayRegister | None = None,
+    ) -> None:
         self.name = name
         self.directory = Directory(claim_ttl_s)
         self.dropped = 0
         self._peering = peering
         self._sessions = sessions
+        self._rates = rates
+        self._may_register = may_register
         self._renew_ms = int(claim_ttl_s * 1000) // RENEWALS_PER_CLAIM
         self._sweep_after = ""
         self._swept_at = -math.inf
@@ -70,11 +85,15 @@ class Registry:
         record = verify(signed)
         if not record.uris:
             raise BadParams("a registration needs at least one uri; to leave, use unregister")
+        if self._may_register is not None and not self._may_register(record.name, unb64(record.key)):
+            raise Forbidden(f"{record.name} is not on this seed's list of those who may register")
         key = fold(record.name)
         self._sessions.check_room(link, key)
         _, dropped = self.directory.verified(key, _ms(now))
         since = self.directory.claim(record, _ms(now))
         self._check_fresh(link, key, record)
+        if not self.directory.knows(key):
+            self._rates.new_name(self._sessions[link].network, now)
         value = self._fitting(EntryValue(signed.record, signed.sig, since, True, _ms(now)), key, record)
         effects: list[Effect] = [self._forged(key, bad) for bad in dropped]
         effects += self._enter(key, value, record, now)

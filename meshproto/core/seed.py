@@ -18,7 +18,8 @@ from meshproto.core.effects import Effect, Row, Save, Send
 from meshproto.core.identity import Entropy
 from meshproto.core.meshkey import NO_KEYS, Gate, Handshake, Keyring
 from meshproto.core.peering import Peering, SeedView
-from meshproto.core.registry import Registry
+from meshproto.core.rates import COSTS, REQUESTS_AT_ONCE, Rates
+from meshproto.core.registry import MayRegister, Registry
 from meshproto.core.sessions import WATCHES_PER_LINK_MAX, Session, Sessions
 from meshproto.errors import (
     BadParams,
@@ -42,6 +43,8 @@ class Settings:
     claim_ttl_s: float = CLAIM_TTL_S
     list_names: bool = True
     mesh_keys: Keyring = NO_KEYS
+    register_tokens: Keyring = NO_KEYS
+    may_register: MayRegister | None = None
     version: str = ""
 
 
@@ -65,13 +68,21 @@ class Seed:
         self.address = address
         self._rng = rng
         self._settings = settings or Settings()
-        self.gate = Gate(name, self._settings.mesh_keys, entropy)
+        self.gate = Gate(name, self._settings.mesh_keys, entropy, self._settings.register_tokens)
         self._started = now
         forget_s = self._settings.claim_ttl_s
         self.peering = Peering(name, address, now=now, rng=rng, bootstrap=peers, forget_s=forget_s)
         self.gossip = self.peering.gossip
         self._sessions = Sessions(self._settings.lease_s)
-        self._registry = Registry(name, self.peering, self._sessions, self._settings.claim_ttl_s)
+        self._rates = Rates()
+        self._registry = Registry(
+            name,
+            self.peering,
+            self._sessions,
+            self._rates,
+            claim_ttl_s=self._settings.claim_ttl_s,
+            may_register=self._settings.may_register,
+        )
         self._registry.remember(entries, now)
         self._lookups = 0
         self._registrations = 0
@@ -101,9 +112,18 @@ class Seed:
         session = self._sessions[link]
         renewed = self._registry.renew(link, now) if session.names else []
         try:
+            session.credit -= COSTS.get(type(request), 1)
+            if session.credit < 0:
+                self._count(session, now)
             return renewed + self._serve(link, session, request, now)
         except MeshError as error:
             return renewed + self._refuse(link, request.id, error)
+
+    def _count(self, session: Session, now: float) -> None:
+        """What a link has asked beyond what was counted, and some more in advance. Raises :class:`SlowDown`."""
+        owed, session.credit = -session.credit, 0
+        self._rates.ask(session.network, owed + REQUESTS_AT_ONCE, now)
+        session.credit = REQUESTS_AT_ONCE
 
     def _serve(self, link: int, session: Session, request: AnyRequest, now: float) -> list[Effect]:
         match request:
@@ -117,6 +137,14 @@ class Seed:
                 return self._gossip(link, session, request, now)
             case _:
                 return self._answer(link, request.id, self._ask(link, session, request, now))
+
+    def is_guest(self, link: int) -> bool:
+        """Whether nobody is registered over the link, watches or gossips."""
+        return self._sessions[link].guest
+
+    def is_welcome(self, link: int) -> bool:
+        """Whether something was asked over the link that got a result."""
+        return self._sessions[link].welcome
 
     def closed(self, link: int, now: float) -> list[Effect]:
         """The link is gone: its users are away."""
@@ -172,12 +200,17 @@ class Seed:
         return effects + self._answer(link, request_id, found)
 
     def _register(self, link: int, request: wire.Register, now: float) -> list[Effect]:
+        session = self._sessions[link]
+        if self.gate.asks_for_token and not session.proven:
+            raise Unauthorized("this seed registers those who prove its token: start the node with --register-token")
+        self._rates.register(session.network, now)
         (key, value), effects = self._registry.register(link, request.params, now)
         self._registrations += 1
         result = wire.RegisterResult(self.name, value.since, self._settings.lease_s)
         return [*effects, self._save_then(link, request.id, (key, value), result)]
 
     def _unregister(self, link: int, request: wire.Unregister, now: float) -> list[Effect]:
+        self._rates.register(self._sessions[link].network, now)
         row, effects = self._registry.unregister(request.params, now)
         return [*effects, self._save_then(link, request.id, row, wire.Nothing())]
 
@@ -205,9 +238,21 @@ class Seed:
     def _hello(self, session: Session, params: wire.HelloParams) -> wire.HelloResult:
         if params.version != wire.PROTOCOL_VERSION:
             raise BadParams(f"this seed speaks version {wire.PROTOCOL_VERSION} of the protocol, not {params.version}")
-        handshake = self._admit(session, params) if params.role == "seed" else None
+        handshake = self._admit(session, params) if params.role == "seed" else self._meet(session, params)
         limits = {"line_bytes": wire.LINE_BYTES_MAX, "watches": WATCHES_PER_LINK_MAX, "names_page": wire.NAMES_PAGE_MAX}
         return self.gate.greeting(limits, handshake)
+
+    def _meet(self, session: Session, params: wire.HelloParams) -> Handshake | None:
+        """A user: they may register when they have proven the token in this handshake, if there is one."""
+        asked, session.handshake = session.handshake, None
+        if not self.gate.asks_for_token or params.name is None:
+            return None
+        if params.proof is not None:
+            self.gate.check(asked, params.name, params.proof, "register")
+            session.proven = True
+        elif params.nonce is not None:
+            session.handshake = self.gate.challenge(params.name, params.nonce, "register")
+        return session.handshake
 
     def _admit(self, session: Session, params: wire.HelloParams) -> Handshake | None:
         """Another seed: its gossip session begins at once, or when it has proven the mesh key in this handshake."""
@@ -276,12 +321,14 @@ class Seed:
     # -- answers -------------------------------------------------------------------------------------------------
 
     def _answer(self, link: int, request_id: Id | UnsetType, result: Struct) -> list[Effect]:
+        self._sessions[link].welcome = True
         return [] if request_id is UNSET else [Send(link, wire.encode_result(request_id, result))]
 
     def _refuse(self, link: int, request_id: Id | UnsetType, error: MeshError) -> list[Effect]:
         return [] if request_id is UNSET else [Send(link, wire.encode_error(request_id, error))]
 
     def _save_then(self, link: int, request_id: Id | UnsetType, row: Row, result: Struct) -> Save:
+        self._sessions[link].welcome = True
         if request_id is UNSET:
             return Save((row,))
         failed = wire.encode_error(request_id, NotSaved("the seed cannot write to its disk", retry_after_s=5.0))

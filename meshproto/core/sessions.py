@@ -6,10 +6,13 @@ the lease.
 
 import ipaddress
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
+from meshproto.core.limits import network_of
 from meshproto.core.meshkey import Handshake
+from meshproto.core.rates import WATCHED_PER_NETWORK_MAX
 from meshproto.errors import SlowDown
 
 REGISTRATIONS_PER_LINK_MAX: Final = 100
@@ -21,13 +24,25 @@ WATCHES_PER_LINK_MAX: Final = 10_000
 @dataclass
 class Session:
     """One link. `host`: the IP address at its other end, `""` when there is none. `handshake`: what it has to prove.
-    `seed`: the name of the seed that gossips over it. `names` and `watched` are folded."""
+    `seed`: the name of the seed that gossips over it. `proven`: it has shown the register token. `welcome`: something
+    that it asked was right. `credit`: requests that are counted already. `names` and `watched` are folded."""
 
     host: str
     handshake: Handshake | None = None
     seed: str | None = None
+    proven: bool = False
+    welcome: bool = False
+    credit: int = 0
     names: set[str] = field(default_factory=set)
     watched: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.network = network_of(self.host)
+
+    @property
+    def guest(self) -> bool:
+        """Whether nobody is registered over it, watches or gossips."""
+        return not (self.names or self.watched or self.seed)
 
     @property
     def trusted(self) -> bool:
@@ -47,6 +62,7 @@ class Sessions:
         self._leases: dict[int, float] = {}  # link -> deadline, earliest first
         self._link_of: dict[str, int] = {}
         self._watchers: dict[str, set[int]] = {}
+        self._watched: Counter[str] = Counter()  # network -> names, each as often as it is watched
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -119,11 +135,17 @@ class Sessions:
         session = self._sessions[link]
         if len(session.watched | keys) > WATCHES_PER_LINK_MAX:
             raise SlowDown(f"at most {WATCHES_PER_LINK_MAX} names may be watched over one connection")
+        if self._watched[session.network] + len(keys - session.watched) > WATCHED_PER_NETWORK_MAX:
+            raise SlowDown(f"at most {WATCHED_PER_NETWORK_MAX} names may be watched from {session.network}")
+        self._watched[session.network] += len(keys - session.watched)
         session.watched |= keys
         for key in keys:
             self._watchers.setdefault(key, set()).add(link)
 
     def unwatch(self, link: int, session: Session, keys: set[str]) -> None:
+        self._watched[session.network] -= len(session.watched & keys)
+        if not self._watched[session.network]:
+            del self._watched[session.network]
         session.watched -= keys
         for key in keys:
             watchers = self._watchers.get(key, set())

@@ -11,6 +11,7 @@ from twisted.logger import Logger
 from twisted.web.server import Site
 
 from meshproto.core.identity import Entropy, Identity
+from meshproto.core.meshkey import NO_KEYS, Applicant, Keyring
 from meshproto.core.outbox import Outbox
 from meshproto.net.accepting import Accepting
 from meshproto.net.clocks import NowMs
@@ -51,6 +52,7 @@ class UserNode(Service):
         now_ms: NowMs,
         rng: random.Random,
         entropy: Entropy,
+        register_tokens: Keyring = NO_KEYS,
         keep: Keep = KEEP_ALL,
         programs: Iterable[tuple[Program, int]] = (),
     ) -> None:
@@ -68,6 +70,7 @@ class UserNode(Service):
             now_ms=now_ms,
             rng=rng,
             connect=connect,
+            applicant=Applicant(name, register_tokens, entropy),
             changed=self._is_back,
         )
         courier = Courier(client, reactor)

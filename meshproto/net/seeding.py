@@ -1,6 +1,7 @@
 """The service that runs :class:`meshproto.core.seed.Seed`: its sockets, its timers, its disk."""
 
 import itertools
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -13,15 +14,23 @@ from twisted.python.failure import Failure
 from meshproto import wire
 from meshproto.core.effects import Effect, Exchange, Log, Push, Save, SavePeer, Send
 from meshproto.core.seed import Seed
-from meshproto.errors import MeshError, NobodyListens, Unavailable
+from meshproto.errors import MeshError, NobodyListens
 from meshproto.net.calls import Calls, Links
+from meshproto.net.guests import SWEEP_S, Guests, Notes
 from meshproto.net.lines import LineHandler, Lines
 from meshproto.net.seed_store import SeedStore
 
-LINKS_MAX: Final = 20_000
-"""Connections to one seed: about 10 kB each, 200 MB. The process's limit on open files is raised to what it may be."""
 TICK_S_MAX: Final = 5.0
 """A clock that stepped back must not put the seed to sleep."""
+
+STAYING: Final = frozenset({wire.Register, wire.Watch, wire.Hello})
+"""What may make more than a guest of somebody."""
+HTTP: Final = re.compile(rb"[A-Z]{1,20} \S+ HTTP/[0-9.]{1,3}\r?\Z")
+"""A request line (RFC 9112, 3)."""
+NO_HTTP: Final = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n"
+    b"This is a seed of a mesh. It speaks lines of JSON-RPC, not HTTP: see docs/protocol.md.\n"
+)
 
 
 class SeedService(Service):
@@ -41,12 +50,15 @@ class SeedService(Service):
         self._clock = clock
         self._links: dict[int, Lines] = {}
         self._numbers = itertools.count(1)
+        self._guests = Guests()
+        self._notes = Notes()
         self._peers = Links(clock, connect, self._greet, self._lost, wire.GOSSIP_SEEDS_MAX)
         self._answered_bytes = 0
         self._asked_bytes = 0
         self._exchanging: set[str] = set()
         self._troubled: dict[str, str] = {}
         self._timer: IDelayedCall | None = None
+        self._sweeping: IDelayedCall | None = None
 
     def link(self) -> LineHandler:
         """For a connection that comes in."""
@@ -55,12 +67,14 @@ class SeedService(Service):
     def startService(self) -> None:
         super().startService()
         self._tick()
+        self._sweep()
 
     def stopService(self) -> "Deferred[None]":
         super().stopService()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for timer in (self._timer, self._sweeping):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._sweeping = None
         self._peers.close()
         for number, lines in list(self._links.items()):
             self.closed(number)  # that its users are away is saved before the disk is closed
@@ -78,35 +92,73 @@ class SeedService(Service):
     # -- links ---------------------------------------------------------------------------------------------------
 
     def opened(self, lines: Lines) -> int | None:
-        """A connection came in: its number, or None when there are too many."""
-        if len(self._links) >= LINKS_MAX:
-            full = Unavailable(f"this seed has {LINKS_MAX} connections already", retry_after_s=30.0)
-            lines.send(wire.encode_error(None, full))
-            lines.end()
-            return None
-        number = next(self._numbers)
+        """A connection came in: its number, or None when there is no place for it."""
+        number, now = next(self._numbers), self._clock.seconds()
+        goes = self._guests.enter(number, lines, now)
         self._links[number] = lines
-        self._core.opened(number, getattr(lines.transport.getPeer(), "host", ""))
-        return number
+        self._core.opened(number, lines.host)
+        if goes is not None:
+            self._end(*goes)
+        return number if number in self._links else None
+
+    def heard(self, number: int, data: bytes) -> None:
+        """What came over a link, before it is cut into lines."""
+        guest = self._guests[number]
+        if not guest.welcome:
+            guest.welcome = self._core.is_welcome(number)
+        try:
+            self._guests.heard(number, data, self._clock.seconds())
+        except MeshError as error:
+            self._end(number, error)
 
     def line(self, number: int, lines: Lines, line: bytes) -> None:
         try:
             request = wire.decode_request(line)
         except wire.LineError as wrong:
-            lines.send(wire.encode_error(wrong.request_id, wrong.error))
+            if HTTP.match(line):
+                self._no_http(number, lines)
+            else:
+                lines.send(wire.encode_error(wrong.request_id, wrong.error))
             return
         effects = self._core.receive(number, request, self._clock.seconds())
         if isinstance(request, wire.Gossip):
             self._asked_bytes += len(line) + 1
             self._answered_bytes += sum(len(effect.line) for effect in effects if isinstance(effect, Send))
+        elif type(request) in STAYING and not self._core.is_guest(number):
+            self._guests.stay(number)
         self._carry_out(effects)
         self._arm()
 
     def closed(self, number: int) -> None:
         if self._links.pop(number, None) is None:
             return
+        self._guests.leave(number)
         self._carry_out(self._core.closed(number, self._clock.seconds()))
         self._arm()
+
+    def _end(self, number: int, error: MeshError) -> None:
+        """Send somebody away."""
+        lines = self._links[number]
+        self._note(lines, error.detail)
+        self.closed(number)
+        lines.refuse(error)
+
+    def _no_http(self, number: int, lines: Lines) -> None:
+        """In the words of who asked; the rest of what they say is not read."""
+        self._note(lines, "it speaks HTTP")
+        self.closed(number)
+        lines.send(NO_HTTP)
+        lines.end()
+
+    def _note(self, lines: Lines, what: str) -> None:
+        text = self._notes.note(lines.network, what, self._clock.seconds())
+        if text is not None:
+            self.log.warn("{text}", text=text)
+
+    def _sweep(self) -> None:
+        for number, error in self._guests.silent(self._clock.seconds()):
+            self._end(number, error)
+        self._sweeping = self._clock.callLater(SWEEP_S, self._sweep)
 
     # -- effects -------------------------------------------------------------------------------------------------
 
@@ -228,6 +280,11 @@ class _Link:
 
     def opened(self, lines: Lines) -> None:
         self._number = self._service.opened(lines)
+        lines.received = self._received
+
+    def _received(self, data: bytes) -> None:
+        if self._number is not None:
+            self._service.heard(self._number, data)
 
     def line(self, lines: Lines, line: bytes) -> None:
         if self._number is not None:

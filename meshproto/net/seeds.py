@@ -21,6 +21,7 @@ from meshproto import wire
 from meshproto.core.addresses import Addresses
 from meshproto.core.identity import Identity, next_seq
 from meshproto.core.lookup import Located
+from meshproto.core.meshkey import Applicant
 from meshproto.net.calls import Calls, Connect
 from meshproto.net.clocks import NowMs
 from meshproto.net.finding import Finding
@@ -50,10 +51,12 @@ class Seeds(Service):
         now_ms: NowMs,
         rng: random.Random,
         connect: Connect,
+        applicant: Applicant,
         changed: Callable[[str, bool], None],
     ) -> None:
         self.user = user
         self._identity = identity
+        self._applicant = applicant
         self._uris = uris
         self._seq = last_seq
         self._store = store
@@ -120,8 +123,12 @@ class Seeds(Service):
     # -- for the home --------------------------------------------------------------------------------------------
 
     async def greet(self, address: str, calls: Calls) -> str:
-        hello = wire.HelloParams(wire.PROTOCOL_VERSION, "user", self.user)
-        name = (await calls.call("hello", hello, wire.HelloResult)).seed
+        hello = self._applicant.hello()
+        greeting = await calls.call("hello", hello, wire.HelloResult)
+        answer = self._applicant.answer(address, hello, greeting)
+        if answer is not None:
+            await calls.call("hello", answer, wire.HelloResult)
+        name = greeting.seed
         self._addresses.answered(address, name)
         calls.lost.addCallback(lambda _: self._addresses.ended(address))
         return name

@@ -15,6 +15,7 @@ from meshproto.errors import BadState
 KEY_FILE: Final = "keys.json"
 TOKEN_FILE: Final = "token"  # noqa: S105
 ADDRESS_FILE: Final = "address"
+REGISTER_TOKEN_FILE: Final = "register-token"  # noqa: S105
 TOKEN_BYTES: Final = 24
 
 
@@ -80,6 +81,11 @@ class StateDir:
             path = self.path / TOKEN_FILE
             raise BadState(f"there is no token in {path}: delete the file, and another is made")
         return text.decode("ascii")
+
+    def register_token(self, entropy: Entropy) -> bytes:
+        """What users have to prove to a seed, made when there is nothing. Raises :class:`BadState` as
+        :meth:`identity` does."""
+        return self._secret(REGISTER_TOKEN_FILE, lambda: entropy(TOKEN_BYTES).hex().encode() + b"\n")
 
     def announce(self, address: str) -> None:
         """Tell scripts where the node listens: the file is there while it does."""

@@ -12,6 +12,7 @@ from zope.interface import implementer
 
 from meshproto.core.addresses import RETRY_MAX_S
 from meshproto.core.lookup import LOOKUP_S
+from meshproto.core.meshkey import NO_KEYS, Applicant
 from meshproto.core.peering import GOSSIP_INTERVAL_S
 from meshproto.net.calls import CALL_TIMEOUT_S, DIAL_TIMEOUT_S
 from meshproto.net.home import PING_S
@@ -170,6 +171,7 @@ def test_a_node_that_is_stopped_while_it_dials_stops() -> None:
         store=UserStore(disk.database),
         clock=clock,
         now_ms=lambda: 0,
+        applicant=Applicant("UserX", NO_KEYS, random.Random(1).randbytes),
         rng=random.Random(1),
         connect=lambda _: Silent(),
         changed=lambda *_: None,

@@ -10,6 +10,7 @@ from meshproto import wire
 from meshproto.core.addresses import SWITCH_MAX_S
 from meshproto.core.identity import b64
 from meshproto.core.lookup import FOUND_TTL_S, Located
+from meshproto.core.meshkey import NO_KEYS, Applicant
 from meshproto.errors import SlowDown, UserNotFound
 from meshproto.net import watching
 from meshproto.net.calls import CALL_TIMEOUT_S
@@ -50,6 +51,7 @@ class Node:
             store=UserStore(self.database),
             clock=self.street.clock,
             now_ms=lambda: 0,
+            applicant=Applicant("UserX", NO_KEYS, random.Random(1).randbytes),
             rng=random.Random(rng_seed),
             connect=self.street.connect,
             changed=lambda name, surely: (self.back if surely else self.perhaps_back).append(name),
