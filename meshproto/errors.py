@@ -70,6 +70,13 @@ class BadSignature(CallerError):
     title = "bad signature"
 
 
+class NotOwner(CallerError):
+    """A batch under a name that, as the seeds say, belongs to another key."""
+
+    code = 403
+    title = "not the owner of the name"
+
+
 class UserNotFound(CallerError):
     """No seed has ever heard of the name, or its claim ran out."""
 

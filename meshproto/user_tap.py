@@ -23,6 +23,7 @@ from meshproto.net.door import Door
 from meshproto.net.face import Face, site
 from meshproto.net.http import LOOPBACK_HOSTS
 from meshproto.net.listening import is_loopback, local_address
+from meshproto.net.names_file import NamesFile
 from meshproto.net.node import UserNode
 from meshproto.net.program import Program
 from meshproto.net.retention import Keep
@@ -30,11 +31,14 @@ from meshproto.net.state import TOKEN_FILE, StateDir
 from meshproto.net.store import ThreadedDatabase
 from meshproto.net.tls_listening import check_endpoint, is_tls
 from meshproto.net.unix_socket import is_unix, socket_path
+from meshproto.net.writers import ANYONE, CONTACTS, Accept
 from meshproto.tap import NodeOptions, NodeService, addresses, read_keys
 
 KEEP_DAYS_MAX: Final = 36500.0
 DIGITS_MAX: Final = 15
 """A larger number is a mistake, and no integer of the database's."""
+
+_ACCEPTS: Final = {"anyone": ANYONE, "contacts": CONTACTS}
 
 
 class Options(NodeOptions):
@@ -44,7 +48,7 @@ class Options(NodeOptions):
         "A user's node: registers a name with a seed, takes messages from the owner over HTTP and delivers them "
         "straight to the recipient's node. Every option has a twin in the environment "
         "(USER_NAME, PORT, MESH_LISTEN, MESH_API, MESH_ADVERTISE, MESH_STATE, MESH_SEEDS, MESH_REGISTER_TOKEN, "
-        "MESH_DELIVER_TO, MESH_DELIVER_EXEC, MESH_KEEP_DAYS, MESH_KEEP_MESSAGES, MESH_CA)."
+        "MESH_DELIVER_TO, MESH_DELIVER_EXEC, MESH_KEEP_DAYS, MESH_KEEP_MESSAGES, MESH_ACCEPT, MESH_CA)."
     )
     optParameters: ClassVar[list[list[Any]]] = [
         ["name", None, None, "the name others send to"],
@@ -64,6 +68,7 @@ class Options(NodeOptions):
         ["deliver-exec", None, None, "command line that is run with each message on its standard input"],
         ["keep-days", None, None, "delete messages that are older [default: the inbox keeps all]"],
         ["keep-messages", None, None, "keep so many messages in the inbox, the latest [default: all]"],
+        ["accept", None, None, "who may write to me: anyone, contacts, or a file of names [default: anyone]"],
     ]
     twins: ClassVar[dict[str, str]] = {
         "name": "USER_NAME",
@@ -79,8 +84,9 @@ class Options(NodeOptions):
         "deliver-exec": "MESH_DELIVER_EXEC",
         "keep-days": "MESH_KEEP_DAYS",
         "keep-messages": "MESH_KEEP_MESSAGES",
+        "accept": "MESH_ACCEPT",
     }
-    fallbacks: ClassVar[dict[str, Any]] = {"port": 3000, "seed": ["localhost:5001"]}
+    fallbacks: ClassVar[dict[str, Any]] = {"port": 3000, "seed": ["localhost:5001"], "accept": "anyone"}
     lists = frozenset({"seed"})
 
     def __init__(self) -> None:
@@ -162,6 +168,7 @@ class UserService(NodeService):
             programs=[(program, cursors[program.kind]) for program in programs],
             register_tokens=tokens,
             keep=Keep(options["keep-days"], options["keep-messages"]),
+            accept=self._accept(options["accept"]),
         )
         where = self.listen(node.site)
         self.uri = options["advertise"] or f"{_scheme(options.endpoint)}://{self.dialled_at(where)}"
@@ -185,6 +192,10 @@ class UserService(NodeService):
             self.log.info("the owner's part asks for the token in {file}", file=str(state.path / TOKEN_FILE))
             face.door = Door(state.token(os.urandom), {*LOOPBACK_HOSTS, urlsplit(self.uri).hostname or ""})
         return f"{_scheme(described or self.options.endpoint)}://{local_address(where)}" if where else self.uri
+
+    def _accept(self, given: str) -> Accept:
+        """Raises :class:`meshproto.errors.BadState` when it is a file that does not read."""
+        return _ACCEPTS[given] if given in _ACCEPTS else Accept(True, NamesFile(Path(given), self.reactor))
 
     def _programs(self, client: HTTPClient) -> list[Program]:
         programs: list[Program] = []

@@ -37,6 +37,7 @@ from meshproto.net.lines import LinesFactory
 from meshproto.net.node import UserNode
 from meshproto.net.seeding import SeedService
 from meshproto.net.store import ClockedDatabase, Database
+from meshproto.net.writers import ANYONE, Accept
 from tests.disk import SlowDatabase, Trouble, TroubledConnection, bring_to_light
 from tests.network import Endpoints, Host, Network, dial_from
 
@@ -60,6 +61,7 @@ class _SeedPlan(NamedTuple):
 
 class _UserPlan(NamedTuple):
     seeds: list[str]
+    accept: Accept
 
 
 class World(Network):
@@ -88,8 +90,8 @@ class World(Network):
         self._host(name)
         self._start_seed(name)
 
-    def add_user(self, name: str, seeds: Iterable[str]) -> None:
-        self._plans[name] = _UserPlan(list(seeds))
+    def add_user(self, name: str, seeds: Iterable[str], accept: Accept = ANYONE) -> None:
+        self._plans[name] = _UserPlan(list(seeds), accept)
         self._host(name)
         self.identities[name] = Identity.create(self.rng.randbytes, int(self.clock.seconds() * 1000))
         self._start_user(name)
@@ -256,6 +258,7 @@ class World(Network):
             now_ms=host.now_ms,
             rng=random.Random(self.rng.random()),
             entropy=self.rng.randbytes,
+            accept=plan.accept,
         )
         node.face.door = Door(None, LOOPBACK_HOSTS)
         host.listenTCP(USER_PORT, node.site)

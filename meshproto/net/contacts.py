@@ -54,6 +54,10 @@ class Contacts:
                 f'If you know why, trust the new key: PUT /contacts/{record.name} {{"fingerprint": "{found}"}}'
             )
 
+    async def knows(self, name: str) -> bool:
+        """Whether a key is pinned for the name."""
+        return fold(name) in self._pins or await self._table.get(name) is not None
+
     async def trust(self, located: Located, wanted: str) -> None:
         """Pin the key that the name answers with, if its fingerprint is `wanted`; else raises :class:`KeyChanged`."""
         record = located.record

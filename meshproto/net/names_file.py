@@ -1,4 +1,4 @@
-"""A list of names in a file, read again when it has changed."""
+"""A list of names in a file that its owner edits while the node runs."""
 
 from pathlib import Path
 from typing import Final
@@ -10,58 +10,74 @@ from meshproto.core.policy import Names
 from meshproto.errors import BadParams, BadState
 
 LOOK_S: Final = 1.0
-"""How often the file is looked at, at most: a person who has changed it waits no longer."""
+"""How long a change may go unnoticed: a look at the file for each request would be a system call for each."""
+FILE_BYTES_MAX: Final = 16 * 1024 * 1024
+"""As many names as a list may have, with fingerprints and a remark each. A larger file is not the list."""
 
-Stamp = tuple[int, int, int]
+_Version = tuple[int, int, int]
 
 
 class NamesFile:
-    """See :class:`meshproto.core.policy.Names`. Raises :class:`BadState` when the file does not read at first; a later
-    one that does not read is told once, and changes nothing."""
+    """Raises :class:`BadState` when the file does not read at first. A later version that does not is logged once, and
+    the one before stays."""
 
     log = Logger()
 
     def __init__(self, path: Path, clock: IReactorTime) -> None:
         self._path = path
         self._clock = clock
-        self._stamp: Stamp | None
-        self._stamp, self._names = self._read()
         self._looked_at = clock.seconds()
+        self._said = ""  # what was wrong with it at the last look
+        try:
+            self._version = self._version_now()
+            self._names = self._read()
+        except BadParams as wrong:
+            raise BadState(wrong.detail) from None
 
     def allow(self, name: str, key: bytes) -> bool:
-        """Whether the name, with this identity key, is on the list as it is now."""
-        if not 0 <= self._clock.seconds() - self._looked_at < LOOK_S:
-            self._looked_at = self._clock.seconds()
+        """:meth:`Names.allow` of the list as it stands in the file now."""
+        now = self._clock.seconds()
+        if now - self._looked_at >= LOOK_S:
+            self._looked_at = now
             self._look()
         return self._names.allow(name, key)
 
     def _look(self) -> None:
         try:
-            stamp = _stamp(self._path)
-        except OSError:
-            stamp = None
-        if stamp == self._stamp:
-            return
-        self._stamp = stamp
-        try:
-            self._stamp, self._names = self._read()
-        except BadState as wrong:
-            self.log.error("{what}; the list as it was before still counts", what=wrong.detail)
-        else:
-            self.log.info("{path} was read again", path=str(self._path))
-
-    def _read(self) -> tuple[Stamp, Names]:
-        try:
-            stamp = _stamp(self._path)
-            return stamp, Names.parse(self._path.read_text(encoding="utf-8-sig"))
+            version = self._version_now()
+            if version == self._version:
+                return
+            self._version = version
+            self._names = self._read()
         except BadParams as wrong:
-            raise BadState(f"{self._path}: {wrong.detail}") from None
-        except UnicodeDecodeError:
-            raise BadState(f"{self._path} is no text in UTF-8") from None
+            if self._said != wrong.detail:
+                self._said = wrong.detail
+                self.log.error("{reason}; the list as it was before still counts", reason=wrong.detail)
+        else:
+            self._said = ""
+            self.log.info("{file} has changed, and was read again", file=str(self._path))
+
+    def _version_now(self) -> _Version:
+        try:
+            found = self._path.stat()
         except OSError as reason:
-            raise BadState(f"{self._path} cannot be used: {reason.strerror}") from None
+            raise self._unreadable(reason) from None
+        return found.st_mtime_ns, found.st_size, found.st_ino
 
+    def _read(self) -> Names:
+        try:
+            with self._path.open("rb") as file:
+                text = file.read(FILE_BYTES_MAX + 1)
+        except OSError as reason:
+            raise self._unreadable(reason) from None
+        if len(text) > FILE_BYTES_MAX:
+            raise BadParams(f"{self._path} is too large for a list of names: at most {FILE_BYTES_MAX} bytes")
+        try:
+            return Names.parse(text.decode("utf-8"))
+        except UnicodeDecodeError as reason:
+            raise BadParams(f"{self._path} is not UTF-8: {reason}") from None
+        except BadParams as wrong:
+            raise BadParams(f"{self._path}: {wrong.detail}") from None
 
-def _stamp(path: Path) -> Stamp:
-    now = path.stat()
-    return now.st_mtime_ns, now.st_size, now.st_ino
+    def _unreadable(self, reason: OSError) -> BadParams:
+        return BadParams(f"{self._path} cannot be read: {reason.strerror}")

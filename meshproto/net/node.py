@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from twisted.application.service import Service
@@ -10,7 +11,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.logger import Logger
 from twisted.web.server import Site
 
-from meshproto.core.identity import Entropy, Identity
+from meshproto.core.identity import Entropy, Identity, b64
 from meshproto.core.meshkey import NO_KEYS, Applicant, Keyring
 from meshproto.core.outbox import Outbox
 from meshproto.net.accepting import Accepting
@@ -27,6 +28,7 @@ from meshproto.net.retention import KEEP_ALL, Keep, Retention
 from meshproto.net.seeds import Seeds
 from meshproto.net.sending import Sending
 from meshproto.net.user_store import Start, UserStore
+from meshproto.net.writers import ANYONE, Accept, Writers
 
 
 class UserNode(Service):
@@ -54,6 +56,7 @@ class UserNode(Service):
         entropy: Entropy,
         register_tokens: Keyring = NO_KEYS,
         keep: Keep = KEEP_ALL,
+        accept: Accept = ANYONE,
         programs: Iterable[tuple[Program, int]] = (),
     ) -> None:
         self._store = store
@@ -79,7 +82,10 @@ class UserNode(Service):
             identity, Outbox(rng), store.outbox, self.seeds, contacts, courier, reactor, now_ms, entropy
         )
         accepting = Accepting(self.seeds, contacts, store.outbox, self.sending)
-        self.receiving = Receiving(identity, store.inbox, reactor, now_ms, entropy, heard=self.sending.wake)
+        writers = Writers(accept, b64(identity.key), contacts, partial(self.seeds.locate, fresh=True), reactor)
+        self.receiving = Receiving(
+            lambda: identity, store.inbox, reactor, now_ms, entropy, writers.check, heard=self.sending.wake
+        )
         self.programs = Programs(programs, self.receiving, store, reactor, now_ms, rng)
         self.retention = Retention(keep, store, self.programs, reactor, now_ms)
         self.front = Front(

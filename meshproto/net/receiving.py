@@ -1,6 +1,6 @@
 """Takes sealed batches from peers onto the disk, and lets the owner read them."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
 
 from twisted.internet.defer import ensureDeferred
@@ -8,7 +8,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from meshproto.core.envelope import Opened, open_batch, seal_receipt
-from meshproto.core.identity import Entropy, Identity
+from meshproto.core.identity import Entropy, Identity, Record
 from meshproto.core.inbox import Received, sort
 from meshproto.errors import KeyChanged, SlowDown
 from meshproto.net.clocks import NowMs
@@ -40,17 +40,19 @@ def shown(message: Received) -> dict[str, Any]:
 
 
 class Receiving:
-    """`heard` gets the name of everyone who has written: a sign of life."""
+    """`identity`: the keys in use. `check` raises :class:`MeshError` unless the user may write (:class:`Writers`).
+    `heard` gets the name of everyone who has written: a sign of life."""
 
     log = Logger()
 
     def __init__(
         self,
-        identity: Identity,
+        identity: Callable[[], Identity],
         table: InboxTable,
         clock: IReactorTime,
         now_ms: NowMs,
         entropy: Entropy,
+        check: Callable[[Record], Awaitable[None]],
         heard: Callable[[str], None],
     ) -> None:
         self._identity = identity
@@ -58,15 +60,17 @@ class Receiving:
         self._clock = clock
         self._now_ms = now_ms
         self._entropy = entropy
+        self._check = check
         self._heard = heard
         self._readers: Waiters[None, bool] = Waiters(clock, READERS_MAX)
         self._stopped = False
 
     async def deliver(self, body: bytes) -> bytes:
         """A sealed batch -> the sealed receipt, when its letters are on disk. Raises what
-        :func:`meshproto.core.envelope.open_batch` does, :class:`KeyChanged`, and
+        :func:`meshproto.core.envelope.open_batch` and `check` do, :class:`KeyChanged`, and
         :class:`meshproto.errors.Unavailable`; then nothing of it was kept."""
-        opened = open_batch(body, self._identity)
+        opened = open_batch(body, self._identity())
+        await self._check(opened.sender)
         return await shield(ensureDeferred(self._keep(opened)))
 
     async def _keep(self, opened: Opened) -> bytes:

@@ -38,7 +38,13 @@ class Owner:
         self.sender = Identity.create(self.entropy, NOW_MS)
         self.store = UserStore(self.disk.database)
         self.receiving = Receiving(
-            self.identity, self.store.inbox, self.clock, lambda: NOW_MS, self.entropy, lambda name: None
+            lambda: self.identity,
+            self.store.inbox,
+            self.clock,
+            lambda: NOW_MS,
+            self.entropy,
+            check=lambda _: succeed(None),
+            heard=lambda _: None,
         )
         self.programs = Programs([], self.receiving, self.store, self.clock, lambda: NOW_MS, Random(1))
 
