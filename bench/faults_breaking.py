@@ -49,6 +49,12 @@ class Breaking:
             host.ahead_s = ahead_s
             self._clock_set.add(user)
 
+    def rotate(self) -> None:
+        user = self._rng.choice(self._users)
+        if self._world.runs(user):
+            self._tell(f"{user} takes another mail key")
+            self._world.rotate(user)
+
     # -- the network ---------------------------------------------------------------------------------------------
 
     def cut(self) -> None:

@@ -62,6 +62,7 @@ class Run:
             (3, breaking.doubting_disk if DOUBTED_IS_SEEN else breaking.haunted_disk),
             (3, breaking.blind_disk),
             (2, breaking.set_clock),
+            (3, breaking.rotate),
             (5, asking.hang_up),
             (3, asking.reuse),
             (4, asking.cancel),

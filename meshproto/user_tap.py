@@ -155,6 +155,7 @@ class UserService(NodeService):
         node = UserNode(
             options["name"],
             identity,
+            save=state.save,
             uris=lambda: [self.uri],
             seeds=options["seed"],
             store=user_store.UserStore(ThreadedDatabase(connection, reactor)),

@@ -18,16 +18,17 @@ import json
 import random
 import sqlite3
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import treq
 from msgspec import UNSET
-from nacl.public import PrivateKey
 from twisted.internet.defer import Deferred
 
 from meshproto import wire
-from meshproto.core.identity import KEY_BYTES, MAIL_KEYS_KEPT, Identity
+from meshproto.core.identity import Identity
 from meshproto.core.seed import Seed, Settings
+from meshproto.errors import BadState
 from meshproto.net import seed_store, user_store
 from meshproto.net.courier import http_client, http_pool
 from meshproto.net.database_file import connect
@@ -131,11 +132,12 @@ class World(Network):
         return name in self.users or name in self.seeds
 
     def rotate(self, name: str) -> None:
-        """A user who is down gets a new mail key; those before are kept as long as a node keeps them."""
-        former = self.identities[name]
-        keys = (PrivateKey(self.rng.randbytes(KEY_BYTES)), *former.mail_keys)[:MAIL_KEYS_KEPT]
-        made_at_ms = (self.hosts[name].now_ms(), *former.made_at_ms)[:MAIL_KEYS_KEPT]
-        self.identities[name] = Identity(former.signing, keys, made_at_ms)
+        """A user gets a new mail key, before the next start or while the node runs."""
+        now_ms = self.hosts[name].now_ms()
+        if name in self.users:
+            self.users[name].keys.rotate(now_ms)
+        else:
+            self.identities[name] = self.identities[name].rotated(self.rng.randbytes, now_ms)
 
     def forget_disk(self, *names: str) -> None:
         """The disks of nodes that are down are lost."""
@@ -248,6 +250,7 @@ class World(Network):
         node = UserNode(
             name,
             self.identities[name],
+            save=partial(self._save_keys, name),
             uris=lambda: [f"http://{host.ip}:{USER_PORT}"],
             seeds=[self.address(seed) for seed in plan.seeds],
             store=user_store.UserStore(self._database(name, connection)),
@@ -264,3 +267,8 @@ class World(Network):
         host.listenTCP(USER_PORT, node.site)
         self.users[name] = node
         node.startService()
+
+    def _save_keys(self, name: str, identity: Identity) -> None:
+        if self.troubles[name].refuses > self.rng.random():
+            raise BadState("keys.json cannot be written: No space left on device")
+        self.identities[name] = identity

@@ -192,6 +192,11 @@ class Identity:
         text = encode_value(record)
         return SignedRecord(text.decode("utf-8"), b64(self.signing.sign(RECORD_DOMAIN + text).signature))
 
+    def rotated(self, entropy: Entropy, now_ms: int) -> "Identity":
+        """The same user with a new mail key; of those before it as many as are kept still open."""
+        mail_keys = (PrivateKey(entropy(KEY_BYTES)), *self.mail_keys)[:MAIL_KEYS_KEPT]
+        return Identity(self.signing, mail_keys, (now_ms, *self.made_at_ms)[:MAIL_KEYS_KEPT])
+
     def dump(self) -> bytes:
         """The secret text of `keys.json`."""
         mail = [MailKey(b64(bytes(key)), at) for key, at in zip(self.mail_keys, self.made_at_ms, strict=True)]

@@ -20,6 +20,7 @@ from meshproto.net.contacts import Contacts
 from meshproto.net.courier import Courier, HTTPClient
 from meshproto.net.face import Face, site
 from meshproto.net.front import Front
+from meshproto.net.keys import Keys
 from meshproto.net.program import Program
 from meshproto.net.programs import Programs
 from meshproto.net.public_front import PublicFront
@@ -32,10 +33,10 @@ from meshproto.net.writers import ANYONE, Accept, Writers
 
 
 class UserNode(Service):
-    """`uris`: where peers reach this node; called once it listens with :attr:`site`, where
-    nobody is the owner until :attr:`face` has a door. `now_ms`: the time that messages
-    and records are stamped with; `reactor`: timers only, which must not stand still when somebody sets the clock.
-    `programs`: what the inbox is handed over to, each with the cursor it begins after."""
+    """`save`: see :class:`Keys`. `uris`: where peers reach this node; called once it listens with :attr:`site`, where
+    nobody is the owner until :attr:`face` has a door. `now_ms`: the time that messages and records are stamped with;
+    `reactor`: timers only, which must not stand still when somebody sets the clock. `programs`: what the inbox is
+    handed over to, each with the cursor it begins after. `accept`: who may write to it."""
 
     log = Logger()
 
@@ -44,6 +45,7 @@ class UserNode(Service):
         name: str,
         identity: Identity,
         *,
+        save: Callable[[Identity], None],
         uris: Callable[[], list[str]],
         seeds: list[str],
         store: UserStore,
@@ -61,9 +63,10 @@ class UserNode(Service):
     ) -> None:
         self._store = store
         self._waiting = start.waiting
+        self.keys = Keys(identity, save, reactor, now_ms, entropy, rotated=self._renew)
         self.seeds = Seeds(
             name,
-            identity,
+            lambda: self.keys.current,
             uris,
             seeds,
             learnt=start.seeds,
@@ -78,13 +81,17 @@ class UserNode(Service):
         )
         courier = Courier(client, reactor)
         contacts = Contacts(store.contacts, now_ms)
-        self.sending = Sending(
-            identity, Outbox(rng), store.outbox, self.seeds, contacts, courier, reactor, now_ms, entropy
-        )
+        self.sending = Sending(Outbox(rng), store.outbox, self.seeds, contacts, courier, reactor, now_ms, entropy)
         accepting = Accepting(self.seeds, contacts, store.outbox, self.sending)
         writers = Writers(accept, b64(identity.key), contacts, partial(self.seeds.locate, fresh=True), reactor)
         self.receiving = Receiving(
-            lambda: identity, store.inbox, reactor, now_ms, entropy, writers.check, heard=self.sending.wake
+            lambda: self.keys.current,
+            store.inbox,
+            reactor,
+            now_ms,
+            entropy,
+            writers.check,
+            heard=self.sending.wake,
         )
         self.programs = Programs(programs, self.receiving, store, reactor, now_ms, rng)
         self.retention = Retention(keep, store, self.programs, reactor, now_ms)
@@ -104,11 +111,15 @@ class UserNode(Service):
         self.face = Face(PublicFront(self.seeds, self.receiving, store), self.front)
         self.site: Site = site(self.face, reactor)
 
+    def _renew(self) -> None:
+        self.seeds.renew()
+
     def _is_back(self, user: str, surely: bool) -> None:
         self.sending.wake(user, alive=surely)
 
     def startService(self) -> None:
         super().startService()
+        self.keys.startService()
         self.seeds.startService()
         self.sending.startService()
         self.sending.restore(self._waiting)
@@ -124,6 +135,7 @@ class UserNode(Service):
         self.receiving.stop()
         self.front.stop()
         self.retention.stopService()
+        self.keys.stopService()
         stopping: list[Deferred[Any]] = [self.sending.stopService(), self.programs.stopService()]
         await DeferredList(stopping)
         self.seeds.stopService()

@@ -11,10 +11,13 @@ nothing but a connection to the home goes from one to another, and it is here th
 
 import random
 from collections.abc import Callable, Iterable
+from typing import Final, NamedTuple
 
 from msgspec import Raw
 from twisted.application.service import Service
+from twisted.internet.defer import succeed
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from meshproto import wire
@@ -22,6 +25,8 @@ from meshproto.core.addresses import Addresses
 from meshproto.core.identity import Identity, next_seq
 from meshproto.core.lookup import Located
 from meshproto.core.meshkey import Applicant
+from meshproto.errors import MeshError
+from meshproto.net.background import background
 from meshproto.net.calls import Calls, Connect
 from meshproto.net.clocks import NowMs
 from meshproto.net.finding import Finding
@@ -30,17 +35,29 @@ from meshproto.net.learning import Learning
 from meshproto.net.user_store import UserStore
 from meshproto.net.watching import Watching
 
+RENEW_AGAIN_S: Final = 60.0
+"""When a record that was to be renewed is tried again, since the seed or the disk did not take it. The one before it is
+good for two days more."""
+
+
+class Own(NamedTuple):
+    """A record of this node's, and the keys that it was signed with: `identity.mail` is the mail key in it."""
+
+    signed: wire.SignedRecord
+    identity: Identity
+
 
 class Seeds(Service):
-    """A :class:`meshproto.net.home.Resident`. `uris` is called when it is time to register, after the node listens.
-    `changed` gets the name of a watched user who is back, and whether that is sure (:class:`Watching`)."""
+    """A :class:`meshproto.net.home.Resident`. `identity`: the keys in use. `uris` is called when it is time to
+    register, after the node listens. `changed` gets the name of a watched user who is back, and whether that is sure
+    (:class:`Watching`)."""
 
     log = Logger()
 
     def __init__(
         self,
         user: str,
-        identity: Identity,
+        identity: Callable[[], Identity],
         uris: Callable[[], list[str]],
         given: Iterable[str],
         *,
@@ -61,7 +78,11 @@ class Seeds(Service):
         self._seq = last_seq
         self._store = store
         self._now_ms = now_ms
-        self._signed: wire.SignedRecord | None = None
+        self._clock = clock
+        self._own: Own | None = None
+        self._told: Own | None = None  # to the home
+        self._calls: Calls | None = None
+        self._renewing = succeed(None)
         self._addresses = Addresses(given, learnt, rng)
         self._home = HomeService(self, self._addresses, clock, connect)
         self._finding = Finding(self._addresses, store, clock, connect, self._greet_link)
@@ -75,6 +96,7 @@ class Seeds(Service):
     def stopService(self) -> None:
         super().stopService()
         self._home.stopService()
+        self._renewing.cancel()
         self._finding.close()
 
     # -- for the rest of the node --------------------------------------------------------------------------------
@@ -99,11 +121,20 @@ class Seeds(Service):
         """Where this node says it can be reached."""
         return self._uris()
 
-    def own_record(self) -> wire.SignedRecord:
+    def own(self) -> Own:
         """What this node says of itself: as it was last registered, or would be."""
-        if self._signed is None:
-            self._signed = self._identity.sign(self.user, self._uris(), self._seq)
-        return self._signed
+        if self._own is None:
+            self._own = self._signed(self._seq)
+        return self._own
+
+    def own_record(self) -> wire.SignedRecord:
+        return self.own().signed
+
+    def renew(self) -> None:
+        """There are new keys: say so in a new record, and to the home if there is one. Until the seed has it, others
+        seal for the key before it."""
+        self._renewing.cancel()
+        self._renewing = background(self._renew(), self.log)
 
     async def locate(self, name: str, *, fresh: bool = False) -> Located:
         """See :meth:`Finding.locate`."""
@@ -137,10 +168,35 @@ class Seeds(Service):
         await self.greet(address, calls)
 
     async def register(self, calls: Calls) -> int:
-        self._seq = next_seq(self._seq, self._now_ms())
-        await self._store.save_seq(self._seq)
-        self._signed = self._identity.sign(self.user, self._uris(), self._seq)
-        return (await calls.call("register", self._signed, wire.RegisterResult)).since
+        own = await self._sign_anew()
+        since = (await calls.call("register", own.signed, wire.RegisterResult)).since
+        self._told = own
+        return since
+
+    async def _sign_anew(self) -> Own:
+        self._seq = seq = next_seq(self._seq, self._now_ms())
+        await self._store.save_seq(seq)
+        self._own = own = self._signed(seq)
+        return own
+
+    def _signed(self, seq: int) -> Own:
+        identity = self._identity()
+        return Own(identity.sign(self.user, self._uris(), seq), identity)
+
+    async def _renew(self) -> None:
+        while True:
+            try:
+                if self._calls is not None:
+                    await self.register(self._calls)
+                elif self._is_outdated():
+                    await self._sign_anew()
+                return
+            except MeshError as error:
+                self.log.warn("the new mail key is not known yet: {reason}", reason=error.detail)
+            await deferLater(self._clock, RENEW_AGAIN_S)
+
+    def _is_outdated(self) -> bool:
+        return self._own is None or self._own.identity.mail != self._identity().mail
 
     async def arriving(self, calls: Calls) -> None:
         await self._watching.move_to(calls)
@@ -150,8 +206,12 @@ class Seeds(Service):
         self._finding.arrived(home.address, calls)
         self._learning.start(calls)
         self._watching.moved()
+        self._calls = calls
+        if self._told is not self._own or self._is_outdated():
+            self.renew()  # it was told while the keys changed
 
     def left(self) -> None:
+        self._calls = None
         self._finding.left()
         self._learning.stop()
         self._watching.left()

@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from meshproto.core.envelope import Letter, Receipt, open_receipt, seal
-from meshproto.core.identity import Entropy, Identity
+from meshproto.core.identity import Entropy
 from meshproto.core.lookup import Located
 from meshproto.core.outbox import Attempt, Effect, Finish, Load, Outbox
 from meshproto.core.queue import Message, Queue, Status
@@ -53,7 +53,6 @@ class Sending(Service):
 
     def __init__(
         self,
-        identity: Identity,
         core: Outbox,
         table: OutboxTable,
         seeds: Seeds,
@@ -63,7 +62,6 @@ class Sending(Service):
         now_ms: NowMs,
         entropy: Entropy,
     ) -> None:
-        self._identity = identity
         self._core = core
         self._table = table
         self._seeds = seeds
@@ -331,7 +329,8 @@ class Sending(Service):
         await self._contacts.check(located)
         self._core.found(attempt.key)
         letters = [Letter(message.id, Raw(message.message), message.sent_at, message.type) for message in attempt.batch]
-        pending = seal(letters, self._identity, self._seeds.own_record(), located.record, self._entropy)
+        own = self._seeds.own()
+        pending = seal(letters, own.identity, own.signed, located.record, self._entropy)
         failed = Unreachable(f"{attempt.to} has no address")
         for uri in located.record.uris:
             try:

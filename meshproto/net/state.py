@@ -74,6 +74,13 @@ class StateDir:
         text = self._secret(KEY_FILE, lambda: Identity.create(entropy, now_ms).dump())
         return Identity.load(text)
 
+    def save(self, identity: Identity) -> None:
+        """The keys in place of those before. Raises :class:`BadState` when the disk does not take them."""
+        try:
+            self._write(KEY_FILE, identity.dump(), 0o600)
+        except OSError as reason:
+            raise BadState(f"{self.path / KEY_FILE} cannot be written: {reason.strerror}") from None
+
     def token(self, entropy: Entropy) -> str:
         """The owner's token, made when there is none. Raises :class:`BadState` as :meth:`identity` does."""
         text = self._secret(TOKEN_FILE, lambda: entropy(TOKEN_BYTES).hex().encode() + b"\n").strip()

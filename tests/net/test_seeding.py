@@ -163,7 +163,7 @@ def test_a_node_that_is_stopped_while_it_dials_stops() -> None:
 
     seeds = Seeds(
         "UserX",
-        user(1),
+        lambda: user(1),
         lambda: [],
         ["seedX:5001"],
         learnt=[],

@@ -43,7 +43,7 @@ class Node:
         self.database = ClockedDatabase(self.connection, self.street.clock)
         self.seeds = Seeds(
             "UserX",
-            user(1),
+            lambda: user(1),
             lambda: ["http://192.0.2.7:3000"],
             given,
             learnt=[],

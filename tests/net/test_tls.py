@@ -113,7 +113,10 @@ def endpoints(trust: Trust) -> Endpoints:
 
 
 def https(trust: Trust, port: int) -> IStreamClientEndpoint:
-    return endpoints(trust).http(5.0).endpointForURI(URI.fromBytes(b"https://localhost:%d/deliver" % port))
+    found: IStreamClientEndpoint = (
+        endpoints(trust).http(5.0).endpointForURI(URI.fromBytes(b"https://localhost:%d/deliver" % port))
+    )
+    return found
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])

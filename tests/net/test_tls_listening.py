@@ -1,7 +1,7 @@
 """A port that speaks TLS: who does not, who is slow, and certificates that change."""
 
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -49,12 +49,12 @@ def place(tmp_path: Path) -> Place:
 
 
 @pytest.fixture
-def logged() -> Iterator[list[LogEvent]]:
+def logged() -> Iterator[Sequence[LogEvent]]:
     with capturedLogs() as events:
         yield events
 
 
-def lines(events: list[LogEvent]) -> list[str]:
+def lines(events: Sequence[LogEvent]) -> list[str]:
     return [formatEvent(event) for event in events]
 
 
@@ -142,7 +142,7 @@ def test_tls_1_1_is_refused(place: Place) -> None:
 # -- the log ------------------------------------------------------------------------------------------------------
 
 
-def test_who_does_not_trust_the_certificate_is_logged(place: Place, logged: list[LogEvent]) -> None:
+def test_who_does_not_trust_the_certificate_is_logged(place: Place, logged: Sequence[LogEvent]) -> None:
     """That somebody does not take this certificate stands in the log, in OpenSSL's words."""
     speaker = Speaker(place.server, ssl.create_default_context())
     with pytest.raises(ssl.SSLCertVerificationError):
@@ -151,7 +151,7 @@ def test_who_does_not_trust_the_certificate_is_logged(place: Place, logged: list
     assert lines(logged) == ["no TLS with 192.168.1.1: tlsv1 alert unknown ca"]
 
 
-def test_one_line_a_minute(place: Place, logged: list[LogEvent]) -> None:
+def test_one_line_a_minute(place: Place, logged: Sequence[LogEvent]) -> None:
     """A hundred connections without TLS from one host are one line of the log; a minute later there is one more. Who
     connects and says nothing is none."""
     for _ in range(100):
@@ -179,7 +179,7 @@ def test_a_renewed_certificate_is_used(place: Place) -> None:
     assert place.shown() != first
 
 
-def test_a_broken_renewal_keeps_the_former(place: Place, logged: list[LogEvent]) -> None:
+def test_a_broken_renewal_keeps_the_former(place: Place, logged: Sequence[LogEvent]) -> None:
     """A file that does not read leaves the certificate from before in use, is logged once, and is tried again."""
     first = place.shown()
     place.file.write_text("half a fi")
