@@ -7,6 +7,7 @@ token, so that an old one proves nothing about a new batch.
 """
 
 import re
+from math import isinf
 from typing import Annotated, Final, TypeVar
 
 import msgspec
@@ -27,6 +28,9 @@ MESSAGE_BYTES_MAX: Final = 256 * 1024
 TYPE_CHARS_MAX: Final = 64
 DEPTH_MAX: Final = 100
 """Brackets within brackets in one message: deeper ones make programs that read them recursively fall over."""
+NUMBER_CHARS_MAX: Final = 400
+"""One number as it is written: room for every integer of a binary64 (309 digits). Programs that read integers of any
+size take quadratic time for them, or refuse them by an exception that nobody expects."""
 SEALED_BYTES_MAX: Final = 4 * 1024 * 1024
 """A sealed batch as it travels: the texts, 1000 ids, types and times, JSON around them, and base64's third."""
 
@@ -35,6 +39,12 @@ _TOKEN_BYTES: Final = 16
 
 _STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _BRACKETS: Final = re.compile(rb"[\[{]+|[\]}]+")
+_DIGITS: Final = bytes.maketrans(b"123456789.E", b"0000000000e")
+_HUGE: Final = b"0e000"
+_LONG: Final = b"0" * 200
+"""What a number has that is long or not finite, when all digits are 0 and there is no +: below 200 digits and an
+exponent of 100 none is. To look for these takes a tenth of what a regular expression does."""
+_NUMBER: Final = re.compile(rb"-?[0-9][0-9.eE+-]*+")
 
 
 def check_message(text: bytes) -> None:
@@ -51,6 +61,23 @@ def check_message(text: bytes) -> None:
             depth += len(run) if run[0] in b"[{" else -len(run)
             if depth > DEPTH_MAX:
                 raise BadParams(f"the message is nested deeper than {DEPTH_MAX} levels")
+    digits = text.translate(_DIGITS, b"+")
+    if _HUGE in digits or _LONG in digits:
+        for number in _NUMBER.findall(_STRING.sub(b"", text)):
+            _check_number(number)
+
+
+def _check_number(text: bytes) -> None:
+    if len(text) > NUMBER_CHARS_MAX:
+        raise BadParams(
+            f"the message has a number of {len(text)} characters, {text[:20].decode('ascii')}...: at most "
+            f"{NUMBER_CHARS_MAX} are taken, write a longer one as a string"
+        )
+    if isinf(float(text)):
+        raise BadParams(
+            f"the message has the number {text[:40].decode('ascii')}, which is beyond binary64 (1.8e308): write it as "
+            "a string"
+        )
 
 
 class Letter(Struct, frozen=True, gc=False):

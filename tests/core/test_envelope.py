@@ -1,6 +1,7 @@
 """Sealed batches and their receipts."""
 
 import json
+import math
 import random
 from typing import Any
 
@@ -16,6 +17,7 @@ from meshproto.core.envelope import (
     BATCH_MESSAGES_MAX,
     DEPTH_MAX,
     MESSAGE_BYTES_MAX,
+    NUMBER_CHARS_MAX,
     SEALED_BYTES_MAX,
     TYPE_CHARS_MAX,
     Batch,
@@ -327,6 +329,55 @@ def test_a_long_string_is_checked_quickly() -> None:
     for filling in (b"\\\\", b'\\"', b"[]", b'","'):
         half = b'["' + filling * ((MESSAGE_BYTES_MAX - 400) // len(filling)) + b'",'
         check_message(half + b"[]" * DEPTH_MAX + b"]")
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        "0", "-0", "-0.0", "1e308", "-1E+308", "1e-999", "-1e-400", "1e0000001", "0e999", "1.7976931348623157e308",
+        "9" * 308, "1" + "0" * 308, "0." + "0" * 330 + "1e320", "1" * (NUMBER_CHARS_MAX - 5) + "e-300",
+        "0." + "3" * (NUMBER_CHARS_MAX - 2),
+    ],
+)  # fmt: skip
+def test_finite_numbers_are_taken(number: str) -> None:
+    """Whatever a binary64 can be near to, however it is written, up to NUMBER_CHARS_MAX characters."""
+    check_message(number.encode())
+    check_message(json.dumps({"1e999": "1e999" + "9" * 500}).encode()[:-1] + b',"n":[' + number.encode() + b"]}")
+
+
+@pytest.mark.parametrize(
+    "number", ["1e999", "-1E999", "1e+999", "-1.5e+0000309", "1e309", "1.8e308", "9" * 309, "0." + "1" * 90 + "e400",
+               "1" + "0" * 250 + "e99", "1" + "0" * 250 + "e+99"]
+)  # fmt: skip
+def test_numbers_that_are_not_finite_are_refused(number: str) -> None:
+    """What other programs would read as infinity is refused by name, wherever it stands."""
+    for text in (f"{number}", f"[{number}]", f'{{"a":"b\\"",{json.dumps(number)}:{number},"c":1}}'):
+        with pytest.raises(BadParams, match=r"beyond binary64 \(1.8e308\): write it as a string"):
+            check_message(text.encode())
+
+
+@pytest.mark.parametrize(
+    "number", ["1" * (NUMBER_CHARS_MAX + 1), "-" + "7" * 5000, "0." + "3" * 5000, "1e" + "0" * 5000]
+)
+def test_long_numbers_are_refused(number: str) -> None:
+    """A number of more than NUMBER_CHARS_MAX characters: Python refuses its own integers beyond 4300 digits."""
+    with pytest.raises(
+        BadParams, match=f"a number of {len(number)} characters, .*at most {NUMBER_CHARS_MAX} are taken"
+    ):
+        check_message(f'{{"n": {number}}}'.encode())
+
+
+@given(st.integers(0, 330), st.integers(-420, 420), st.sampled_from(["e", "E", "e+", "."]))
+def test_what_is_refused_is_what_python_cannot_read(digits: int, exponent: int, sign: str) -> None:
+    """A number is refused exactly when Python makes infinity of it."""
+    number = f"1{'0' * digits}" + (
+        ".0" if sign == "." else f"{sign}{abs(exponent)}" if "+" in sign else f"{sign}{exponent}"
+    )
+    if math.isinf(float(number)):
+        with pytest.raises(BadParams, match="beyond binary64"):
+            check_message(number.encode())
+    else:
+        check_message(number.encode())
 
 
 # -- receipts -----------------------------------------------------------------------------------------------------

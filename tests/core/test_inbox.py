@@ -49,6 +49,14 @@ def test_too_deep() -> None:
     assert "deeper" in refused["not"]
 
 
+def test_numbers() -> None:
+    """A number that no program can hold is refused with the reason, and the letters beside it are kept."""
+    kept, refused = sort(Batch("", [letter("fits", b"-0"), letter("huge", b"[1e999]"), letter("long", b"1" * 5000)]))
+    assert [one.id for one in kept] == ["fits"]
+    assert "1e999, which is beyond binary64" in refused["huge"]
+    assert "5000 characters" in refused["long"]
+
+
 @given(st.lists(JSON, min_size=1, max_size=5))
 def test_any_json(values: list[Any]) -> None:
     """Whatever is JSON and within the limits is kept as it came."""

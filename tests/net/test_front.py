@@ -102,6 +102,11 @@ def test_the_same_id_is_the_same_message(world: World) -> None:
         b'{"to": "UserX", "message": "x", "ttl": 0}',
         b'{"to": "UserX", "message": "x", "id": ""}',
         b'{"to": "UserX", "message": NaN}',
+        b'{"to": "UserX", "message": [1e999]}',
+        b'{"to": "UserX", "message": ' + b"1" * 5000 + b"}",
+        b'{"to": "UserX", "message": "x", "wait": 1e999}',
+        b'{"to": "UserX", "message": "x", "wait": ' + b"1" * 5000 + b"}",
+        b'{"to": "UserX", "message": "x", "ttl": -0}',
         json.dumps({"to": "UserX", "message": "x", "id": "i" * 129}).encode(),
         json.dumps({"to": ["UserX"] * (TO_NAMES_MAX + 1), "message": "x"}).encode(),
         b'{"to": "UserX", "message": ' + b"[" * (DEPTH_MAX + 1) + b"]" * (DEPTH_MAX + 1) + b"}",
@@ -114,10 +119,28 @@ def test_a_bad_body_is_refused(world: World, body: bytes) -> None:
     assert world.get("Bobby", "/outbox").json["messages"] == []
 
 
-@pytest.mark.parametrize("path", ["/send/UserX?wait=soon", "/send/UserX?ttl=-1", "/send/User%20X", "/send/UserX?id="])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/send/UserX?wait=soon",
+        "/send/UserX?ttl=-1",
+        "/send/User%20X",
+        "/send/UserX?id=",
+        "/send/UserX?wait=1e999",
+        "/send/UserX?ttl=" + "1" * 5000,
+        "/send/UserX?wait=nan",
+    ],
+)
 def test_a_bad_query_is_refused(world: World, path: str) -> None:
     """What stands in the path or query of /send/NAME is checked like the body of /send."""
     assert problem(world.post("Bobby", path, b"text"))[0] == 400
+
+
+@pytest.mark.parametrize("number", ["1" * 5000, "1e999", "-0.5", "nan", "9" * 16])
+def test_a_number_in_a_query_is_bounded(world: World, number: str) -> None:
+    """A number that no cursor can be is answered 400, however long."""
+    for path in ("/inbox?after=", "/inbox?limit=", "/outbox?after="):
+        assert problem(world.get("Bobby", path + number))[0] == 400
 
 
 def test_bytes_that_are_no_text_are_refused(world: World) -> None:
