@@ -89,6 +89,13 @@ class NotFound(CallerError):
     title = "Not Found"
 
 
+class TooSlow(CallerError):
+    """What was begun did not come in time."""
+
+    code = 408
+    title = "too slow"
+
+
 class NameTaken(CallerError):
     """The name belongs to another key."""
 
@@ -128,6 +135,13 @@ class TooLarge(CallerError):
     title = "too large"
 
 
+class TargetTooLong(CallerError):
+    """The path and query of an HTTP request."""
+
+    code = 414
+    title = "URI too long"
+
+
 class Misdirected(CallerError):
     """A sealed batch that was sealed for somebody else, or for a key that is no longer held."""
 
@@ -140,6 +154,13 @@ class SlowDown(CallerError):
 
     code = 429
     title = "slow down"
+
+
+class HeadTooLarge(CallerError):
+    """The header fields of an HTTP request (RFC 6585)."""
+
+    code = 431
+    title = "header fields too large"
 
 
 # -- what the peer did wrong --------------------------------------------------------------------------------------

@@ -60,6 +60,12 @@ class Buckets:
             self._buckets.popitem(last=False)
         return missing / self._rate.per_s if missing > 0 else 0.0
 
+    def give_back(self, network: str, amount: float) -> None:
+        """What the network has had does not count after all."""
+        if network in self._buckets:
+            left, at = self._buckets[network]
+            self._buckets[network] = (min(self._rate.burst, left + amount), at)
+
 
 class Places:
     """The connections there are, and which of them goes when there is no room for one more.

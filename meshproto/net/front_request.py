@@ -4,7 +4,7 @@ Twisted calls the resource when the whole body is there. For a stream it is call
 the one place that knows how.
 """
 
-from typing import Any
+from typing import Any, Final
 
 from twisted.web.iweb import IRequest
 
@@ -13,12 +13,15 @@ from meshproto.net.bulk import LineStream
 from meshproto.net.http import BoundedRequest, header
 
 STREAMED = "application/x-ndjson"
+PUBLIC_PATHS: Final = frozenset({b"/deliver", b"/.well-known/meshproto", b"/healthz"})
+"""Anyone's. The owner's are bounded by the door."""
 
 
 class FrontRequest(BoundedRequest):
     """`stream`: the body as it comes, when it is one; else None."""
 
     body_bytes_max = SEALED_BYTES_MAX
+    public_paths = PUBLIC_PATHS
     stream: LineStream | None = None
     _begun = False
 
@@ -30,6 +33,7 @@ class FrontRequest(BoundedRequest):
             super().gotLength(length)
             return
         super().gotLength(0)
+        self.unhurried = True
         reactor, transport = channel.site.reactor, channel.transport
         self.stream = LineStream(transport.pauseProducing, transport.resumeProducing, reactor)
         # Not at once: what answers at once would end the request amidst the channel's own work on it.

@@ -2,7 +2,10 @@
 
 import ipaddress
 from collections.abc import Collection
+from functools import partial
+from io import BytesIO
 from typing import Any, ClassVar, Final, cast
+from urllib.parse import unquote_to_bytes
 
 from klein import Klein
 from twisted.logger import Logger
@@ -14,11 +17,11 @@ from twisted.web.server import Request, Site
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from meshproto.errors import Forbidden, MeshError, TooLarge, Unauthorized
+from meshproto.net.http_channel import IDLE_TIMEOUT_S, Channel, problem
+from meshproto.net.http_limits import Limits
 from meshproto.wire import encode_value
 
 LOOPBACK_HOSTS: Final = ("localhost",)
-IDLE_TIMEOUT_S: Final = 60
-"""An HTTP connection that says nothing is closed."""
 DISCARD_BYTES_MAX: Final = 16 * 1024 * 1024
 """A body that is too large is read and thrown away up to here, so that its sender reads our answer; then we hang up."""
 
@@ -63,8 +66,7 @@ def answer_json(request: IRequest, value: Any, code: int = 200) -> bytes:
 
 
 def answer_problem(request: IRequest, status: int, title: str, detail: str, **more: Any) -> bytes:
-    document = {"type": "about:blank", "title": title, "status": status, "detail": detail, **more}
-    body = answer_json(request, document, status)
+    body = answer_json(request, problem(status, title, detail) | more, status)
     request.setHeader(b"content-type", b"application/problem+json")
     return body
 
@@ -86,7 +88,10 @@ def answer_errors(app: Klein, log: Logger) -> None:
 
     @app.handle_errors(MeshError)
     def refused(self: Any, request: IRequest, failure: Failure) -> bytes:
-        return answer_error(request, cast(MeshError, failure.value))
+        error = cast(MeshError, failure.value)
+        if isinstance(error, Unauthorized) and isinstance(request, BoundedRequest):
+            error = request.too_many_tries() or error
+        return answer_error(request, error)
 
     @app.handle_errors(MethodNotAllowed)
     def no_method(self: Any, request: IRequest, failure: Failure) -> bytes:
@@ -111,31 +116,61 @@ def answer_errors(app: Klein, log: Logger) -> None:
 
 
 class BoundedRequest(Request):
-    """A request whose body is kept only as far as any route takes it: `body_bytes_max`."""
+    """A request whose body is kept only as far as any route takes it: `body_bytes_max`; in memory, where the listener's
+    :class:`Limits` count it. `public_paths`: those whose requests are counted by network; None: all."""
 
+    channel: Any  # Channel; None when the client has gone
     body_bytes_max: ClassVar[int] = 0
+    public_paths: ClassVar[Collection[bytes] | None] = None
+    unhurried = False
     too_large = False
-    _received = 0
+    received_bytes = 0
+    refusal: MeshError | None = None
 
     def gotLength(self, length: int | None) -> None:
-        super().gotLength(0 if length is not None and length > self.body_bytes_max else length)
+        channel: Channel = self.channel
+        self.content = BytesIO()
         if length is not None and length > DISCARD_BYTES_MAX:
             self._hang_up()
         self.too_large = length is not None and length > self.body_bytes_max
+        if self._is_public(channel._path):  # the channel keeps the request line to itself until the body is there
+            self.refusal = channel.limits.request(channel.network)
+        if length != 0 and self.refusal is None:
+            self.refusal = channel.limits.new_body()
+
+    def _is_public(self, target: bytes) -> bool:
+        # Unquoted as Klein does it: who writes a letter as %xx is counted too.
+        return self.public_paths is None or unquote_to_bytes(target.partition(b"?")[0]) in self.public_paths
 
     def handleContentChunk(self, data: bytes) -> None:
-        self._received += len(data)
-        self.too_large = self.too_large or self._received > self.body_bytes_max
-        if not self.too_large:
-            super().handleContentChunk(data)
-        elif self._received > DISCARD_BYTES_MAX:
+        self.received_bytes += len(data)
+        self.too_large = self.too_large or self.received_bytes > self.body_bytes_max
+        if self.received_bytes > DISCARD_BYTES_MAX:
             self._hang_up()
+        elif not self.too_large and self.refusal is None:
+            channel: Channel = self.channel
+            self.refusal = channel.limits.body(channel.number, channel.network, len(data))
+            if self.refusal is None and not channel.over:
+                super().handleContentChunk(data)
+
+    def let_go(self) -> None:
+        """Nobody will read the body."""
+        self.content = BytesIO()
+
+    def process(self) -> None:
+        # A refusal is said when the body has come and was thrown away, so that its sender reads it.
+        if self.refusal is None:
+            super().process()
+            return
+        self.write(answer_error(self, self.refusal))
+        self.finish()
+
+    def too_many_tries(self) -> MeshError | None:
+        """What to say of a wrong token, when there were too many of this network."""
+        return None if self.channel is None else self.channel.limits.wrong_token(self.channel.network)
 
     def _hang_up(self) -> None:
-        body = encode_value({"type": "about:blank", "title": TooLarge.title, "status": 413})
-        head = b"HTTP/1.1 413 Content Too Large\r\nContent-Type: application/problem+json\r\nConnection: close\r\n"
-        self.channel.writeSequence([head, b"Content-Length: %d\r\n\r\n" % len(body), body])
-        self.channel.loseConnection()
+        self.channel.refuse(TooLarge(f"a body has at most {self.body_bytes_max} bytes"))
 
 
 class _QuietSite(Site):
@@ -144,16 +179,22 @@ class _QuietSite(Site):
     noisy = False
     displayTracebacks = False
 
+    def acceptableProtocols(self) -> list[bytes]:
+        """HTTP/1.1 alone, also where TLS offers more."""
+        return [b"http/1.1"]
+
     def log(self, request: HTTPRequest) -> None:
         """Nothing: an access log at thousands of requests a second costs more than the requests."""
 
 
 def quiet_site(resource: IResource, reactor: Any, request: type[BoundedRequest] = BoundedRequest) -> Site:
-    """The factory of an HTTP server."""
-    return _QuietSite(
+    """The factory of an HTTP server. It has :class:`Limits` of its own."""
+    site = _QuietSite(
         resource,
         requestFactory=request,
         parsePOSTFormSubmission=False,  # curl -d says "form", whatever the body is
         timeout=IDLE_TIMEOUT_S,
         reactor=reactor,
     )
+    cast(Any, site).protocol = partial(Channel, Limits(reactor.seconds))
+    return site

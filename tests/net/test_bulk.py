@@ -9,7 +9,7 @@ from meshproto.core.inbox import WAIT_S_MAX
 from meshproto.net import bulk
 from meshproto.net.asked import SEND_BYTES_MAX
 from meshproto.net.door import Door
-from meshproto.net.http import IDLE_TIMEOUT_S
+from meshproto.net.http_channel import IDLE_TIMEOUT_S
 from tests.net.raw_http import RawHTTP
 from tests.world import World
 

@@ -1,0 +1,129 @@
+"""What one HTTP listener bears: connections, requests, bodies and wrong tokens, by network and in all."""
+
+import math
+from collections.abc import Callable
+from itertools import count
+from typing import Final, Protocol
+
+from meshproto.core.bodies import Bodies
+from meshproto.core.limits import Buckets, Places, Rate
+from meshproto.errors import MeshError, SlowDown, Unavailable
+
+HTTP_CONNECTIONS_MAX: Final = 4096
+"""Connections to one listener: about 20 kB each, 80 MB. A node that many write to has a few for each of them, and keeps
+them for a minute."""
+NETWORK_CONNECTIONS_MAX: Final = 1024
+"""Of one network: a house or a company behind one address; three such leave a quarter to the others."""
+REQUESTS: Final = Rate(per_s=500.0, burst=1000.0)
+"""Public requests of one network: a peer has one batch of up to 1000 messages under way at a time, so that this is some
+hundred busy peers behind one address, and less than a node can do."""
+UNPROVEN_BYTES: Final = Rate(per_s=4 * 1024 * 1024, burst=32 * 1024 * 1024)
+"""Bodies of one network that came to nothing: who seals batches for us gets them back. Below what would fill
+:data:`meshproto.core.bodies.BODIES_BYTES_MAX` within :data:`meshproto.core.bodies.BODY_SURE_S`."""
+WRONG_TOKENS: Final = Rate(per_s=2.0, burst=10.0)
+"""Wrong tokens of one network: a person who mistypes, a program with an old one."""
+BODIES_FULL_S: Final = 5.0
+"""When to come again if bodies under way take all the room."""
+
+
+class Channel(Protocol):
+    """A connection, as its listener sees it."""
+
+    def evict(self) -> None:
+        """Close: somebody else needs the place."""
+
+    def push_out(self) -> None:
+        """Close: others need the room that the request's body takes."""
+
+
+class Limits:
+    """`seconds`: a clock that does not step back."""
+
+    def __init__(self, seconds: Callable[[], float]) -> None:
+        self.seconds = seconds
+        self._numbers = count()
+        self._channels: dict[int, Channel] = {}
+        self._places = Places(HTTP_CONNECTIONS_MAX, NETWORK_CONNECTIONS_MAX)
+        self._requests = Buckets(REQUESTS)
+        self._unproven = Buckets(UNPROVEN_BYTES)
+        self._wrong_tokens = Buckets(WRONG_TOKENS)
+        self._bodies = Bodies()
+        self._told_of_tls_at = -math.inf
+
+    # connections
+
+    def enter(self, channel: Channel, network: str) -> int:
+        """A connection came in: its number. Another goes if need be; it may be the newcomer itself."""
+        number = next(self._numbers)
+        self._channels[number] = channel
+        goes = self._places.enter(number, network)
+        if goes is not None:
+            self._channels.pop(goes).evict()
+        return number
+
+    def leave(self, number: int) -> None:
+        self._channels.pop(number, None)
+        self._places.leave(number)
+        self._bodies.end(number)
+
+    def busy(self, number: int) -> None:
+        """We work on a request of this connection: it stays."""
+        self._places.keep(number)
+
+    def idle(self, number: int, network: str) -> None:
+        """The request was answered: a guest as before, the least idle one."""
+        if number in self._channels:
+            self._places.leave(number)
+            self._places.enter(number, network)  # its own place is free, so nobody has to go
+
+    def tells_of_tls(self, every_s: float) -> bool:
+        """Whether it is time for a line in the log about a client that speaks TLS here."""
+        due = self.seconds() - self._told_of_tls_at >= every_s
+        if due:
+            self._told_of_tls_at = self.seconds()
+        return due
+
+    # requests
+
+    def request(self, network: str) -> MeshError | None:
+        """Why a public request, of which only the head is there, may not be served now."""
+        wait_s = self._requests.take(network, self.seconds())
+        if not wait_s:
+            return None
+        return SlowDown(f"more than {REQUESTS.per_s:g} requests a second from {network}", retry_after_s=wait_s)
+
+    def wrong_token(self, network: str) -> MeshError | None:
+        """What to say instead, when wrong tokens were too many. The right one always opens: else any stranger could
+        lock the owner out, and a token of 192 random bits is not found by trying."""
+        wait_s = self._wrong_tokens.take(network, self.seconds())
+        return SlowDown(f"too many wrong tokens from {network}", retry_after_s=wait_s) if wait_s else None
+
+    # bodies
+
+    def new_body(self) -> MeshError | None:
+        """Why a request with a body may not be served now."""
+        if not self._bodies.is_full(self.seconds()):
+            return None
+        return Unavailable("too many large requests are under way", retry_after_s=BODIES_FULL_S)
+
+    def body(self, number: int, network: str, amount: int) -> MeshError | None:
+        """So many more bytes of a request's body have come: why they may not be kept. Others may be pushed out for
+        them, or the request itself."""
+        now = self.seconds()
+        wait_s = self._unproven.take(network, now, amount)
+        if wait_s:
+            mib = UNPROVEN_BYTES.per_s / 2**20
+            return SlowDown(f"more than {mib:g} MiB a second from {network} came to nothing", retry_after_s=wait_s)
+        for goes in self._bodies.add(number, amount, now):
+            self._channels[goes].push_out()
+        return None
+
+    def proven(self, network: str, amount: int) -> None:
+        """The request was served: its body was worth its bytes."""
+        self._unproven.give_back(network, amount)
+
+    def body_complete(self, number: int) -> None:
+        self._bodies.complete(number)
+
+    def body_over(self, number: int) -> None:
+        self._bodies.end(number)
