@@ -18,7 +18,7 @@ from twisted.python import usage
 
 from meshproto.core.meshkey import Keyring
 from meshproto.errors import BadParams, BadState, MeshError
-from meshproto.net.listening import WILDCARD_HOSTS, host_port, join_address, listen
+from meshproto.net.listening import WILDCARD_HOSTS, host_port, join_address, listen, with_backlog
 from meshproto.net.state import StateDir, default_path, read_secret
 from meshproto.net.tls import Endpoints, Trust
 from meshproto.net.tls_listening import check_endpoint, server_endpoint
@@ -145,7 +145,7 @@ class NodeService(Service):
         the node's own. Raises :class:`BadState`."""
         described = described or self.options.endpoint
         reactor = UnixSockets(self.reactor) if is_unix(described) else self.reactor
-        port = listen(server_endpoint(reactor, described), factory, described)
+        port = listen(server_endpoint(reactor, with_backlog(described)), factory, described)
         self.ports.append(port)
         return host_port(port)
 

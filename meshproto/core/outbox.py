@@ -221,11 +221,12 @@ class Outbox:
         queue = self.queues[key]
         queue.row_sent = max(queue.row_sent, queue.under_way[-1].row)
 
-    def failed(self, key: str, reason: str, now: float) -> list[Effect]:
-        """The attempt came to nothing: wait, longer each time."""
+    def failed(self, key: str, reason: str, now: float, retry_after_s: float = 0.0) -> list[Effect]:
+        """The attempt came to nothing: wait, longer each time; `retry_after_s`: as long as the peer asks for, up to
+        :data:`BACKOFF_MAX_S`."""
         queue = self.queues[key]
         queue.doubtful = True
-        self._back_off(key, queue, reason, now)
+        self._back_off(key, queue, reason, now, retry_after_s)
         return [*self._end_attempt(key, queue, queue.under_way), *self._serve(now)]
 
     # -- what ends otherwise -------------------------------------------------------------------------------------
@@ -394,11 +395,11 @@ class Outbox:
             self._bytes -= queue.ready_bytes
             queue.unload()
 
-    def _back_off(self, key: str, queue: Queue, reason: str, now: float) -> None:
+    def _back_off(self, key: str, queue: Queue, reason: str, now: float, least_s: float = 0.0) -> None:
         queue.attempts += 1
         queue.reason = reason
         delay_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(queue.attempts - 1, 30))
-        queue.next_try = now + delay_s * self._rng.uniform(0.5, 1.0)
+        queue.next_try = now + max(delay_s * self._rng.uniform(0.5, 1.0), min(least_s, BACKOFF_MAX_S))
         heapq.heappush(self._retries, (queue.next_try, key))
 
     def _finish(

@@ -26,6 +26,8 @@ ANSWER_BYTES_MAX: Final = 512 * 1024
 """A sealed receipt: 1000 ids of 128 characters, and base64's third."""
 REASON_CHARS_MAX: Final = 500
 """What is kept of a peer's own words about an error."""
+RETRY_AFTER_DIGITS_MAX: Final = 9
+"""Thirty years; Python does not read a number of thousands of digits."""
 KEEP_ALIVE_S: Final = 50.0
 """Below the minute after which a node closes an idle connection, so that it is we who close."""
 CONNECTIONS_PER_HOST: Final = 4
@@ -162,7 +164,8 @@ class Courier:
         response.deliverBody(collector)
         answer = await collector.done
         if response.code != 200:
-            raise PeerRefused(response.code, f"{response.code} {_problem(answer)}".strip())
+            words = f"{response.code} {_problem(answer)}".strip()
+            raise PeerRefused(response.code, words, retry_after_s=_retry_after_s(response))
         return answer
 
 
@@ -177,6 +180,12 @@ def words_of(reason: Exception) -> str:
     if inner:
         return words_of(inner[-1].value)
     return (str(reason) or type(reason).__name__)[:REASON_CHARS_MAX]
+
+
+def _retry_after_s(response: IResponse) -> float | None:
+    """RFC 9110, section 10.2.3; a date is not read."""
+    given = (response.headers.getRawHeaders(b"retry-after") or [b""])[0]
+    return float(given) if given.isdigit() and len(given) <= RETRY_AFTER_DIGITS_MAX else None
 
 
 def _problem(answer: bytes) -> str:

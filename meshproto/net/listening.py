@@ -1,6 +1,7 @@
 """Listening where an operator said, or ending the process with one clear line."""
 
 import ipaddress
+from typing import Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
@@ -9,6 +10,8 @@ from twisted.python.failure import Failure
 
 from meshproto.errors import BadState
 
+BACKLOG: Final = 1024
+"""Connections that the system holds until they are taken. With Twisted's 50 a burst of strangers has others reset."""
 WILDCARD_HOSTS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104
 
 
@@ -24,6 +27,14 @@ def listen(endpoint: IStreamServerEndpoint, factory: IProtocolFactory, described
     reason = error.socketError if isinstance(error, CannotListenError) else error
     words = getattr(reason, "strerror", None) or reason or "it did not start at once"
     raise BadState(f"cannot listen on {described}: {words}")
+
+
+def with_backlog(described: str) -> str:
+    """An endpoint string, with :data:`BACKLOG` unless it says another."""
+    kind = described.partition(":")[0]
+    if kind not in ("tcp", "tcp6", "ssl", "unix") or ":backlog=" in described:
+        return described
+    return f"{described}:backlog={BACKLOG}"
 
 
 def host_port(port: IListeningPort) -> tuple[str, int] | None:

@@ -297,7 +297,9 @@ class Sending(Service):
         except MeshError as error:
             if error.detail != self.why(attempt.key):
                 self.log.info("{to}: {reason}", to=attempt.to, reason=error.detail)
-            self._failed(attempt, error.detail)
+            # What a seed says about a name is no reason to leave a peer alone.
+            wait_s = error.retry_after_s if isinstance(error, PeerRefused) else None
+            self._failed(attempt, error.detail, wait_s or 0.0)
         except CancelledError:
             self._failed(attempt, "the node was stopped")  # the messages stay on disk
         except Exception:
@@ -308,8 +310,8 @@ class Sending(Service):
             self._carry_out(self._core.answered(attempt.key, set(receipt.ids), receipt.refused, self._now()))
             await self._seeds.unwatch(attempt.to)
 
-    def _failed(self, attempt: Attempt, reason: str) -> None:
-        self._carry_out(self._core.failed(attempt.key, reason, self._now()))
+    def _failed(self, attempt: Attempt, reason: str, retry_after_s: float = 0.0) -> None:
+        self._carry_out(self._core.failed(attempt.key, reason, self._now(), retry_after_s))
         self._unwatch_if_done(attempt.key)
 
     async def _locate_and_deliver(self, attempt: Attempt) -> Receipt:

@@ -81,6 +81,15 @@ class TestStatus:
         box.wake("bob", NOW)
         assert box.queues["bob"].status_of(1) is Status.DELIVERING
 
+    @pytest.mark.parametrize(("wanted_s", "waited_s"), [(0.0, 1.0), (40.0, 40.0), (1e9, BACKOFF_MAX_S)])
+    def test_as_the_peer_asks(self, box: Outbox, wanted_s: float, waited_s: float) -> None:
+        """The next attempt comes not before the peer wants it, but no peer can have it put off for ever."""
+        box.add("bob", [message(1)], NOW)
+        box.failed("bob", "slow down", NOW, wanted_s)
+        pause_s = (box.queues["bob"].next_try or NOW) - NOW
+        assert waited_s / 2 <= pause_s <= waited_s
+        assert not wanted_s or pause_s == waited_s
+
     def test_who_is_behind_ends(self, box: Outbox) -> None:
         """What is under way is the oldest that waits, whatever ends behind it."""
         waiting = [Message(row, f"id{row}", "bob", "", b"1", row, 10**15) for row in (1, 2, 3)]

@@ -7,6 +7,8 @@ from twisted.logger import capturedLogs
 
 from meshproto.core import bodies
 from meshproto.core.envelope import SEALED_BYTES_MAX
+from meshproto.core.limits import Rate
+from meshproto.errors import MeshError
 from meshproto.net import http_limits
 from meshproto.net.door import Door
 from meshproto.net.front_request import PUBLIC_PATHS
@@ -23,7 +25,14 @@ from meshproto.net.http_channel import (
     LINE_BYTES_MAX,
     TLS_LOG_S,
 )
-from meshproto.net.http_limits import BODIES_FULL_S, NETWORK_CONNECTIONS_MAX, REQUESTS, UNPROVEN_BYTES, WRONG_TOKENS
+from meshproto.net.http_limits import (
+    BODIES_FULL_S,
+    NETWORK_CONNECTIONS_MAX,
+    REQUESTS,
+    UNPROVEN_BYTES,
+    WRONG_TOKENS,
+    Limits,
+)
 from tests.net.raw_http import RawHTTP
 from tests.world import World
 
@@ -265,8 +274,17 @@ class TestSmuggling:
         else:
             assert refused(client)[0] == 400
 
-    @pytest.mark.parametrize("text", [b"hello\r\n\r\n", b"GET /\r\n\r\n", b"GET / HTTP/2.0\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-                                      b'{"jsonrpc":"2.0","id":1,"method":"ping"}\r\n', b"\xff\xfe /x HTTP/1.1\r\n\r\n"])  # fmt: skip
+    @pytest.mark.parametrize(
+        "text",
+        [
+            b"hello\r\n\r\n",
+            b"GET /\r\n\r\n",
+            b"GET / HTTP/2.0\r\n\r\n",
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            b'{"jsonrpc":"2.0","id":1,"method":"ping"}\r\n',
+            b"\xff\xfe /x HTTP/1.1\r\n\r\n",
+        ],
+    )
     def test_what_is_no_http(self, client: RawHTTP, text: bytes) -> None:
         """Another protocol is told what this one is."""
         client.say(text)
@@ -345,7 +363,7 @@ class TestConnections:
 
 
 class TestRates:
-    @pytest.mark.parametrize("path", sorted(PUBLIC_PATHS) + [b"/%64eliver", b"/healthz?x=1"])
+    @pytest.mark.parametrize("path", [*sorted(PUBLIC_PATHS), b"/%64eliver", b"/healthz?x=1"])
     def test_public_requests(self, world: World, client: RawHTTP, path: bytes) -> None:
         """More than REQUESTS of one network are answered 429 with a time, in HTTP as ever; other networks and the
         owner's routes are served."""
@@ -363,27 +381,50 @@ class TestRates:
         client.say(GET)
         assert client.status == 200
 
+    def test_the_sender_comes_when_it_is_told_to(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A peer's Retry-After is kept to, and its words are shown."""
+        monkeypatch.setattr(http_limits, "REQUESTS", Rate(per_s=0.05, burst=1.0))
+        again(world)
+        assert world.send("UserX", "Bobby", "takes it all").json["status"] == "delivered"
+        asked_at: list[float] = []
+        ask = Limits.request
+
+        def asked(limits: Limits, network: str) -> MeshError | None:
+            asked_at.append(world.clock.seconds())
+            return ask(limits, network)
+
+        monkeypatch.setattr(Limits, "request", asked)
+        kept = world.send("UserX", "Bobby", "later", wait=0.0).json
+        world.run(19)
+        assert (
+            "429 slow down: more than 0.05 requests a second"
+            in world.get("UserX", f"/outbox/{kept['id']}").json["reason"]
+        )
+        assert len(asked_at) == 1
+        world.run(5)
+        assert world.inbox("Bobby") == ["takes it all", "later"]
+
     def test_bytes_that_come_to_nothing(self, world: World) -> None:
         """Bodies that are no batches count against their network, until it is answered 429."""
         codes = []
-        for _ in range(UNPROVEN_BYTES.burst // SEALED_BYTES_MAX + 1):
+        for _ in range(int(UNPROVEN_BYTES.burst) // SEALED_BYTES_MAX + 1):
             client = RawHTTP(world, "Bobby")
             client.say(post(SEALED_BYTES_MAX) + b"x" * SEALED_BYTES_MAX)
             codes.append(client.status)
-        assert codes == [400] * (UNPROVEN_BYTES.burst // SEALED_BYTES_MAX) + [429]
+        assert codes == [400] * (int(UNPROVEN_BYTES.burst) // SEALED_BYTES_MAX) + [429]
         assert b"Retry-After" in client.heard
         assert world.send("UserX", "Bobby", "hello").json["status"] == "delivered"
 
     def test_bytes_that_were_of_use_do_not_count(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         """A peer may send any amount of batches that are taken."""
-        monkeypatch.setattr(http_limits, "UNPROVEN_BYTES", http_limits.Rate(1.0, 40_000.0))
+        monkeypatch.setattr(http_limits, "UNPROVEN_BYTES", Rate(1.0, 40_000.0))
         again(world)
         for _ in range(10):
             assert world.send("UserX", "Bobby", "x" * 10_000).json["status"] == "delivered"
 
     def test_wrong_tokens(self, world: World, client: RawHTTP) -> None:
         """After WRONG_TOKENS wrong ones every other is answered 429; the right one opens all the time."""
-        world.users["Bobby"].front.door = Door("secret", ["127.0.0.1"])
+        world.users["Bobby"].face.door = Door("secret", ["127.0.0.1"])
         codes = [
             world.get("Bobby", "/status", authorization="Bearer wrong").code for _ in range(int(WRONG_TOKENS.burst) + 2)
         ]

@@ -9,7 +9,15 @@ from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
 
 from meshproto.errors import BadState
-from meshproto.net.listening import host_port, is_loopback, join_address, listen, local_address
+from meshproto.net.listening import (
+    BACKLOG,
+    host_port,
+    is_loopback,
+    join_address,
+    listen,
+    local_address,
+    with_backlog,
+)
 
 
 class Endpoint:
@@ -83,6 +91,16 @@ def test_addresses(where: tuple[str, int], dialled: str, loopback: bool) -> None
     machines, a name is not trusted to be one."""
     assert local_address(where) == dialled
     assert is_loopback(where[0]) == loopback
+
+
+@pytest.mark.parametrize(
+    "described", ["tcp:0:interface=127.0.0.1", "tcp:0", "tcp6:0", "unix:/tmp/x", "ssl:443:certKey=a"]
+)
+def test_backlog(described: str) -> None:
+    """A burst of connections finds room, unless the operator says how much."""
+    assert with_backlog(described) == f"{described}:backlog={BACKLOG}"
+    assert with_backlog(f"{described}:backlog=5") == f"{described}:backlog=5"
+    assert with_backlog("systemd:domain=INET:index=0") == "systemd:domain=INET:index=0"
 
 
 def test_join() -> None:
