@@ -154,8 +154,8 @@ def test_mesh_takes_no_token_on_its_command_line() -> None:
 
 
 def test_what_another_account_can_read(children: Children, tmp_path: Path) -> None:
-    """Under umask 0 nothing but the word where it listens, in a directory that others cannot enter, is theirs to read;
-    that goes for the copy made before an upgrade too."""
+    """Under umask 0 nothing but the word where it listens, in a directory that others cannot enter, is theirs to
+    read."""
     path = tmp_path / "api.sock"
     start(children, "UserX", "--api", f"unix:{path}")
     start(children, "Open", "--listen", "tcp:0", "--advertise", "http://localhost:1")
