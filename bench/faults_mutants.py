@@ -31,8 +31,8 @@ MUTANTS: Final = [
     Mutant(
         "the inbox takes the same id twice",
         "net/inbox_table.py",
-        "    received_at INTEGER NOT NULL,\n    UNIQUE (key, id)",
-        "    received_at INTEGER NOT NULL",
+        "    received_at INTEGER NOT NULL,\n    UNIQUE (key, id)                        -- what makes",
+        "    received_at INTEGER NOT NULL            -- what makes",
     ),
     Mutant(
         "what comes back from an attempt is put back in the wrong order",
@@ -55,22 +55,22 @@ MUTANTS: Final = [
     Mutant(
         "no answer is taken for an acknowledgement",
         "net/sending.py",
-        "            self._failed(attempt, error.detail, unsure=_may_have_arrived(error))\n",
+        "            self._failed(attempt, error.detail)\n",
         "            ids = {message.id for message in attempt.batch}\n"
         "            self._core.found(attempt.key)\n"
-        "            self._carry_out(self._core.answered(attempt.key, ids, {}, self._clock.seconds()))\n",
+        "            self._carry_out(self._core.answered(attempt.key, ids, {}, self._now()))\n",
     ),
     Mutant(
         "messages expire three seconds early",
         "net/sending.py",
-        "self._table.overdue(self._now_ms()).add",
-        "self._table.overdue(self._now_ms() + 3000).add",
+        "self._table.overdue(self._now_ms(), after).add",
+        "self._table.overdue(self._now_ms() + 3000, after).add",
     ),
     Mutant(
         "what was on its way is said not to have arrived",
         "core/outbox.py",
-        "            queue.row_sent = max(queue.row_sent, queue.under_way[-1].row)\n",
-        "            pass\n",
+        "        queue.row_sent = max(queue.row_sent, queue.under_way[-1].row)\n",
+        "        pass\n",
     ),
     Mutant(
         "an address that was looked up once is kept for ever",
@@ -99,8 +99,8 @@ MUTANTS: Final = [
     Mutant(
         "a disk that could not be read is not read again",
         "core/outbox.py",
-        "            self._back_off(key, queue, reason, now)\n        return self._serve()\n\n    # -- how",
-        "            pass\n        return self._serve()\n\n    # -- how",
+        "            self._back_off(key, queue, reason, now)\n        return self._serve(now)\n\n    # -- how",
+        "            pass\n        return self._serve(now)\n\n    # -- how",
     ),
     Mutant(
         "the sequence of records follows the clock alone",
@@ -125,8 +125,10 @@ MUTANTS: Final = [
     Mutant(
         "an end that the disk refuses is not written again",
         "core/outbox.py",
-        "        self._unwritten.append(finish)\n",
-        "",
+        "        self._unwritten.appendleft(finish)\n"
+        "        if self._write_at is None:\n"
+        "            self._write_at = now + MARK_RETRY_S\n",
+        "        pass\n",
     ),
     Mutant(
         "after a restart everything is queued again",

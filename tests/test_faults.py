@@ -6,6 +6,8 @@ import sqlite3
 import pytest
 
 from bench import faults
+from bench.faults_mutants import MUTANTS
+from bench.mutants import Mutant
 from tests.disk import Trouble, TroubledConnection, bring_to_light
 
 RUNS = 1000
@@ -23,6 +25,12 @@ def test_a_run_is_repeated_to_the_letter() -> None:
     """The same number twice, in processes with hashes of their own, is the same history."""
     first, second = faults.histories([REPLAYED, REPLAYED])
     assert first == second
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=[mutant.name for mutant in MUTANTS])
+def test_a_mutant_fits_the_code(mutant: Mutant) -> None:
+    """What :mod:`bench.faults_mutants` breaks is still there to be broken."""
+    assert mutant.fits, f"{mutant.file} has not exactly once {mutant.was!r}"
 
 
 @pytest.mark.parametrize(("trouble", "left"), [("refuses", 0), ("doubts", 1), ("haunts", 1)])

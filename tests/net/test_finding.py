@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from meshproto import wire
 from meshproto.core.addresses import Addresses
 from meshproto.core.identity import verify
-from meshproto.core.lookup import LOOKUP_S, MISSING_TTL_S, SLOW_S, WALK_WIDTH, Located
+from meshproto.core.lookup import FOUND_TTL_S, LOOKUP_S, MISSING_TTL_S, SLOW_S, WALK_WIDTH, Located
 from meshproto.errors import SlowDown, Unavailable, UserNotFound
 from meshproto.net.calls import CALL_TIMEOUT_S, DIAL_TIMEOUT_S, Calls, dial
 from meshproto.net.finding import Finding
@@ -190,6 +190,23 @@ def test_the_home_is_asked_alone(node: Searcher) -> None:
     node.move_to("s0:1")
     assert result_of(node.locate()).said == found()
     assert node.street.dialled == ["s0:1"]
+
+
+def test_what_was_found_is_asked_again(node: Searcher) -> None:
+    """An address is good for FOUND_TTL_S, and not for whoever wants to know where the user is now."""
+    light(node, "s0:1", found())
+    node.move_to("s0:1")
+    result_of(node.locate())
+    node.street.run(FOUND_TTL_S - TICK_S)
+    result_of(node.locate())
+    assert len(node.street.asked("lookup")) == 1
+    light(node, "s0:1", found(seq=2))
+    fresh = start(node.finding.locate("Bobby", fresh=True))
+    node.street.settle()
+    assert result_of(fresh).record.seq == 2
+    node.street.run(FOUND_TTL_S)
+    result_of(node.locate())
+    assert len(node.street.asked("lookup")) == 3
 
 
 def test_without_home_what_was_missing_is_asked_again(node: Searcher) -> None:
