@@ -3,7 +3,6 @@
 What is cheap is counted in advance, some requests at a time, because counting costs as much as a lookup does.
 """
 
-import ipaddress
 from typing import Final
 
 from meshproto import wire
@@ -53,18 +52,9 @@ class Rates:
 
     def new_name(self, network: str, now: float) -> None:
         """A name that this seed has never heard of."""
-        if not _here(network):
-            _refuse(self._new_names.take(network, now), f"too many new names from {network}")
+        _refuse(self._new_names.take(network, now), f"too many new names from {network}")
 
 
 def _refuse(wait_s: float, what: str) -> None:
     if wait_s:
         raise SlowDown(what, retry_after_s=round(wait_s, 3))
-
-
-def _here(network: str) -> bool:
-    """Whether it is this machine."""
-    try:
-        return ipaddress.ip_network(network).is_loopback
-    except ValueError:
-        return network == ""

@@ -92,8 +92,9 @@ class Registry:
         _, dropped = self.directory.verified(key, _ms(now))
         since = self.directory.claim(record, _ms(now))
         self._check_fresh(link, key, record)
-        if not self.directory.knows(key):
-            self._rates.new_name(self._sessions[link].network, now)
+        session = self._sessions[link]
+        if not (session.local or self.directory.knows(key)):
+            self._rates.new_name(session.network, now)
         value = self._fitting(EntryValue(signed.record, signed.sig, since, True, _ms(now)), key, record)
         effects: list[Effect] = [self._forged(key, bad) for bad in dropped]
         effects += self._enter(key, value, record, now)

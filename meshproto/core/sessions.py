@@ -40,6 +40,14 @@ class Session:
         self.network = network_of(self.host)
 
     @property
+    def local(self) -> bool:
+        """Whether it comes from this machine."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return not self.host
+
+    @property
     def guest(self) -> bool:
         """Whether nobody is registered over it, watches or gossips."""
         return not (self.names or self.watched or self.seed)

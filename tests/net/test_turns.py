@@ -1,0 +1,137 @@
+"""Whose lines are handled next: a single question is not kept waiting by those who pipeline."""
+
+from collections.abc import Callable
+
+import pytest
+from twisted.internet.address import IPv4Address
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.task import Clock
+
+from meshproto.net.lines import Lines
+from meshproto.net.turns import AT_ONCE_LINES, SLICE_LINES, TURN_LINES, Turns
+from tests.net.pipe import Pipe
+
+TICK_S = 0.001
+
+
+class Stepping(Clock):
+    """A clock of which "at once" is its next step, as a reactor's is."""
+
+    def callLater(self, delay: float, callable: Callable[..., object], *args: object, **kw: object) -> IDelayedCall:
+        return super().callLater(max(delay, TICK_S), callable, *args, **kw)
+
+
+class Street:
+    """Links of one listener; `handled` has (link, line) in order."""
+
+    def __init__(self) -> None:
+        self.clock = Stepping()
+        self.turns = Turns(self.clock)
+        self.handled: list[tuple[str, bytes]] = []
+
+    def opened(self, lines: Lines) -> None:
+        """Nothing to greet with."""
+
+    def line(self, lines: Lines, line: bytes) -> None:
+        peer = lines.transport.getPeer()
+        self.handled.append((str(peer.port), line))
+        lines.send(line + b"\n")
+
+    def closed(self, lines: Lines, reason: str) -> None:
+        """Nothing to do."""
+
+    def link(self, name: int, host: str = "10.0.0.1") -> Lines:
+        pipe = Pipe(buffer_bytes_max=1 << 20)
+        pipe.peerAddr = IPv4Address("TCP", host, name)
+        lines = Lines(self, self.clock, self.turns)
+        lines.makeConnection(pipe)
+        return lines
+
+    def turn(self) -> None:
+        """One of the reactor's, which does not do at once what is put off until the next."""
+        self.clock.advance(TICK_S)
+
+    def took(self) -> dict[str, int]:
+        """How many lines of each link were handled since the last time."""
+        names = [name for name, _ in self.handled]
+        self.handled = []
+        return {name: names.count(name) for name in names}
+
+
+def flood(lines: int) -> bytes:
+    return b"".join(b"%d\n" % number for number in range(lines))
+
+
+FLOOD = flood(3000)
+
+
+@pytest.fixture
+def street() -> Street:
+    return Street()
+
+
+def test_who_is_alone_has_the_turn(street: Street) -> None:
+    """TURN_LINES are handled at once, the rest in the next turns, in order; meanwhile nothing is read."""
+    link = street.link(1)
+    link.dataReceived(flood(2 * TURN_LINES + 5) + b"rest")
+    assert street.took() == {"1": TURN_LINES}
+    assert not link.transport.reading  # type: ignore[attr-defined]
+    street.turn()
+    street.turn()
+    assert [line for _, line in street.handled] == [b"%d" % n for n in range(TURN_LINES, 2 * TURN_LINES + 5)]
+    assert link.transport.reading  # type: ignore[attr-defined]
+    link.dataReceived(b"!\n")
+    assert street.handled[-1] == ("1", b"rest!")
+
+
+def test_a_single_question_does_not_wait(street: Street) -> None:
+    """Beside a hundred links that pipeline without end it is handled when it comes, and no turn has more lines than
+    TURN_LINES, a slice, and AT_ONCE_LINES for each link that has just come."""
+    for name in range(100):
+        street.link(name).dataReceived(FLOOD)
+    assert len(street.handled) <= TURN_LINES + SLICE_LINES + 100 * AT_ONCE_LINES
+    street.took()
+    quiet = street.link(200)
+    for _ in range(10):
+        quiet.dataReceived(b"?\n")
+        assert street.took() == {"200": 1}
+        street.turn()
+        assert len(street.handled) <= TURN_LINES + SLICE_LINES
+        street.took()
+
+
+def test_networks_take_turns(street: Street) -> None:
+    """A network with a hundred links gets no more than one with a single link."""
+    for name in range(100):
+        street.link(name).dataReceived(FLOOD)
+    street.link(200, "10.0.0.2").dataReceived(FLOOD)
+    street.took()
+    for _ in range(10):
+        street.turn()
+    took = street.took()
+    assert took["200"] == pytest.approx(sum(took.values()) / 2, rel=0.1)
+    assert len(took) > 30  # and the links of a network among themselves
+
+
+@pytest.mark.parametrize("finish", [Lines.end, Lines.abort, Lines.hang_up])
+def test_who_has_gone_has_no_turn(street: Street, finish: Callable[[Lines], None]) -> None:
+    """What was waiting is not handled after the connection has ended."""
+    link = street.link(1)
+    link.dataReceived(flood(TURN_LINES + 1))
+    street.took()
+    finish(link)
+    street.turn()
+    assert street.took() == {}
+    link.abort()
+
+
+def test_who_has_said_all_gets_all_answers(street: Street) -> None:
+    """`printf ... | nc -N` with more lines than a turn has: the connection ends after the last answer."""
+    link = street.link(1)
+    link.dataReceived(flood(TURN_LINES + 1))
+    link.readConnectionLost()
+    assert not link.transport.disconnecting
+    street.turn()
+    assert len(street.handled) == TURN_LINES + 1
+    assert link.transport.disconnecting
+    link.abort()
