@@ -5,7 +5,19 @@ Every error has a `code` that reads like an HTTP status (JSON-RPC's own codes ar
 (:func:`meshproto.wire.encode_error`), HTTP as RFC 9457 problem documents (:mod:`meshproto.net.http`).
 """
 
-from typing import ClassVar
+import re
+from typing import ClassVar, Final
+
+# Controls (C0, DEL, C1), separators of lines, changes of the reading direction, half characters.
+_UNSAFE: Final = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb\ud800-\udfff]"
+)
+
+
+def quoted(words: str, chars_max: int) -> str:
+    """Somebody else's words about an error, on one line that is safe in a log and on a terminal: whatever would move
+    the cursor, turn the reading direction or begin a line is spelled out (ESC becomes `\\x1b`), and they are cut."""
+    return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), words[:chars_max])[:chars_max]
 
 
 class MeshError(Exception):

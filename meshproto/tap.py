@@ -112,7 +112,8 @@ class NodeService(Service):
         self.state: StateDir | None = None
         self.ports: list[IListeningPort] = []
         self.inner: Service | None = None
-        self.endpoints = Endpoints(reactor, Trust())
+        self.trust = Trust()
+        self.endpoints = Endpoints(reactor, self.trust)
 
     def open(self, state: StateDir) -> Service:
         """Raises :class:`BadState`."""
@@ -121,7 +122,8 @@ class NodeService(Service):
     def privilegedStartService(self) -> None:
         _raise_open_files()
         try:
-            self.endpoints = Endpoints(self.reactor, Trust.read(self.options["ca"]))
+            self.trust = Trust.read(self.options["ca"])
+            self.endpoints = Endpoints(self.reactor, self.trust)
             self.state = StateDir(self.options["state"])
             self.inner = self.open(self.state)
         except (BadState, sqlite3.Error) as error:

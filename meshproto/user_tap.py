@@ -15,7 +15,7 @@ from meshproto.core.meshkey import NO_KEYS
 from meshproto.errors import BadParams
 from meshproto.net import user_store
 from meshproto.net.clocks import wait_by_monotonic_time, wall_ms
-from meshproto.net.courier import CONNECT_TIMEOUT_S, HTTPClient, http_client, http_pool
+from meshproto.net.courier import CONNECT_TIMEOUT_S, HTTPClient, Peers, http_client, http_pool
 from meshproto.net.database_file import connect
 from meshproto.net.deliver_exec import DeliverExec, parse_command
 from meshproto.net.deliver_to import DeliverTo, check_url
@@ -140,6 +140,7 @@ class UserService(NodeService):
     program = "meshuser"
     uri: str
     _pool: HTTPConnectionPool
+    _peers: Peers
 
     def open(self, state: StateDir) -> UserNode:
         options, reactor = self.options, self.reactor
@@ -149,8 +150,8 @@ class UserService(NodeService):
             state.database("user.db"), user_store.SCHEMA, user_store.SCHEMA_VERSION, user_store.UPGRADES
         )
         self._pool = http_pool(reactor)
-        client = http_client(reactor, self._pool, self.endpoints.http(CONNECT_TIMEOUT_S))
-        programs = self._programs(client)
+        self._peers = Peers(reactor, self.trust)
+        programs = self._programs(http_client(reactor, self._pool, self.endpoints.http(CONNECT_TIMEOUT_S)))
         cursors = user_store.begin_cursors(connection, [program.kind for program in programs])
         node = UserNode(
             options["name"],
@@ -160,7 +161,7 @@ class UserService(NodeService):
             seeds=options["seed"],
             store=user_store.UserStore(ThreadedDatabase(connection, reactor)),
             start=user_store.read_start(connection),
-            client=client,
+            peers=self._peers,
             connect=self.dial,
             reactor=reactor,
             now_ms=wall_ms,
@@ -209,6 +210,7 @@ class UserService(NodeService):
     def stopService(self) -> "Deferred[None]":
         stopped = super().stopService()
         stopped.addCallback(lambda _: self._pool.closeCachedConnections())
+        stopped.addCallback(lambda _: self._peers.close())
         return stopped
 
 

@@ -25,6 +25,7 @@ from meshproto.errors import (
     SlowDown,
     Unavailable,
     UserNotFound,
+    quoted,
 )
 
 PROTOCOL_VERSION: Final = 1
@@ -185,7 +186,7 @@ class HelloResult(Struct, frozen=True, omit_defaults=True):
     the nonce of another seed."""
 
     version: int
-    seed: str
+    seed: Name
     mesh: str
     limits: dict[str, int]
     nonce: Nonce | None = None
@@ -206,7 +207,7 @@ class LookupResult(Struct, frozen=True):
     record: Annotated[str, Meta(max_length=RECORD_CHARS_MAX)]
     sig: B64
     since: int
-    home: str
+    home: Name
     online: bool
     seen: int
 
@@ -246,7 +247,7 @@ class SeedInfo(Struct, frozen=True):
     """`since`: ms since 1970 UTC when the seed was last found alive or dead; `phi`: how surprising its silence is,
     `lag`: how many of its writes were not read yet."""
 
-    name: str
+    name: Name
     address: Address
     alive: bool
     users: int
@@ -502,8 +503,9 @@ _RAISED_BY_CODE: Final[dict[int, type[MeshError]]] = {
 
 def error_from(error: RpcError) -> MeshError:
     """An error answer -> the error to raise: those that callers act on by their class, the rest as PeerRefused."""
-    detail = error.data.detail or error.message
+    detail = quoted(error.data.detail or error.message, REASON_CHARS_MAX)
     kind = _RAISED_BY_CODE.get(error.code)
     if kind is None or kind.title != error.message:
-        return PeerRefused(error.code, f"{error.message}: {detail}", retry_after_s=error.data.retry_after)
+        said = f"{quoted(error.message, REASON_CHARS_MAX)}: {detail}"
+        return PeerRefused(error.code, said, retry_after_s=error.data.retry_after)
     return kind(detail, retry_after_s=error.data.retry_after)

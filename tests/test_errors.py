@@ -68,3 +68,40 @@ def test_whose_fault_it_was() -> None:
 def test_codes_read_like_http(kind: type[MeshError], code: int) -> None:
     """The codes that docs/protocol.md names."""
     assert json.loads(wire.encode_error(None, kind()))["error"]["code"] == code
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ("naïve 日本 👩‍💻", "naïve 日本 👩‍💻"),
+        ("\x1b[2J\x9b\x07\x7f\x00", r"\x1b[2J\x9b\x07\x7f\x00"),
+        ("a\r\n2026-01-01 forged\tline\u2028", r"a\r\n2026-01-01 forged\tline\u2028"),
+        ("\u202eevil\u2066\ud800", r"\u202eevil\u2066\ud800"),
+        ("x" * 1000, "x" * 100),
+        ("\x1b" * 1000, r"\x1b" * 25),
+    ],
+)
+def test_somebody_elses_words_are_spelled_out_and_cut(words: str, shown: str) -> None:
+    """Readable text stays as it is; what a terminal obeys or begins a line of a log does not."""
+    assert errors.quoted(words, 100) == shown
+
+
+@pytest.mark.parametrize("code", [404, 418])
+def test_a_seeds_words_are_quoted(code: int) -> None:
+    """Those that are known by their class, and any other."""
+    title = "User Not Found" if code == 404 else "tea\x1b[2J"
+    error = wire.error_from(wire.RpcError(code, title, wire.ErrorData("\x1b[2J" + "x" * 60_000)))
+    assert "\x1b" not in error.detail and r"\x1b[2Jxxx" in error.detail
+    assert len(error.detail) <= 2 * wire.REASON_CHARS_MAX
+
+
+@pytest.mark.parametrize("name", ["seed\x1b[2J", "seed X", ""])
+def test_a_seed_is_called_by_a_name(name: str) -> None:
+    """Not by what moves the cursor of whoever looks at the list of seeds, or at the log."""
+    for value in (
+        wire.HelloResult(1, name, "open", {}),
+        wire.SeedInfo(name, "127.0.0.1:5001", True, 0),
+        wire.LookupResult("{}", "A" * 86, 0, name, True, 0),
+    ):
+        with pytest.raises(errors.MeshError):
+            wire.decode_value(wire.encode_value(value), type(value))

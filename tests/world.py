@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, cast
 import treq
 from msgspec import UNSET
 from twisted.internet.defer import Deferred
+from twisted.web.client import Agent
 
 from meshproto import wire
 from meshproto.core.identity import Identity
@@ -247,6 +248,7 @@ class World(Network):
         host, plan = self.hosts[name], self._plans[name]
         assert isinstance(plan, _UserPlan)
         connection = self._connection(name, user_store.SCHEMA, user_store.SCHEMA_VERSION)
+        agent = Agent.usingEndpointFactory(host, Endpoints(host), pool=http_pool(host))
         node = UserNode(
             name,
             self.identities[name],
@@ -255,7 +257,7 @@ class World(Network):
             seeds=[self.address(seed) for seed in plan.seeds],
             store=user_store.UserStore(self._database(name, connection)),
             start=user_store.read_start(connection),
-            client=http_client(host, http_pool(host), Endpoints(host)),
+            peers=lambda _: agent,
             connect=dial_from(host),
             reactor=host,
             now_ms=host.now_ms,

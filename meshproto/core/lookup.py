@@ -32,11 +32,13 @@ CACHE_NAMES_MAX: Final = 10_000
 
 
 class Located(Struct, frozen=True):
-    """A verified record, and what the seed said with it (None: it is the last known one, no seed was reached)."""
+    """A verified record, and what the seed said with it (None: it is the last known one, no seed was reached).
+    `neighbour`: the home seed is on this machine, and the user is registered there."""
 
     record: Record
     signed: SignedRecord
     said: LookupResult | None
+    neighbour: bool = False
 
 
 class Said(Enum):

@@ -19,6 +19,7 @@ from meshproto.core.gossip import Change, content
 from meshproto.core.identity import Record, unb64, verify
 from meshproto.core.peering import Peering
 from meshproto.core.rates import Rates
+from meshproto.core.reach import check_origin
 from meshproto.core.sessions import Sessions
 from meshproto.errors import BadParams, BadState, Forbidden, MeshError, StaleRecord, TooLarge, UserNotFound
 from meshproto.wire import EntryValue, LookupResult, SignedRecord, fold
@@ -87,6 +88,7 @@ class Registry:
             raise BadParams("a registration needs at least one uri; to leave, use unregister")
         if self._may_register is not None and not self._may_register(record.name, unb64(record.key)):
             raise Forbidden(f"{record.name} is not on this seed's list of those who may register")
+        check_origin(record.uris, self._sessions[link].host)
         key = fold(record.name)
         self._sessions.check_room(link, key)
         _, dropped = self.directory.verified(key, _ms(now))

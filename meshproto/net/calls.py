@@ -58,6 +58,11 @@ class Calls:
     def connected(self) -> bool:
         return self._lines is not None and not self._closed
 
+    @property
+    def host(self) -> str:
+        """The IP address at the other end; `""` when there is none."""
+        return "" if self._lines is None else getattr(self._lines.transport.getPeer(), "host", "")
+
     async def call(self, method: str, params: Struct, kind: type[T]) -> T:
         """The seed's answer. Raises what the seed answered (:func:`meshproto.wire.error_from`), :class:`Unreachable`
         when the connection is lost or no answer comes in :data:`CALL_TIMEOUT_S`, :class:`PeerError` when the answer

@@ -1,12 +1,17 @@
-"""Posts a sealed batch to a peer's node: treq over connections that are kept alive."""
+"""Posts a sealed batch to a peer's node, over connections that are kept alive.
 
+With Twisted's agent alone: it follows no redirect, keeps no cookie and unpacks nothing, all of which a peer might wish
+for; and its hosts may be IPv6 addresses, for which treq wants a name that IDNA knows. treq is for the owner's own
+programs (:mod:`meshproto.net.deliver_to`)."""
+
+from collections.abc import Callable
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Final, Protocol, cast
 
 import msgspec
 import treq
 from msgspec import Struct
-from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, ensureDeferred, succeed
 from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IConsumer, IReactorTime
 from twisted.internet.protocol import Protocol as TwistedProtocol
@@ -14,10 +19,14 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone, ResponseNeverReceived, _HTTP11ClientFactory
 from twisted.web.http import PotentialDataLoss
+from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
 from zope.interface import implementer
 
-from meshproto.errors import NoAnswer, PeerError, PeerRefused, Unreachable
+from meshproto.core.reach import Reach
+from meshproto.errors import MeshError, NoAnswer, PeerError, PeerRefused, Unreachable, quoted
+from meshproto.net.guarded import GuardedReactor
+from meshproto.net.tls import Endpoints, Trust
 
 CONNECT_TIMEOUT_S: Final = 5.0
 DELIVER_TIMEOUT_S: Final = 30.0
@@ -38,6 +47,9 @@ class HTTPClient(Protocol):
 
     def post(self, url: str, **kwargs: Any) -> "Deferred[IResponse]":
         """:meth:`treq.client.HTTPClient.post`."""
+
+
+_HEADERS: Final = {b"content-type": [b"application/json"], b"accept-encoding": [b"identity"]}
 
 
 class _Problem(Struct, frozen=True):
@@ -97,6 +109,12 @@ class _Collector(TwistedProtocol):
             self.transport.loseConnection()
 
 
+class _HangUp(TwistedProtocol):
+    def connectionMade(self) -> None:
+        if self.transport is not None:
+            self.transport.loseConnection()
+
+
 class _QuietFactory(_HTTP11ClientFactory):
     noisy = False
 
@@ -121,45 +139,67 @@ def http_client(reactor: Any, pool: HTTPConnectionPool, endpoints: IAgentEndpoin
     return cast(HTTPClient, client)
 
 
+class Peers:
+    """The agents for other users' nodes, by how far they go. Each has connections of its own: one that was made where a
+    neighbour's record may lead is not kept for the record of a stranger."""
+
+    def __init__(self, reactor: Any, trust: Trust) -> None:
+        self._reactor = reactor
+        self._trust = trust
+        self._pools: list[HTTPConnectionPool] = []
+        self._agents: dict[Reach, IAgent] = {}
+
+    def __call__(self, reach: Reach) -> IAgent:
+        if reach not in self._agents:
+            guarded = GuardedReactor(self._reactor, reach, ANSWER_BYTES_MAX)
+            pool = http_pool(self._reactor)
+            self._pools.append(pool)
+            endpoints = Endpoints(guarded, self._trust).http(CONNECT_TIMEOUT_S)
+            self._agents[reach] = Agent.usingEndpointFactory(guarded, endpoints, pool=pool)
+        return self._agents[reach]
+
+    def close(self) -> "Deferred[Any]":
+        return DeferredList([pool.closeCachedConnections() for pool in self._pools])
+
+
 class Courier:
-    def __init__(self, client: HTTPClient, clock: IReactorTime) -> None:
-        self._client = client
+    """`peers`: the agents to post with, by how far they go."""
+
+    def __init__(self, peers: Callable[[Reach], IAgent], clock: IReactorTime) -> None:
+        self._peers = peers
         self._clock = clock
 
-    async def deliver(self, uri: str, body: bytes) -> bytes:
-        """The peer's answer to `POST uri/deliver`. Raises :class:`Unreachable` when there is no connection,
-        :class:`NoAnswer` when no answer came, :class:`PeerRefused` with the peer's own words when it is an error."""
-        url = uri.rstrip("/") + "/deliver"
+    async def deliver(self, uri: str, body: bytes, reach: Reach) -> bytes:
+        """The peer's answer to `POST uri/deliver`. Raises :class:`Unreachable` when there is no connection, or the URI
+        leads out of `reach`, :class:`NoAnswer` when no answer came, :class:`PeerRefused` with the peer's own words when
+        it is an error."""
+        agent, url = self._peers(reach), uri.rstrip("/").encode("ascii") + b"/deliver"
         lost = False
         try:
             try:
-                return await self._post(url, body)
+                return await self._post(agent, url, body)
             except ResponseNeverReceived as nothing:
-                if any(reason.check(CancelledError) for reason in nothing.reasons):
+                if any(reason.check(CancelledError, PeerError) for reason in nothing.reasons):
                     raise
                 # A kept-alive connection that the peer had closed meanwhile looks like this. To deliver twice is
                 # harmless, so once more, on a fresh one.
                 lost = True
-                return await self._post(url, body)
-        except (PeerRefused, PeerError):
+                return await self._post(agent, url, body)
+        except Unreachable as reason:
+            raise Unreachable(f"{uri}: {reason.detail}") from None
+        except PeerError:
             raise
         except Exception as reason:
             # Connecting and HTTP fail in as many ways as they have layers; each is a reason to try again later.
             kind = Unreachable if isinstance(reason, ConnectError) and not lost else NoAnswer
             raise kind(f"{uri}: {words_of(reason)}") from None
 
-    def _post(self, url: str, body: bytes) -> "Deferred[bytes]":
-        return ensureDeferred(self._exchange(url, body)).addTimeout(DELIVER_TIMEOUT_S, self._clock, _too_late)
+    def _post(self, agent: IAgent, url: bytes, body: bytes) -> "Deferred[bytes]":
+        return ensureDeferred(self._exchange(agent, url, body)).addTimeout(DELIVER_TIMEOUT_S, self._clock, _too_late)
 
-    async def _exchange(self, url: str, body: bytes) -> bytes:
-        response = await self._client.post(
-            url,
-            data=body,
-            headers={"Content-Type": "application/json"},
-            allow_redirects=False,
-            unbuffered=True,
-            reactor=self._clock,
-        )
+    async def _exchange(self, agent: IAgent, url: bytes, body: bytes) -> bytes:
+        response: IResponse = await agent.request(b"POST", url, Headers(_HEADERS), _Body(body))
+        _check_plain(response)
         collector = _Collector()
         response.deliverBody(collector)
         answer = await collector.done
@@ -167,6 +207,16 @@ class Courier:
             words = f"{response.code} {_problem(answer)}".strip()
             raise PeerRefused(response.code, words, retry_after_s=_retry_after_s(response))
         return answer
+
+
+def _check_plain(response: IResponse) -> None:
+    """Raises :class:`PeerError` when the answer's body is encoded, and hangs up: a kilobyte of gzip may be a megabyte
+    of zeros."""
+    encodings = response.headers.getRawHeaders(b"content-encoding", [])
+    if any(encoding.strip().lower() != b"identity" for encoding in encodings):
+        response.deliverBody(_HangUp())
+        encoding = quoted(encodings[0].decode("latin-1"), 40)
+        raise PeerError(f"the peer's answer is encoded ({encoding}), which was not asked for")
 
 
 def _too_late(_: object, timeout_s: float) -> Failure:
@@ -178,8 +228,9 @@ def words_of(reason: Exception) -> str:
     """The sentence in a Twisted error, whose reasons may be wrapped in failures."""
     inner = getattr(reason, "reasons", None)
     if inner:
-        return words_of(inner[-1].value)
-    return (str(reason) or type(reason).__name__)[:REASON_CHARS_MAX]
+        ours = [each for each in inner if each.check(MeshError)]  # why we hung up, before what broke by that
+        return words_of((ours or inner)[-1].value)
+    return quoted(str(reason) or type(reason).__name__, REASON_CHARS_MAX)
 
 
 def _retry_after_s(response: IResponse) -> float | None:
@@ -193,4 +244,4 @@ def _problem(answer: bytes) -> str:
         problem = msgspec.json.decode(answer, type=_Problem)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ""
-    return f"{problem.title}: {problem.detail}"[:REASON_CHARS_MAX]
+    return quoted(f"{problem.title}: {problem.detail}", REASON_CHARS_MAX)

@@ -6,7 +6,7 @@ answered or overdue: that finds out a connection that is dead (:class:`meshproto
 """
 
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IReactorTime
@@ -17,10 +17,20 @@ from meshproto import wire
 from meshproto.core.addresses import Addresses
 from meshproto.core.identity import verify
 from meshproto.core.lookup import LOOKUP_S, MISSING_TTL_S, Cache, Located, Said, Walk
+from meshproto.core.reach import Kind, kind_of
 from meshproto.errors import MeshError, PeerError, Unavailable, Unreachable, UserNotFound
 from meshproto.net.calls import Calls, Connect, Greet, Links
 from meshproto.net.deferred import shield
+from meshproto.net.home import Home
 from meshproto.net.user_store import UserStore
+
+
+class _AtHome(NamedTuple):
+    """`here`: the home seed is on this machine."""
+
+    home: Home
+    calls: Calls
+    here: bool
 
 
 class Finding:
@@ -34,7 +44,7 @@ class Finding:
         self._clock = clock
         self._links = Links(clock, connect, greet)
         self._cache = Cache()
-        self._home: tuple[str, Calls] | None = None
+        self._home: _AtHome | None = None
         self._searches: set[_Search] = set()
         self._closed = False
 
@@ -65,9 +75,9 @@ class Finding:
         """What was cached of the user was no good."""
         self._cache.drop(name)
 
-    def arrived(self, address: str, calls: Calls) -> None:
+    def arrived(self, home: Home, calls: Calls) -> None:
         """The home seed, and the connection to it."""
-        self._home = address, calls
+        self._home = _AtHome(home, calls, kind_of(calls.host) is Kind.LOOPBACK)
 
     def left(self) -> None:
         self._home = None
@@ -83,7 +93,7 @@ class Finding:
     async def _search(self, name: str) -> "_Search":
         if self._closed:
             raise _shutting_down()
-        home = self._home[0] if self._home is not None else None
+        home = self._home.home.address if self._home is not None else None
         others = self._addresses.to_ask(at_home=home is not None)
         search = _Search(Walk(home, others, self._clock.seconds()), lambda at: self._ask(at, name), self._clock)
         self._searches.add(search)
@@ -97,13 +107,14 @@ class Finding:
 
     async def _ask(self, address: str, name: str) -> Located:
         """What one seed says. Raises :class:`MeshError`."""
-        at_home = self._home is not None and self._home[0] == address
-        calls = self._home[1] if self._home is not None and at_home else await self._links.get(address)
+        at = self._home if self._home is not None and self._home.home.address == address else None
+        calls = at.calls if at is not None else await self._links.get(address)
         said = await shield(ensureDeferred(calls.call("lookup", wire.NameParams(name), wire.LookupResult)))
         record = verify(said.signed)
         if wire.fold(record.name) != wire.fold(name) or not record.uris:
             raise PeerError(f"the seed answered with a record of {record.name}")
-        return Located(record, said.signed, said)
+        neighbour = at is not None and at.here and said.home == at.home.name
+        return Located(record, said.signed, said, neighbour)
 
 
 class _Search:

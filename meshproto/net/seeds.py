@@ -25,6 +25,7 @@ from meshproto.core.addresses import Addresses
 from meshproto.core.identity import Identity, next_seq
 from meshproto.core.lookup import Located
 from meshproto.core.meshkey import Applicant
+from meshproto.core.reach import Reach, reach_of
 from meshproto.errors import MeshError
 from meshproto.net.background import background
 from meshproto.net.calls import Calls, Connect
@@ -140,6 +141,10 @@ class Seeds(Service):
         """See :meth:`Finding.locate`."""
         return await self._finding.locate(name, fresh=fresh)
 
+    def reach(self, located: Located) -> Reach:
+        """To which kinds of addresses the user's record may lead."""
+        return reach_of(self._uris(), neighbour=located.neighbour)
+
     def forget(self, name: str) -> None:
         """What was known of where the user is was no good."""
         self._finding.forget(name)
@@ -203,7 +208,7 @@ class Seeds(Service):
 
     def arrived(self, home: Home, calls: Calls) -> None:
         self.log.info("{name} is registered at {seed}", name=self.user, seed=f"{home.name} ({home.address})")
-        self._finding.arrived(home.address, calls)
+        self._finding.arrived(home, calls)
         self._learning.start(calls)
         self._watching.moved()
         self._calls = calls

@@ -20,10 +20,10 @@ from meshproto.core.identity import Entropy
 from meshproto.core.lookup import Located
 from meshproto.core.outbox import Attempt, Effect, Finish, Load, Outbox
 from meshproto.core.queue import Message, Queue, Status
-from meshproto.errors import MeshError, NoAnswer, NotFound, PeerError, PeerRefused, Unavailable, Unreachable
+from meshproto.errors import MeshError, NoAnswer, NotFound, PeerError, PeerRefused, Unavailable, Unreachable, quoted
 from meshproto.net.clocks import Alarm, NowMs
 from meshproto.net.contacts import Contacts
-from meshproto.net.courier import Courier
+from meshproto.net.courier import REASON_CHARS_MAX, Courier
 from meshproto.net.deferred import Waiters
 from meshproto.net.outbox_table import FIRST, Kept, OutboxTable, Overdue, Place, Waiting
 from meshproto.net.seeds import Seeds
@@ -307,7 +307,8 @@ class Sending(Service):
             self.log.failure("a bug in a delivery to {to}", to=attempt.to)
             self._failed(attempt, "internal error: the node's log says more")
         else:
-            self._carry_out(self._core.answered(attempt.key, set(receipt.ids), receipt.refused, self._now()))
+            refused = {each: quoted(reason, REASON_CHARS_MAX) for each, reason in receipt.refused.items()}
+            self._carry_out(self._core.answered(attempt.key, set(receipt.ids), refused, self._now()))
             await self._seeds.unwatch(attempt.to)
 
     def _failed(self, attempt: Attempt, reason: str, retry_after_s: float = 0.0) -> None:
@@ -333,10 +334,11 @@ class Sending(Service):
         letters = [Letter(message.id, Raw(message.message), message.sent_at, message.type) for message in attempt.batch]
         own = self._seeds.own()
         pending = seal(letters, own.identity, own.signed, located.record, self._entropy)
+        reach = self._seeds.reach(located)
         failed = Unreachable(f"{attempt.to} has no address")
         for uri in located.record.uris:
             try:
-                return open_receipt(await self._courier.deliver(uri, pending.body), pending)
+                return open_receipt(await self._courier.deliver(uri, pending.body, reach), pending)
             except MeshError as error:
                 if _may_have_arrived(error):
                     self._core.may_have_arrived(attempt.key)

@@ -20,7 +20,7 @@ def key_of(number: int) -> str:
 @cache
 def signed(name: str, seq: int, *, owner: int = 1, gone: bool = False) -> SignedRecord:
     """A record that `owner` has signed; `gone`: one that unregisters."""
-    return user(owner).sign(name, [] if gone else ["http://127.0.0.1:3000"], seq)
+    return user(owner).sign(name, [] if gone else ["http://192.0.2.7:3000"], seq)
 
 
 def forged(record: SignedRecord) -> SignedRecord:

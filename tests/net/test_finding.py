@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import msgspec
 import pytest
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 
 from meshproto import wire
@@ -14,6 +15,7 @@ from meshproto.core.lookup import FOUND_TTL_S, LOOKUP_S, MISSING_TTL_S, SLOW_S, 
 from meshproto.errors import SlowDown, Unavailable, UserNotFound
 from meshproto.net.calls import CALL_TIMEOUT_S, DIAL_TIMEOUT_S, Calls, dial
 from meshproto.net.finding import Finding
+from meshproto.net.home import Home
 from meshproto.net.user_store import SCHEMA, SCHEMA_VERSION, UserStore
 from tests.core.users import user
 from tests.net.far import failure_of, no_result_of, result_of, start
@@ -46,15 +48,16 @@ class Searcher:
         """A seed that answers hello, and lookups so."""
 
         def says(method: str) -> Reply:
-            return wire.HelloResult(1, address, "open", {}) if method == "hello" else lookup
+            return wire.HelloResult(1, address.replace(":", "-"), "open", {}) if method == "hello" else lookup
 
         self.street.seeds[address] = says
 
-    def move_to(self, address: str) -> Calls:
-        """Take the seed for home."""
+    def move_to(self, address: str, ip: str = "192.0.2.9") -> Calls:
+        """Take the seed for home, which is at the IP address."""
         calls = Calls(self.street.clock)
         result_of(start(dial(self.street.connect, address, calls, self.street.clock)))
-        self.finding.arrived(address, calls)
+        self.street.far(address).pipe.peerAddr = IPv4Address("TCP", ip, 5001)
+        self.finding.arrived(Home(address.replace(":", "-"), address, 0), calls)
         return calls
 
     def locate(self, name: str = "Bobby") -> "Deferred[Located]":
@@ -281,3 +284,29 @@ def test_many_want_the_same_silent_seed(node: Searcher) -> None:
     for located in waiting:
         failure_of(located, Unavailable)
     assert node.street.dialling == []
+
+
+# -- neighbours ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ip", "home", "neighbour"),
+    [("127.0.0.1", "s1:1", True), ("127.0.0.1", "seedY", False), ("192.0.2.9", "s1:1", False)],
+)
+def test_who_is_registered_at_a_seed_on_this_machine(node: Searcher, ip: str, home: str, neighbour: bool) -> None:
+    """A neighbour is who has registered at the home seed itself, and that only when it is on this machine: it has seen
+    where the registration came from. What it has heard from other seeds says nothing of that."""
+    light(node, "s1:1", msgspec.structs.replace(found(), home=home.replace(":", "-")))
+    node.move_to("s1:1", ip)
+    located = result_of(node.locate())
+    assert located.neighbour is neighbour
+
+
+def test_no_other_seed_can_make_neighbours(node: Searcher) -> None:
+    """One that says of a user what only the home seed can know is not believed."""
+    light(node, "s1:1", UserNotFound())
+    for address in node.addresses.known():
+        if address != "s1:1":
+            light(node, address, msgspec.structs.replace(found(), home="s1-1"))
+    node.move_to("s1:1", "127.0.0.1")
+    assert not result_of(node.locate()).neighbour

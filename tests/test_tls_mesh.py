@@ -147,7 +147,7 @@ def test_why_a_delivery_fails(mesh: Mesh) -> None:
         answer = mesh.ask("Bobby", "POST", "/send", {"to": "Old", "message": "?", "wait": 1})
         return answer["reason"] if "certificate" in str(answer.get("reason")) else None
 
-    assert until(reason, "the reason is there").startswith(f"the certificate at {where} has expired")
+    assert until(reason, "the reason is there").startswith(f"https://{where}: the certificate at {where} has expired")
 
 
 def test_plain_text_at_a_tls_port(mesh: Mesh) -> None:
