@@ -7,7 +7,7 @@ ONCE   ?=
 RUNS   ?= 1000
 TARGET ?= lines
 
-.PHONY: demo test soak faults contract guards wear fuzz fuzz-guided chaos bench bench-million bench-store bench-backlog bench-retention lint lock wheel clean
+.PHONY: demo test soak faults contract guards wear fuzz fuzz-guided chaos bench bench-fairness bench-million bench-store bench-backlog bench-retention lint lock wheel clean
 
 demo: $(READY)  ## two seeds and two users, for real, on this machine; ONCE=1 ends by itself
 	@$(BIN)/mesh demo $(if $(ONCE),--once)
@@ -50,6 +50,9 @@ bench-backlog: $(READY)  ## 100,000 messages for someone who is away, for real; 
 
 bench-retention: $(READY)  ## an inbox of 300,000 messages is emptied, for real; ARGS="--messages 20000"
 	$(BIN)/python -m bench.retention $(ARGS)
+
+bench-fairness: $(READY)  ## one quiet client beside many that pipeline, for real
+	$(BIN)/python -m bench.fairness $(ARGS)
 
 chaos: $(READY)  ## 50,000 messages through nodes that are killed all the time; ARGS="--messages 5000"
 	$(BIN)/python -m bench.chaos $(ARGS)

@@ -71,8 +71,9 @@ def at_the_seed() -> Callable[[bytes], None]:
             if not pipe.aborted:
                 connection.dataReceived(piece)
         world.run(FOLLOWED_S)
-        for answer in pipe.take().split(b"\n"):
-            if answer and not answer.startswith(b"HTTP/1.1 400"):
+        answers = pipe.take()
+        for answer in answers.split(b"\n") if not answers.startswith(b"HTTP/1.1 400") else ():
+            if answer:
                 _check(answer)
         connection.connectionLost(Failure(ConnectionDone()))
 

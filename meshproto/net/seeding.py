@@ -25,8 +25,8 @@ TICK_S_MAX: Final = 5.0
 
 STAYING: Final = frozenset({wire.Register, wire.Watch, wire.Hello})
 """What may make more than a guest of somebody."""
-HTTP: Final = re.compile(rb"[A-Z]{1,20} \S+ HTTP/[0-9.]{1,3}\r?\Z")
-"""A request line (RFC 9112, 3)."""
+HTTP: Final = re.compile(rb"[A-Z]{1,20} \S+ HTTP/[0-9.]{1,3}\r?\n")
+"""A request line (RFC 9112, 3), as the first that a client says."""
 NO_HTTP: Final = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n"
     b"This is a seed of a mesh. It speaks lines of JSON-RPC, not HTTP: see docs/protocol.md.\n"
@@ -104,6 +104,9 @@ class SeedService(Service):
     def heard(self, number: int, data: bytes) -> None:
         """What came over a link, before it is cut into lines."""
         guest = self._guests[number]
+        if guest.lines.received_bytes == len(data) and HTTP.match(data):
+            self._no_http(number, guest.lines)
+            return
         if not guest.welcome:
             guest.welcome = self._core.is_welcome(number)
         try:
@@ -115,10 +118,7 @@ class SeedService(Service):
         try:
             request = wire.decode_request(line)
         except wire.LineError as wrong:
-            if HTTP.match(line):
-                self._no_http(number, lines)
-            else:
-                lines.send(wire.encode_error(wrong.request_id, wrong.error))
+            lines.send(wire.encode_error(wrong.request_id, wrong.error))
             return
         effects = self._core.receive(number, request, self._clock.seconds())
         if isinstance(request, wire.Gossip):

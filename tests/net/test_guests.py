@@ -210,8 +210,10 @@ class TestForeignProtocols:
         assert visitor.sent_away == 400
 
     def test_later_bytes_are_a_broken_line(self, rig: Rig) -> None:
-        """What would be TLS at the beginning is a parse error later, which ends nothing."""
+        """What would be TLS or HTTP at the beginning is a parse error later, which ends nothing."""
         visitor = rig.visitor("10.0.0.1", PING)
+        visitor.say(b"GET / HTTP/1.1\r\n")
+        assert msgspec.json.decode(visitor.hears())["error"]["code"] == -32700
         visitor.say(b"\x16\x03\n")
         assert msgspec.json.decode(visitor.hears())["error"]["code"] == -32700
         assert visitor.sent_away is None
