@@ -191,7 +191,6 @@ class Channel(HTTPChannel):
         """Say why, and close."""
         if self.over:
             return
-        self.over = True
         body = encode_value(problem(error.code, error.title, error.detail))
         head = [b"HTTP/1.1 %d %s" % (error.code, RESPONSES.get(error.code, b"Refused"))]
         head += [b"Content-Type: application/problem+json", b"Content-Length: %d" % len(body), b"Connection: close"]

@@ -3,7 +3,10 @@
 import json
 
 import pytest
+from twisted.internet.error import ConnectionAborted
+from twisted.internet.testing import StringTransport
 from twisted.logger import capturedLogs
+from twisted.python.failure import Failure
 
 from meshproto.core import bodies
 from meshproto.core.envelope import SEALED_BYTES_MAX
@@ -12,7 +15,7 @@ from meshproto.errors import MeshError
 from meshproto.net import http_limits
 from meshproto.net.door import Door
 from meshproto.net.front_request import PUBLIC_PATHS
-from meshproto.net.http import DISCARD_BYTES_MAX
+from meshproto.net.http import DISCARD_BYTES_MAX, BoundedRequest
 from meshproto.net.http_channel import (
     BODY_BYTES_PER_S,
     BODY_LOOK_S,
@@ -53,6 +56,18 @@ def world() -> World:
 @pytest.fixture
 def client(world: World) -> RawHTTP:
     return RawHTTP(world, "Bobby")
+
+
+class Deaf(StringTransport):
+    """A peer that takes nothing, so that its connection ends only by force."""
+
+    aborted = False
+
+    def unregisterProducer(self) -> None:
+        """Any number of times, as a real one."""
+
+    def abortConnection(self) -> None:
+        self.aborted = True
 
 
 def post(length: int, path: str = "/deliver") -> bytes:
@@ -187,11 +202,17 @@ class TestBody:
         world.run(1)
         assert [result["status"] for result in client.results] == ["delivered"] * 4
 
-    def test_an_answer_that_nobody_takes(self, world: World, client: RawHTTP) -> None:
+    def test_an_answer_that_nobody_takes(self, world: World) -> None:
         """A connection that is to be closed after its answer does not stay when the peer does not take it."""
-        client.say(GET.replace(b"Host", b"Connection: close\r\nHost"))
-        world.run(IDLE_TIMEOUT_S + CLOSE_S + 1)
-        assert client.closed
+        channel, transport = world.users["Bobby"].site.buildProtocol(None), Deaf()
+        assert channel is not None
+        channel.makeConnection(transport)
+        channel.dataReceived(GET.replace(b"Host", b"Connection: close\r\nHost"))
+        world.run(IDLE_TIMEOUT_S + CLOSE_S - 0.1)
+        assert not transport.aborted
+        world.run(0.2)
+        assert transport.aborted
+        channel.connectionLost(Failure(ConnectionAborted()))
 
 
 # -- size and form ------------------------------------------------------------------------------------------------
@@ -479,11 +500,34 @@ class TestBodies:
         waits, other = RawHTTP(world, "Bobby"), RawHTTP(world, "Bobby")
         message = b'{"to":"UserX","wait":60,"message":"%s"}' % (b"x" * 250_000)
         waits.say(post(len(message), "/send") + message)
-        other.say(post(SEALED_BYTES_MAX) + b"x" * (MIB - 250_000))
         world.run(bodies.BODY_SURE_S + 5)
+        other.say(post(SEALED_BYTES_MAX) + b"x" * (MIB - 250_000))
         assert other.status == 503
         assert not waits.closed
         assert waits.heard == b""
+
+    def test_half_a_body_is_nothing(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What is refused in the middle of its body is not done, though its end came along with it."""
+        again(world)
+        processed: list[BoundedRequest] = []
+        monkeypatch.setattr(BoundedRequest, "process", processed.append)
+        first, second = RawHTTP(world, "Bobby"), RawHTTP(world, "Bobby")
+        first.say(post(SEALED_BYTES_MAX) + b"x" * (MIB - 10))
+        head = b"POST /send/UserX HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+        second.say(head + b"5\r\nabcde\r\n" + b"32\r\n" + b"x" * 50 + b"\r\n" + b"2\r\nyz\r\n" + b"0\r\n\r\n")
+        assert refused(second)[0] == 503
+        assert processed == []
+
+    def test_what_no_route_takes_is_not_kept(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of a body in chunks no more than SEALED_BYTES_MAX takes room; the rest is read, and answered 413."""
+        monkeypatch.setattr(bodies.Bodies.__init__, "__defaults__", (SEALED_BYTES_MAX + 1,))
+        again(world)
+        client = RawHTTP(world, "Bobby")
+        client.say(b"POST /deliver HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(SEALED_BYTES_MAX // MIB + 2):
+            client.chunk(b"x" * MIB)
+        client.end()
+        assert client.status == 413
 
 
 def test_a_body_too_large_is_thrown_away(world: World, client: RawHTTP) -> None:
