@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import ssl
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,6 +53,7 @@ class Session:
 
     url: str
     token_file: Path | None
+    ca: Path | None = None
     as_json: bool = False
 
     @cached_property
@@ -59,7 +61,7 @@ class Session:
         """The node; made when first needed, so that `--help` works with a missing token file."""
         token = None if self.token_file is None else _token(self.token_file)
         try:
-            return Node(self.url, token)
+            return Node(self.url, token, tls=None if self.ca is None else _trust(self.ca))
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint="--node") from error
 
@@ -116,11 +118,17 @@ _json_option = click.option(
     type=click.Path(path_type=Path),
     help="The file with the node's token; a node that listens on loopback only needs none.",
 )
+@click.option(
+    "--ca",
+    envvar="MESH_CA",
+    type=click.Path(path_type=Path),
+    help="A file with certificates (PEM): who is trusted with https, in place of the system's.",
+)
 @click.version_option(package_name="meshproto", prog_name="mesh")
 @click.pass_context
-def mesh(ctx: click.Context, url: str, token_file: Path | None) -> None:
+def mesh(ctx: click.Context, url: str, token_file: Path | None, ca: Path | None) -> None:
     """See HELP, which click shows in place of this."""
-    ctx.obj = Session(url, token_file)
+    ctx.obj = Session(url, token_file, ca)
 
 
 @mesh.command()
@@ -375,6 +383,13 @@ def _list(
                     render.kept(screen, message)
     except KeyboardInterrupt:
         return
+
+
+def _trust(path: Path) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=path)
+    except OSError as error:
+        raise click.BadParameter(f"{path} cannot be read as certificates: {error}", param_hint="--ca") from error
 
 
 def _token(path: Path) -> str:

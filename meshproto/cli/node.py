@@ -6,6 +6,7 @@ machine, and a connection that is never reused can never be stale after the node
 
 import json
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -83,12 +84,19 @@ class _UnixConnection(HTTPConnection):
 
 class Node:
     """A user node, by the URL of its HTTP: `http://127.0.0.1:3000`, or shorter `localhost:3000`; or by the path of its
-    socket: `unix:/run/user/1000/mesh.sock`.
+    socket: `unix:/run/user/1000/mesh.sock`. `tls`: who is trusted with https, if not whom the
+    system trusts.
 
     Every method asks once and returns the node's `Answer`, or raises `Problem` or `Unreachable`.
     """
 
-    def __init__(self, url: str, token: str | None = None, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: str | None = None,
+        timeout_s: float = ANSWER_TIMEOUT_S,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         scheme, _, path = url.partition(":")
         socket_path = path if scheme == "unix" else None
         http_url = url if "://" in url else f"http://{url}"
@@ -96,7 +104,9 @@ class Node:
         if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query:
             raise ValueError(f"{url!r} is not the address of a node, such as http://127.0.0.1:3000")
         self.url = url if socket_path else f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
-        self._connect: Callable[..., HTTPConnection] = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+        self._connect: Callable[..., HTTPConnection] = (
+            partial(HTTPSConnection, context=tls) if parts.scheme == "https" else HTTPConnection
+        )
         if socket_path:
             self._connect = partial(_UnixConnection, socket_path)
         self._host, self._port, self._prefix = parts.hostname, parts.port, parts.path.rstrip("/")

@@ -365,6 +365,7 @@ def test_options_of_send(stub: Stub, run: Mesh) -> None:
         (["cancel", ""], None, "Which message?"),
         (["sent", "--status", "lost"], None, "--status"),
         (["--node", "ftp://host", "status"], None, "not the address of a node"),
+        (["--ca", "/nonexistent", "status"], None, "cannot be read as certificates"),
         (["--token-file", "/nonexistent", "status"], None, "cannot be read as a token"),
         (["nonsense"], None, "No such command"),
     ],

@@ -160,8 +160,27 @@ async def test_an_address_must_be_in_the_certificate(town: Town) -> None:
     assert said.startswith(f"the certificate at 127.0.0.1:{port} is not for 127.0.0.1")
 
 
-async def test_without_a_file_the_system_is_trusted(town: Town) -> None:
-    """Without --ca an authority of one's own is not believed; with it the system's are not."""
+async def test_a_file_takes_the_place_of_the_system(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without --ca whom the system trusts is believed, with it only those in the file."""
+    file = town.path / "system.pem"
+    town.ca.cert_pem.write_to_path(file)
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))  # OpenSSL's own way to say whom the system trusts
+    port = await town.serve(town.ca.issue_cert("localhost"))
+    said = await endpoints(Trust()).seed(f"tls:localhost:{port}").connect(Client())
+    assert isinstance(said, Says) and said.transport is not None
+    await said.answer
+    said.transport.loseConnection()
+    await said.over
+    await town.loud.gone
+    town.loud = Loud()
+    await town.close()
+    port = await town.serve(town.ca.issue_cert("localhost"))
+    other = town.trust(trustme.CA())
+    assert "give --ca" in await town.refused(endpoints(other).seed(f"tls:localhost:{port}"))
+
+
+async def test_an_authority_of_ones_own_is_not_the_systems(town: Town) -> None:
+    """Without --ca an authority of one's own is not believed."""
     port = await town.serve(town.ca.issue_cert("localhost"))
     assert "give --ca" in await town.refused(endpoints(Trust()).seed(f"tls:localhost:{port}"))
 
