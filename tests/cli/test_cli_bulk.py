@@ -551,7 +551,7 @@ def test_progress_is_written_down_on_the_way(
 
 
 def test_over_tls(run: Mesh, write: Callable[..., Path], tmp_path: Path) -> None:
-    """Both ways at once over TLS too, with more than fits into the buffers; but not with somebody who is not trusted."""
+    """Both ways at once over TLS too, with more than fits into the buffers; not with a stranger."""
     certificate = tmp_path / "loopback.pem"
     certificate.write_bytes(self_signed("127.0.0.1"))
     mailbox = Mailbox()
