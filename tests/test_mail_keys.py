@@ -100,18 +100,36 @@ def test_days_go_by_while_mail_waits(
 
 def test_a_batch_is_sealed_with_the_key_of_its_record(world: World) -> None:
     """Also between the moment when there is a new key and the one when its record is signed."""
-    world.cut("Bobby", "UserX")
-    world.send("Bobby", "UserX", "second", wait=0)
-    world.run(1)
-    world.heal()
-    world.troubles["Bobby"].slow_s = 20.0
+    world.troubles["UserX"].refuses = 1.0
+    assert world.send("Bobby", "UserX", "second", wait=1).code == 202
+    world.troubles["UserX"].mend()
+    world.troubles["Bobby"].slow_s = 1000.0  # to write down the next sequence
     world.rotate("Bobby")
     node = world.users["Bobby"]
     node.sending.wake("UserX")
-    world.settle()
+    world.run_until(lambda: world.inbox("UserX") == ["first", "second"], 30)
     assert node.seeds.own().identity.mail != node.keys.current.mail
-    assert world.inbox("UserX") == ["first", "second"]
-    world.run_until(lambda: node.seeds.own().identity.mail == node.keys.current.mail, 300)
+    world.run_until(lambda: node.seeds.own().identity.mail == node.keys.current.mail, 1000)
+
+
+@pytest.mark.parametrize("steps", range(30))
+def test_a_key_that_changes_while_the_node_registers(world: World, steps: int) -> None:
+    """At whatever step: the seed ends up with the new one."""
+    world.stop("seedX")
+    world.run(10)
+    world.restart("seedX")
+    dialled = world.connections
+    while world.connections == dialled:
+        world.clock.advance(0.01)
+        world.step()
+    for _ in range(steps):
+        world.step()
+    world.rotate("UserX")
+    world.run_until(world.registered)
+    world.run(1)
+    found = world.lookup("seedX", "UserX")
+    assert found is not None
+    assert verify(found.signed).mail_bytes == bytes(world.users["UserX"].keys.current.mail.public_key)
 
 
 def test_keys_change_while_there_is_no_home(world: World) -> None:

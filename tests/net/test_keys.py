@@ -44,6 +44,7 @@ class Node:
     def _save(self, identity: Identity) -> None:
         if self.refuses:
             raise BadState("keys.json cannot be written: No space left on device")
+        assert Identity.load(identity.dump()) == identity
         self.on_disk = identity
 
 
