@@ -180,6 +180,32 @@ class TestDirectory:
         assert not (tmp_path / ADDRESS_FILE).exists()
 
 
+class TestSave:
+    @pytest.mark.usefixtures("open_umask")
+    def test_new_keys_take_the_place_of_the_old(self, state: StateDir) -> None:
+        """Readable by the owner alone, whatever the umask."""
+        rotated = state.identity(counted, NOW_MS).rotated(os.urandom, NOW_MS)
+        state.save(rotated)
+        assert state.identity(never, NOW_MS) == rotated
+        assert mode(state.path / KEY_FILE) == 0o600
+
+    def test_a_disk_that_refuses_leaves_the_old(self, state: StateDir, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What was there is there, and nothing is in the way of the next try."""
+        identity = state.identity(counted, NOW_MS)
+        rotated = identity.rotated(os.urandom, NOW_MS)
+
+        def full(handle: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", full)
+            with pytest.raises(BadState, match=r"keys\.json cannot be written: No space left on device"):
+                state.save(rotated)
+        assert state.identity(never, NOW_MS) == identity
+        state.save(rotated)
+        assert state.identity(never, NOW_MS) == rotated
+
+
 class TestIdentity:
     def test_made_once(self, state: StateDir) -> None:
         """The keys are made at the first start and read at the next."""
