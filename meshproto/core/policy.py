@@ -15,7 +15,7 @@ from meshproto.errors import BadParams
 from meshproto.wire import fold
 
 NAMES_MAX: Final = 100_000
-"""Lines of a list: read in half a second, and some 30 MB of memory. More than that is a directory, not a list."""
+"""Lines of a list: read in half a second, and 40 MB of memory. More than that is a directory, not a list."""
 
 
 class Names:

@@ -17,13 +17,13 @@ from meshproto.net.contacts import Contacts
 from meshproto.wire import fold
 
 LOOKUPS_MAX: Final = 32
-"""Strangers looked up at a time. A lookup takes milliseconds, so this is thousands a second; while no seed answers it
+"""Strangers looked up at a time. A lookup takes milliseconds where a seed answers; while none does it
 takes five seconds, and then this many requests wait at most."""
 OWNER_TTL_S: Final = 10.0
 """How long the seeds' word on a name counts: whoever writes under a name that is not theirs, again and again, costs the
 seeds a lookup every ten seconds."""
 OWNERS_MAX: Final = 10_000
-"""Names whose owners are remembered so long: two megabytes at most."""
+"""Names whose owners are remembered so long: four megabytes at most."""
 
 
 class Allowed(Protocol):
