@@ -33,6 +33,7 @@ setup(
         "platformdirs>=4,<5",
         "click>=8.1,<9",
         "rich>=13,<16",
+        "segno>=1.6,<2",
     ],
     extras_require={
         # The plots of `python -m bench.gossip`.

@@ -123,10 +123,14 @@ class StaleRecord(CallerError):
 
 
 class KeyChanged(CallerError):
-    """The name answers with another key than the one that was pinned."""
+    """The name answers with another key than the one that was pinned. `news`: that was not known before."""
 
     code = 409
     title = "key changed"
+
+    def __init__(self, detail: str, *, news: bool = False) -> None:
+        super().__init__(detail)
+        self.news = news
 
 
 class IdReused(CallerError):

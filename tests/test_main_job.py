@@ -270,7 +270,7 @@ def test_fingerprints_are_strict() -> None:
     right = f"UserX~{world.identities['UserX'].fingerprint}"
     wrong = f"UserX~{world.identities['Bobby'].fingerprint}"
     assert world.send("Bobby", right, "you").code == 200
-    assert world.send("Bobby", wrong, "not you").code == 409
+    assert world.send("Bobby", wrong, "not you").json["title"] == "key changed"
     assert world.inbox("UserX") == ["you"]
 
 

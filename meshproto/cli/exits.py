@@ -47,14 +47,14 @@ _ADVICE = {
     401: "give the node's token with --token-file FILE",
     403: "reach the node under its own address with --node URL, and give its token with --token-file FILE",
     409: "see what it clashes with and send it under another --id",
-    404: "see `mesh queue` for what waits, and `mesh sent` for what was sent",
+    404: "see `mesh queue` for what waits, `mesh sent` for what was sent, and `mesh contacts` for whose keys are known",
     405: "the node is older than this mesh: update it",
     413: "send it in smaller parts, or send the address of where it can be fetched",
     415: "the node is older than this mesh: update it",
     429: "wait a little and try again",
     503: "start a seed, or wait until one is back and try again",
 }
-_KEY_ADVICE = "ask its owner for the fingerprint, and trust the new key only if `mesh lookup NAME` shows the same"
+_KEY_ADVICE = "ask its owner for the fingerprint, and tell your node with `mesh trust NAME FINGERPRINT`"
 _DELIVERED_ADVICE = "its recipient has it, and it cannot be taken back"
 _ENDED_ADVICE = "this is how it ended; to send it again, give it another id"
 _NOT_FOUND_ADVICE = "check the spelling, or ask its owner to register it with a seed of this mesh"

@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from meshproto.cli import contacts as keys
 from meshproto.cli import render
 from meshproto.cli.exits import Exit, exit_code, sentence
 from meshproto.cli.inbox import follow as follow_inbox
@@ -268,6 +269,64 @@ def status(session: Session) -> None:
       mesh status --json
     """
     session.show(session.node.status(), render.status)
+
+
+@mesh.command()
+@_json_option
+@click.pass_obj
+def contacts(session: Session) -> None:
+    """Show whose keys your node knows, and whose key has changed.
+
+    \b
+    Example:
+      mesh contacts
+    """
+    session.show(session.node.contacts(), keys.known)
+
+
+@mesh.command()
+@click.argument("name")
+@click.argument("fingerprint", required=False)
+@_json_option
+@click.pass_obj
+def trust(session: Session, name: str, fingerprint: str | None) -> None:
+    """Say that NAME's key is the one with this FINGERPRINT; without it, be shown the keys and asked.
+
+    Ask NAME for the fingerprint by other means than this node: `mesh fingerprint` shows it there.
+
+    \b
+    Example:
+      mesh trust UserX kzdv-vj2u-mndu-yauf
+    """
+    fingerprint = fingerprint or keys.choose(render.Screen(), session.node, name)
+    session.show(session.node.trust(name, fingerprint), keys.changed)
+
+
+@mesh.command()
+@click.argument("name")
+@_json_option
+@click.pass_obj
+def forget(session: Session, name: str) -> None:
+    """Forget NAME's key: the next one seen for that name counts.
+
+    \b
+    Example:
+      mesh forget UserX
+    """
+    session.show(session.node.forget(name), keys.forgotten)
+
+
+@mesh.command()
+@click.argument("name", required=False)
+@click.pass_obj
+def fingerprint(session: Session, name: str | None) -> None:
+    """Show your own key, or NAME's, to be compared by eye or with a telephone.
+
+    \b
+    Example:
+      mesh fingerprint UserX
+    """
+    keys.identify(render.Screen(), keys.whose(session.node, name))
 
 
 @mesh.command()

@@ -181,6 +181,22 @@ class Node:
         """The node's own summary."""
         return self._ask("GET", "/status")
 
+    def contacts(self) -> Answer:
+        """Whose keys this node knows."""
+        return self._ask("GET", "/contacts")
+
+    def contact(self, name: str) -> Answer:
+        """One of them."""
+        return self._ask("GET", f"/contacts/{quote(name, safe='')}")
+
+    def trust(self, name: str, fingerprint: str) -> Answer:
+        """This is the name's key: its owner has said so."""
+        return self._ask("PUT", f"/contacts/{quote(name, safe='')}", {"fingerprint": fingerprint})
+
+    def forget(self, name: str) -> Answer:
+        """Whatever is known of the name's key."""
+        return self._ask("DELETE", f"/contacts/{quote(name, safe='')}")
+
     def outbox(
         self,
         *,

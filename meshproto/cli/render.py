@@ -141,6 +141,7 @@ def found(screen: Screen, answer: Document) -> None:
     rows = [
         ("name", answer["name"]),
         ("address", answer["address"]),
+        ("key", answer.get("groups", answer["fingerprint"])),  # an older node does not group it
         ("presence", seen),
         *(("uri", uri) for uri in answer["uris"]),
         ("home", answer["home"] or NOTHING),
@@ -180,6 +181,7 @@ def status(screen: Screen, answer: Document) -> None:
     rows = [
         ("name", answer["name"]),
         ("address", answer["address"]),
+        ("key", answer.get("groups", answer["fingerprint"])),
         *(("uri", uri) for uri in answer["uris"]),
         ("registered", "yes" if answer["registered"] else "no"),
         ("home", place),
@@ -193,6 +195,8 @@ def status(screen: Screen, answer: Document) -> None:
     screen.table((), rows)
     if disk := answer.get("disk"):  # an older node does not say
         screen.line(f"disk: {one_line(disk)}", "bold red")
+    if changed := answer.get("contacts", {}).get("key_changed"):
+        screen.line(f"keys: of {changed} contacts the key has changed: see mesh contacts", "bold red")
     if programs := answer.get("programs"):
         screen.table(("program", "target", "behind", "last error"), [_program(program) for program in programs])
 

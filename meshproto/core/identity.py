@@ -38,6 +38,10 @@ RECORD_DOMAIN: Final = b"meshproto record 1\n"
 KEY_BYTES: Final = 32
 SIG_BYTES: Final = 64
 FINGERPRINT_CHARS: Final = 16
+GROUP_CHARS: Final = 4
+"""Of a fingerprint as it is compared by eye: what one remembers on the way from one screen to the other."""
+FINGERPRINT_PATTERN: Final = r"^[\s-]*([A-Za-z2-7][\s-]*){16}$"
+"""As people write it: see :func:`parse_fingerprint`."""
 MAIL_KEYS_KEPT: Final = 3
 """The mail key in use and the two before it, so that late mail still opens."""
 
@@ -47,6 +51,7 @@ Entropy = Callable[[int], bytes]
 _TO_URL: Final = bytes.maketrans(b"+/", b"-_")
 _ADDRESS = re.compile(NAME_PATTERN[:-2] + r"~([A-Za-z2-7]{16})\Z")
 _NAME = re.compile(NAME_PATTERN)
+_FINGERPRINT = re.compile(FINGERPRINT_PATTERN)
 
 
 def b64(data: bytes) -> str:
@@ -70,6 +75,18 @@ def unb64(text: str, length: int | None = None) -> bytes:
 def fingerprint(key: bytes) -> str:
     """The first 16 base32 characters (80 bits) of SHA-256 of an identity key, in lower case."""
     return base64.b32encode(hashlib.sha256(key).digest()).decode("ascii").lower()[:FINGERPRINT_CHARS]
+
+
+def grouped(print_: str) -> str:
+    """A fingerprint to be compared by eye: `kzdv-vj2u-mndu-yauf`."""
+    return "-".join(print_[at : at + GROUP_CHARS] for at in range(0, len(print_), GROUP_CHARS))
+
+
+def parse_fingerprint(text: str) -> str:
+    """A fingerprint as people write it, with dashes, spaces, upper case -> in lower case. Raises BadParams."""
+    if not _FINGERPRINT.match(text):
+        raise BadParams(f"{text[:100]!r} is no fingerprint: it has {FINGERPRINT_CHARS} characters of a-z and 2-7")
+    return re.sub(r"[\s-]", "", text).lower()
 
 
 def parse_address(text: str) -> tuple[str, str | None]:

@@ -53,8 +53,8 @@ MARK_RETRY_S: Final = 2.0
 
 
 class Attempt(Struct, frozen=True):
-    """Find the recipient and deliver the batch, then tell the outbox: :meth:`Outbox.found`, and :meth:`Outbox.answered`
-    or :meth:`Outbox.failed`."""
+    """Find the recipient and deliver the batch, then tell the outbox: :meth:`Outbox.found`, and one of
+    :meth:`Outbox.answered`, :meth:`Outbox.failed` and :meth:`Outbox.withheld`."""
 
     key: str
     to: str
@@ -150,7 +150,7 @@ class Outbox:
         for message in messages:
             queue = self.queues.get(key)
             if queue is None:
-                queue = self.queues[key] = Queue(message.to, message.sent_at, doubtful=doubtful)
+                queue = self.queues[key] = Queue(message.name, message.sent_at, doubtful=doubtful)
             elif not queue.attempts:
                 queue.doubtful = queue.doubtful and doubtful
             queue.waiting += 1
@@ -214,6 +214,19 @@ class Outbox:
             effects += self._finish(key, queue, [message], Status.REFUSED, refused[message.id])
         ended = {message.id for message in (*done, *never)}
         effects += self._end_attempt(key, queue, [message for message in batch if message.id not in ended])
+        return [*effects, *self._serve(now)]
+
+    def withheld(self, key: str, reasons: dict[int, str], now: float) -> list[Effect]:
+        """Nothing went out: these rows are for another key than the recipient's, and end. The others are tried again
+        at once, without them."""
+        queue = self.queues[key]
+        batch = queue.under_way
+        effects: list[Effect] = []
+        for message in batch:
+            if message.row in reasons:
+                told = _honest(reasons[message.row], sent=message.row <= queue.row_sent)
+                effects += self._finish(key, queue, [message], Status.REFUSED, told)
+        effects += self._end_attempt(key, queue, [message for message in batch if message.row not in reasons])
         return [*effects, *self._serve(now)]
 
     def may_have_arrived(self, key: str) -> None:

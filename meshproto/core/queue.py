@@ -44,8 +44,8 @@ TRANSITIONS: Final[dict[Status, frozenset[Status]]] = {
 
 
 class Message(Struct, frozen=True, gc=False):
-    """One message for one recipient, as it stands on disk under `row` (rising in the order of acceptance). `message` is
-    JSON text; times are ms since 1970 UTC."""
+    """One message for one recipient, as it stands on disk under `row` (rising in the order of acceptance). `to` is what
+    its sender wrote, NAME or NAME~FINGERPRINT; `message` is JSON text; times are ms since 1970 UTC."""
 
     row: int
     id: str
@@ -54,6 +54,14 @@ class Message(Struct, frozen=True, gc=False):
     message: bytes
     sent_at: int
     expires_at: int
+
+    @property
+    def name(self) -> str:
+        return self.to.partition("~")[0]
+
+    def is_for(self, print_: str) -> bool:
+        """Whether it may go to the key with this fingerprint."""
+        return self.to.partition("~")[2] in ("", print_)
 
 
 @dataclass(slots=True)

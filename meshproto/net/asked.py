@@ -10,6 +10,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from twisted.web.iweb import IRequest
 
 from meshproto.core.envelope import MESSAGE_BYTES_MAX, TYPE_CHARS_MAX
+from meshproto.core.identity import FINGERPRINT_PATTERN
 from meshproto.core.inbox import PAGE_MESSAGES, PAGE_MESSAGES_MAX, WAIT_S_MAX
 from meshproto.core.outbox import TTL_S
 from meshproto.errors import BadParams, TooLarge
@@ -44,7 +45,7 @@ class SendBody(Struct, frozen=True):
 class TrustBody(Struct, frozen=True):
     """The body of `PUT /contacts/NAME`."""
 
-    fingerprint: str
+    fingerprint: Annotated[str, Meta(extra_json_schema={"pattern": FINGERPRINT_PATTERN})]
 
 
 class InboxQuery(Struct, frozen=True):

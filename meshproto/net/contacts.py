@@ -1,21 +1,29 @@
 """Whose keys are known, and what happens when one changes: what SSH does with known_hosts.
 
 The first key seen for a name is pinned. When the name answers with another one, nothing goes there or comes from there
-until the owner trusts it.
+until the owner trusts it. The other key is remembered beside the pinned one, and told of once.
 """
 
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
-from meshproto.core.identity import fingerprint, unb64
+from twisted.logger import Logger
+
+from meshproto.core.identity import fingerprint, unb64, verify
 from meshproto.core.lookup import Located
-from meshproto.errors import KeyChanged, Unavailable
+from meshproto.errors import KeyChanged, NotFound, Unavailable, UserNotFound
 from meshproto.net.clocks import NowMs
-from meshproto.net.contacts_table import ContactsTable
-from meshproto.wire import fold
+from meshproto.net.contacts_table import Contact, ContactsTable
+from meshproto.wire import SignedRecord, fold
 
 PINS_MAX: Final = 10_000
 """Contacts whose keys are kept in memory; the others are read from disk."""
+CHANGED: Final = (
+    "THE KEY OF A CONTACT HAS CHANGED: {reason}. Either they have a new key, or somebody pretends to be them: nothing "
+    "goes to the new key or comes from it until you have compared its fingerprint and trusted it (mesh contacts)"
+)
+"""The line in the log, once for each key: nobody must be able to fill the log with it."""
 
 
 class _Pin(NamedTuple):
@@ -24,6 +32,8 @@ class _Pin(NamedTuple):
 
 
 class Contacts:
+    log = Logger()
+
     def __init__(self, table: ContactsTable, now_ms: NowMs) -> None:
         self._table = table
         self._now_ms = now_ms
@@ -35,20 +45,24 @@ class Contacts:
         record = located.record
         found = fingerprint(record.key_bytes)
         if wanted is not None and wanted != found:
+            await self._notice(located)
             raise KeyChanged(f"{record.name} has the key {found}, not {wanted}")
-        pin = self._pins.get(fold(record.name))
+        name = fold(record.name)
+        pin = self._pins.get(name)
         if pin is None or pin.seq < record.seq:
             try:
                 key = await self._table.pin(record, located.signed, self._now_ms())
             except Unavailable:
+                pin = self._pins.get(name)
                 if pin is None:
                     raise
                 key = pin.key  # that the record is a newer one can be written down another time
-            pin = self._pins[fold(record.name)] = _Pin(key, record.seq if key == record.key else 0)
+            pin = self._pins[name] = _Pin(key, record.seq if key == record.key else 0)
             if len(self._pins) > PINS_MAX:
                 self._pins.popitem(last=False)
         if pin.key != record.key:
             known = fingerprint(unb64(pin.key))
+            await self._notice(located)
             raise KeyChanged(
                 f"{record.name} answers with the key {found}, but you have exchanged messages with the key {known}. "
                 f'If you know why, trust the new key: PUT /contacts/{record.name} {{"fingerprint": "{found}"}}'
@@ -58,11 +72,77 @@ class Contacts:
         """Whether a key is pinned for the name."""
         return fold(name) in self._pins or await self._table.get(name) is not None
 
-    async def trust(self, located: Located, wanted: str) -> None:
-        """Pin the key that the name answers with, if its fingerprint is `wanted`; else raises :class:`KeyChanged`."""
+    async def trust(self, name: str, wanted: str, locate: Callable[[], Awaitable[Located]]) -> Contact:
+        """The owner says that the name's key has the fingerprint `wanted`: the pinned key is verified, the offered one
+        is pinned, or what `locate` answers. Raises :class:`KeyChanged` when it is none of these, and for an unknown
+        name what `locate` does; then nothing was changed."""
+        contact = await self._table.get(name)
+        signed = None if contact is None else _known(contact, wanted)
+        if signed is None:
+            signed = await self._ask(name, contact, wanted, locate)
+        trusted = await self._table.trust(verify(signed), signed, self._now_ms())
+        self._pins.pop(fold(name), None)
+        return trusted
+
+    async def get(self, name: str, print_: str | None = None) -> Contact:
+        """Raises :class:`NotFound` for a name that is no contact, or has not the key with this fingerprint."""
+        contact = await self._table.get(name)
+        if contact is None:
+            raise NotFound(f"{name} is no contact: no message was exchanged with that name, and no key trusted")
+        known = fingerprint(unb64(contact.key))
+        if print_ not in (None, known):
+            raise NotFound(f"the contact {contact.name} has the key {known}, not {print_}")
+        return contact
+
+    async def forget(self, name: str, print_: str | None = None) -> Contact:
+        """As if nothing had ever been exchanged. The contact as it was; raises what :meth:`get` does."""
+        contact = await self.get(name, print_)
+        await self._table.forget(name)
+        self._pins.pop(fold(name), None)
+        return contact
+
+    async def _ask(
+        self, name: str, contact: Contact | None, wanted: str, locate: Callable[[], Awaitable[Located]]
+    ) -> SignedRecord:
+        """The record of the key with this fingerprint, if the name answers with it now."""
+        try:
+            located = await locate()
+        except UserNotFound:
+            if contact is None:
+                raise
+            raise KeyChanged(_none_of(contact, wanted)) from None
+        found = fingerprint(located.record.key_bytes)
+        if found == wanted:
+            return located.signed
+        if contact is None:
+            raise KeyChanged(f"{located.record.name} answers with the key {found}, not {wanted}: nothing was trusted")
+        await self._notice(located)
+        raise KeyChanged(_none_of(await self.get(name), wanted))
+
+    async def _notice(self, located: Located) -> None:
+        """A seed says that the name has this key; when it is another than the pinned one that is written down."""
         record = located.record
-        found = fingerprint(record.key_bytes)
-        if found != wanted.lower():
-            raise KeyChanged(f"{record.name} answers with the key {found}, not {wanted}: nothing was trusted")
-        await self._table.trust(record, located.signed, self._now_ms())
-        self._pins.pop(fold(record.name), None)
+        try:
+            pinned = await self._table.offer(record, located.signed, self._now_ms())
+        except Unavailable:
+            return  # it will be said again
+        if pinned is not None:
+            known, found = fingerprint(unb64(pinned)), fingerprint(record.key_bytes)
+            self.log.warn(CHANGED, reason=f"{record.name} is known with the key {known}, and a seed says {found}")
+
+
+def _known(contact: Contact, wanted: str) -> SignedRecord | None:
+    """The record of the contact's keys that has this fingerprint."""
+    if fingerprint(unb64(contact.key)) == wanted:
+        return contact.signed
+    if contact.offered is not None and fingerprint(unb64(contact.offered.key)) == wanted:
+        return contact.offered.signed
+    return None
+
+
+def _none_of(contact: Contact, wanted: str) -> str:
+    other = (
+        f", and the key {fingerprint(unb64(contact.offered.key))} has used the name since" if contact.offered else ""
+    )
+    known = fingerprint(unb64(contact.key))
+    return f"{contact.name} is known with the key {known}{other}: not {wanted}, so nothing was trusted"

@@ -30,6 +30,7 @@ ADDRESS_PATTERN: Final = f"^{_NAME}(~[A-Za-z2-7]{{16}})?$"
 """`UserX` or `UserX~fingerprint`."""
 
 Ms = Annotated[int, Meta(description="ms since 1970 UTC")]
+Groups = Annotated[str, Meta(description="the fingerprint, to be compared by eye")]
 Address = Annotated[str, Meta(pattern=ADDRESS_PATTERN, description="a name, or `NAME~FINGERPRINT`")]
 
 # -- what is answered ---------------------------------------------------------------------------------------------
@@ -148,6 +149,7 @@ class Found(Struct):
     name: str
     key: str
     fingerprint: str
+    groups: Groups
     address: Address
     uris: list[str]
     seq: int
@@ -178,27 +180,33 @@ class Seeds(Struct):
     seeds: list[Seed]
 
 
+class Offered(Struct):
+    """Another key that has used a contact's name."""
+
+    key: str
+    fingerprint: str
+    groups: Groups
+    address: Address
+    seen_at: Ms
+
+
 class Contact(Struct):
-    """Whose key is pinned."""
+    """Whose key is pinned; `verified_at`: null until the owner has compared the fingerprint."""
 
     name: str
     key: str
     fingerprint: str
+    groups: Groups
+    address: Address
     first_seen: Ms
+    verified_at: Ms | None
+    offered: Offered | None
 
 
 class Contacts(Struct):
     """In the order of their names."""
 
     contacts: list[Contact]
-
-
-class Trusted(Struct):
-    """The key that is pinned now."""
-
-    name: str
-    key: str
-    fingerprint: str
 
 
 class Home(Struct):
@@ -224,6 +232,12 @@ class Came(Struct):
     next: int
 
 
+class Keys(Struct):
+    """Of how many contacts another key has used the name."""
+
+    key_changed: int
+
+
 class Program(Struct):
     """A program that the inbox is handed over to."""
 
@@ -241,6 +255,7 @@ class Summary(Struct):
 
     name: str
     fingerprint: str
+    groups: Groups
     address: Address
     version: str
     uptime_s: float
@@ -251,6 +266,7 @@ class Summary(Struct):
     seeds: int
     outbox: Waiting
     inbox: Came
+    contacts: Keys
     disk: str | None
     programs: list[Program]
 
@@ -328,7 +344,11 @@ OPERATIONS: Final = [
     Operation("get", "/lookup/{name}", "Where a user is", {200: Found}, (400, 404, 503)),
     Operation("get", "/seeds", "The seeds of the mesh", {200: Seeds}),
     Operation("get", "/contacts", "Whose keys are known", {200: Contacts}, (503,)),
-    Operation("put", "/contacts/{name}", "Trust a key", {200: Trusted}, (400, 404, 409, 413, 503), body=TrustBody),
+    Operation("get", "/contacts/{name}", "One of them", {200: Contact}, (400, 404, 503)),
+    Operation("put", "/contacts/{name}", "Trust a key", {200: Contact}, (400, 404, 409, 413, 503), body=TrustBody),
+    Operation("delete", "/contacts/{name}", "Forget a key", {200: Contact}, (400, 404, 503)),
+    Operation("get", "/contacts/{name}/qr", "A contact's address as a QR code", {200: str}, (400, 404, 503)),
+    Operation("get", "/qr", "This node's address as a QR code", {200: str}),
     Operation("get", "/status", "A summary", {200: Summary}, (503,)),
     Operation("get", "/openapi.json", "This document", {200: dict[str, Any]}),
     Operation(
@@ -417,7 +437,7 @@ def _parameters(operation: Operation) -> Iterator[dict[str, Any]]:
 
 
 def _answer(code: int, shape: Any) -> dict[str, Any]:
-    kind = "application/problem+json" if shape is Problem else "application/json"
+    kind = {Problem: "application/problem+json", str: "image/svg+xml"}.get(shape, "application/json")
     answer: dict[str, Any] = {
         "description": HTTPStatus(code).phrase,
         "content": {kind: {"schema": _schema(shape)}},

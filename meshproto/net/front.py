@@ -19,7 +19,7 @@ from werkzeug.routing import BaseConverter
 
 from meshproto import __version__
 from meshproto.core.envelope import check_message
-from meshproto.core.identity import Entropy, Identity, fingerprint, parse_address, unb64
+from meshproto.core.identity import Entropy, Identity, fingerprint, grouped, parse_address, parse_fingerprint
 from meshproto.core.queue import Status
 from meshproto.errors import BadParams, MeshError
 from meshproto.net.accepting import Accepting, Order, Outcome, Taken
@@ -48,10 +48,11 @@ from meshproto.net.front_request import FrontRequest
 from meshproto.net.http import answer_errors, answer_json
 from meshproto.net.outbox_table import Draft, Kept
 from meshproto.net.programs import Programs
+from meshproto.net.qr import answer_qr
 from meshproto.net.receiving import Receiving, shown
 from meshproto.net.seeds import Seeds
 from meshproto.net.sending import Sending
-from meshproto.net.shown import failed, outcome, recipient_shown, told
+from meshproto.net.shown import contact_shown, failed, outcome, recipient_shown, told
 from meshproto.net.user_store import UserStore
 from meshproto.wire import ID_CHARS_MAX, encode_value, fold
 
@@ -156,10 +157,11 @@ class Front:
         if len(message_id) > ID_CHARS_MAX:
             raise BadParams(f"an id has at most {ID_CHARS_MAX} characters")
         to = str(body.to)
-        name, _ = parse_address(to)
+        name, print_ = parse_address(to)
         now_ms = self._now_ms()
         expires_at = now_ms + int(body.ttl * 1000)
-        draft = Draft(fold(name), message_id, name, body.type, bytes(body.message), now_ms, expires_at)
+        written = name if print_ is None else f"{name}~{print_}"
+        draft = Draft(fold(name), message_id, written, body.type, bytes(body.message), now_ms, expires_at)
         return Order(to, draft, body.wait)
 
     def _orders(self, body: SendBody, message_id: str) -> dict[str, Order | MeshError]:
@@ -275,6 +277,7 @@ class Front:
                 "name": record.name,
                 "key": record.key,
                 "fingerprint": print_,
+                "groups": grouped(print_),
                 "address": f"{record.name}~{print_}",
                 "uris": record.uris,
                 "seq": record.seq,
@@ -309,27 +312,44 @@ class Front:
     @app.route("/contacts", methods=["GET"])
     @owner
     async def contacts(self, request: IRequest) -> bytes:
-        contacts = [
-            {
-                "name": contact.name,
-                "key": contact.key,
-                "fingerprint": fingerprint(unb64(contact.key)),
-                "first_seen": contact.first_seen,
-            }
-            for contact in await self._store.contacts.all()
-        ]
-        return answer_json(request, {"contacts": contacts})
+        return answer_json(request, {"contacts": [contact_shown(one) for one in await self._store.contacts.all()]})
+
+    @app.route("/contacts/<name>", methods=["GET"])
+    @owner
+    async def contact(self, request: IRequest, name: str) -> bytes:
+        return answer_json(request, contact_shown(await self._contacts.get(*parse_address(name))))
+
+    @app.route("/contacts/<name>/qr", methods=["GET"])
+    @owner
+    async def contact_qr(self, request: IRequest, name: str) -> bytes:
+        contact = await self._contacts.get(*parse_address(name))
+        return answer_qr(request, contact_shown(contact)["address"])
+
+    @app.route("/qr", methods=["GET"])
+    @owner
+    async def qr(self, request: IRequest) -> bytes:
+        return answer_qr(request, self._address)
+
+    @property
+    def _address(self) -> str:
+        return f"{self._seeds.user}~{self._identity.fingerprint}"
 
     @app.route("/contacts/<name>", methods=["PUT"])
     @owner
     async def trust(self, request: IRequest, name: str) -> bytes:
         body = parse_body(read_body(request, SEND_BYTES_MAX), TrustBody)
-        located = await self._seeds.locate(parse_address(name)[0], fresh=True)
-        await self._contacts.trust(located, body.fingerprint)
-        record = located.record
-        self._sending.wake(record.name)
-        shown = {"name": record.name, "key": record.key, "fingerprint": fingerprint(record.key_bytes)}
-        return answer_json(request, shown)
+        (bare, print_), wanted = parse_address(name), parse_fingerprint(body.fingerprint)
+        if print_ not in (None, wanted):
+            raise BadParams(f"{name} has another fingerprint than the body, {wanted}")
+        contact = await self._contacts.trust(bare, wanted, partial(self._seeds.locate, bare, fresh=True))
+        self._seeds.forget(bare)  # what is cached may be of the other key
+        self._sending.wake(bare)
+        return answer_json(request, contact_shown(contact))
+
+    @app.route("/contacts/<name>", methods=["DELETE"])
+    @owner
+    async def forget(self, request: IRequest, name: str) -> bytes:
+        return answer_json(request, contact_shown(await self._contacts.forget(*parse_address(name))))
 
     @app.route("/status", methods=["GET"])
     @owner
@@ -342,7 +362,8 @@ class Front:
             {
                 "name": self._seeds.user,
                 "fingerprint": self._identity.fingerprint,
-                "address": f"{self._seeds.user}~{self._identity.fingerprint}",
+                "groups": grouped(self._identity.fingerprint),
+                "address": self._address,
                 "version": __version__,
                 "uptime_s": round(self._clock.seconds() - self._started, 3),
                 "uris": self._seeds.uris,
@@ -352,6 +373,7 @@ class Front:
                 "seeds": len(self._seeds.seeds),
                 "outbox": {"waiting": outbox.waiting, "recipients": len(outbox.queues), "oldest_at": oldest},
                 "inbox": {"messages": messages, "next": last},
+                "contacts": {"key_changed": await self._store.contacts.changed()},
                 "disk": self._store.problem,
                 "programs": await self._programs.shown(),
             },

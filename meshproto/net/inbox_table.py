@@ -15,7 +15,7 @@ from meshproto.core.envelope import Letter
 from meshproto.core.identity import Record, fingerprint, unb64
 from meshproto.core.inbox import PAGE_BYTES_MAX, Correspondent, Received
 from meshproto.errors import KeyChanged
-from meshproto.net.contacts_table import pin
+from meshproto.net.contacts_table import offer, pin
 from meshproto.net.outbox_table import PRUNE_BYTES, PRUNE_ROWS, within_bytes
 from meshproto.net.store import Database
 from meshproto.wire import SignedRecord, fold
@@ -60,7 +60,7 @@ class InboxTable:
 
     def receive(self, sender: Record, signed: SignedRecord, letters: Iterable[Letter], now_ms: int) -> "Deferred[None]":
         """Keep the letters that are not there yet, in order, and the sender's record. Fails with :class:`KeyChanged`
-        when the name is known with another key; then nothing of it is kept."""
+        when the name is known with another key; then nothing of it is kept but that key."""
         rows = [
             (
                 fold(sender.name),
@@ -75,11 +75,12 @@ class InboxTable:
             for letter in letters
         ]
 
-        def job(connection: sqlite3.Connection) -> None:
+        def job(connection: sqlite3.Connection) -> KeyChanged | None:
             pinned = pin(connection, sender, signed, now_ms)
             if pinned != sender.key:
                 known, found = fingerprint(unb64(pinned)), fingerprint(sender.key_bytes)
-                raise KeyChanged(f"{sender.name} is known here with the key {known}, not {found}")
+                news = offer(connection, sender, signed, now_ms, said_by_seed=False) is not None
+                return KeyChanged(f"{sender.name} is known here with the key {known}, not {found}", news=news)
             new = _unseen(connection, rows)
             connection.execute("SAVEPOINT batch")
             try:
@@ -90,8 +91,13 @@ class InboxTable:
                 others = "SELECT ?1,?2,?3,?4,?5,?6,?7,?8 WHERE NOT EXISTS (SELECT 1 FROM inbox WHERE key=?3 AND id=?4)"
                 connection.executemany(f"{_INSERT} {others}", new)
             connection.execute("RELEASE batch")
+            return None
 
-        return self._database.submit(job)
+        def judge(refusal: KeyChanged | None) -> None:
+            if refusal is not None:
+                raise refusal
+
+        return self._database.submit(job).addCallback(judge)
 
     def page(self, after: int, sender: str | None, limit: int) -> "Deferred[list[Received]]":
         """In the order of arrival, at most `limit` messages and :data:`PAGE_BYTES_MAX` of text."""

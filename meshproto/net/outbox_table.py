@@ -24,7 +24,7 @@ CREATE TABLE outbox (
     row INTEGER PRIMARY KEY AUTOINCREMENT,  -- the order of acceptance
     recipient TEXT NOT NULL,                -- folded
     id TEXT NOT NULL,
-    name TEXT NOT NULL,                     -- the recipient as the sender wrote it
+    name TEXT NOT NULL,                     -- the recipient as the sender wrote it: NAME or NAME~FINGERPRINT
     type TEXT NOT NULL,
     message BLOB NOT NULL,                  -- JSON
     sent_at INTEGER NOT NULL,               -- ms since 1970 UTC
@@ -73,7 +73,8 @@ class _Attempt(NamedTuple):
 
 
 class Draft(Struct, frozen=True):
-    """A message to be accepted; see :class:`meshproto.core.queue.Message`. `recipient` is the folded name."""
+    """A message to be accepted; see :class:`meshproto.core.queue.Message`. `recipient` is the folded name, without a
+    fingerprint."""
 
     recipient: str
     id: str
@@ -155,7 +156,7 @@ class OutboxTable:
 
     def accept(self, drafts: Sequence[Draft]) -> "Deferred[list[Accepted | IdReused | Unavailable]]":
         """Keep messages, in this order. The same id for the same recipient is the same message, and
-        :class:`IdReused` when it has another text or type."""
+        :class:`IdReused` when it has another text or type, or is for another key."""
         attempts = [_Attempt(draft.recipient, draft.id, secrets.randbits(62)) for draft in drafts]
 
         def job(connection: sqlite3.Connection) -> list[Accepted | IdReused]:
@@ -310,7 +311,7 @@ def read_waiting(connection: sqlite3.Connection) -> list[Waiting]:
         "SELECT recipient, min(name), count(*), min(sent_at), max(row) FROM outbox WHERE status='queued' "
         "GROUP BY recipient"
     )
-    return [Waiting(*row) for row in rows]
+    return [Waiting(recipient, to.partition("~")[0], *rest) for recipient, to, *rest in rows]
 
 
 def within_bytes(rows: list[Any], bytes_max: int) -> list[Any]:
@@ -335,7 +336,8 @@ def _accept(connection: sqlite3.Connection, draft: Draft, attempt: int) -> Accep
     ).fetchone()
     if known is not None:
         message, status, reason = Message(*known[:7]), Status(known[7]), known[8]
-        if (message.message, message.type) != (draft.message, draft.type):
+        other_key = message.to.partition("~")[2] != draft.to.partition("~")[2]
+        if other_key or (message.message, message.type) != (draft.message, draft.type):
             return IdReused(f"the id {draft.id!r} was used for another message to {message.to}")
         # The disk may have taken what it said it had not, and the job run again.
         return Accepted(message, known[9] == attempt, status, reason)

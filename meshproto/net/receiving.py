@@ -12,6 +12,7 @@ from meshproto.core.identity import Entropy, Identity, Record
 from meshproto.core.inbox import Received, sort
 from meshproto.errors import KeyChanged, SlowDown
 from meshproto.net.clocks import NowMs
+from meshproto.net.contacts import CHANGED
 from meshproto.net.deferred import Waiters, shield
 from meshproto.net.inbox_table import InboxTable
 
@@ -79,7 +80,8 @@ class Receiving:
         try:
             await self._table.receive(sender, opened.signed, letters, self._now_ms())
         except KeyChanged as error:
-            self.log.warn("refused mail: {reason}", reason=error.detail)
+            if error.news:  # once: whoever goes on writing must not fill the log
+                self.log.warn(f"refused mail: {CHANGED}", reason=error.detail)
             raise
         # Also when all of it is there already: the commit may have been told to have failed, and had not.
         self._readers.tell(None, True)

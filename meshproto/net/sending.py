@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from meshproto.core.envelope import Letter, Receipt, open_receipt, seal
-from meshproto.core.identity import Entropy
+from meshproto.core.identity import Entropy, Record, fingerprint
 from meshproto.core.lookup import Located
 from meshproto.core.outbox import Attempt, Effect, Finish, Load, Outbox
 from meshproto.core.queue import Message, Queue, Status
@@ -41,6 +41,14 @@ EXPIRY_AGAIN_S: Final = 1.0
 
 
 T = TypeVar("T")
+
+
+class _ForAnotherKey(Exception):
+    """Rows of a batch that must not be sent to the key the recipient has now, with the reason for each."""
+
+    def __init__(self, reasons: dict[int, str]) -> None:
+        super().__init__(reasons)
+        self.reasons = reasons
 
 
 class End(NamedTuple):
@@ -300,6 +308,9 @@ class Sending(Service):
             # What a seed says about a name is no reason to leave a peer alone.
             wait_s = error.retry_after_s if isinstance(error, PeerRefused) else None
             self._failed(attempt, error.detail, wait_s or 0.0)
+        except _ForAnotherKey as strict:
+            self._carry_out(self._core.withheld(attempt.key, strict.reasons, self._now()))
+            self._unwatch_if_done(attempt.key)
         except CancelledError:
             self._failed(attempt, "the node was stopped")  # the messages stay on disk
         except Exception:
@@ -331,6 +342,7 @@ class Sending(Service):
     async def _deliver(self, attempt: Attempt, located: Located) -> Receipt:
         await self._contacts.check(located)
         self._core.found(attempt.key)
+        _check_keys(attempt.batch, located.record)
         letters = [Letter(message.id, Raw(message.message), message.sent_at, message.type) for message in attempt.batch]
         own = self._seeds.own()
         pending = seal(letters, own.identity, own.signed, located.record, self._entropy)
@@ -349,6 +361,19 @@ class Sending(Service):
                 self._core.may_have_arrived(attempt.key)
                 raise
         raise failed
+
+
+def _check_keys(batch: Iterable[Message], recipient: Record) -> None:
+    """What was sent to NAME~FINGERPRINT goes to that key or to nobody: the name may have been given another one since
+    the message was accepted. Raises :class:`_ForAnotherKey`."""
+    found = fingerprint(recipient.key_bytes)
+    reasons = {
+        message.row: f"it is for {message.to} alone, and {recipient.name} has the key {found} now"
+        for message in batch
+        if not message.is_for(found)
+    }
+    if reasons:
+        raise _ForAnotherKey(reasons)
 
 
 def _may_have_arrived(error: MeshError) -> bool:

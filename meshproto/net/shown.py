@@ -4,9 +4,11 @@ from typing import Any
 
 from twisted.web.iweb import IRequest
 
+from meshproto.core.identity import fingerprint, grouped, unb64
 from meshproto.core.queue import Queue, Status
 from meshproto.errors import MeshError
 from meshproto.net.accepting import Outcome
+from meshproto.net.contacts_table import Contact
 from meshproto.net.http import answer_json, answer_problem
 
 
@@ -41,3 +43,20 @@ def recipient_shown(queue: Queue, ahead_ms: float) -> dict[str, Any]:
         "next_try_at": None if queue.next_try is None else int(queue.next_try * 1000 + ahead_ms),
         "reason": queue.reason,
     }
+
+
+def contact_shown(contact: Contact) -> dict[str, Any]:
+    """`groups`: the fingerprint to be compared by eye."""
+    offered = contact.offered
+    return {
+        "name": contact.name,
+        **_key_shown(contact.name, contact.key),
+        "first_seen": contact.first_seen,
+        "verified_at": contact.verified_at,
+        "offered": offered and {**_key_shown(contact.name, offered.key), "seen_at": offered.seen_at},
+    }
+
+
+def _key_shown(name: str, key: str) -> dict[str, str]:
+    print_ = fingerprint(unb64(key))
+    return {"key": key, "fingerprint": print_, "groups": grouped(print_), "address": f"{name}~{print_}"}

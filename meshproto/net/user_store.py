@@ -13,18 +13,22 @@ from meshproto.net.inbox_table import InboxTable
 from meshproto.net.outbox_table import OutboxTable, Waiting, read_waiting
 from meshproto.net.store import Database
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 SCHEMA: Final = ";".join(
     (
         outbox_table.SCHEMA,
         inbox_table.SCHEMA,
         inbox_table.SEEN_SCHEMA,
         contacts_table.SCHEMA,
+        contacts_table.OFFERED_SCHEMA,
         "CREATE TABLE seeds (address TEXT PRIMARY KEY) WITHOUT ROWID",
         "CREATE TABLE numbers (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
     )
 )
-UPGRADES: Final[Mapping[int, str]] = {1: f"{outbox_table.FROM_1};{inbox_table.SEEN_SCHEMA}"}
+UPGRADES: Final[Mapping[int, str]] = {
+    1: f"{outbox_table.FROM_1};{inbox_table.SEEN_SCHEMA}",
+    2: f"{contacts_table.FROM_2};{contacts_table.OFFERED_SCHEMA}",
+}
 _CURSOR: Final = "cursor "
 """In `numbers`: how far a program that the inbox is handed over to has come. The rest of the key is its kind."""
 VACUUM_PAGES: Final = 256

@@ -18,8 +18,10 @@ from meshproto.core.identity import (
     b64,
     check_uri,
     fingerprint,
+    grouped,
     next_seq,
     parse_address,
+    parse_fingerprint,
     unb64,
     verify,
 )
@@ -91,6 +93,28 @@ def test_a_fingerprint_is_80_bits_of_sha_256_in_base32() -> None:
     print_ = fingerprint(ME.key)
     assert base64.b32decode(print_.upper()) == hashlib.sha256(ME.key).digest()[:10]
     assert (ME.fingerprint, len(print_), print_.lower()) == (print_, 16, print_)
+
+
+@pytest.mark.parametrize(
+    "written", ["kzdvvj2umnduyauf", "KZDV-VJ2U-MNDU-YAUF", " kzdv vj2u mndu yauf\n", grouped("kzdvvj2umnduyauf")]
+)
+def test_a_fingerprint_is_read_as_people_write_it(written: str) -> None:
+    """With dashes, spaces and capitals."""
+    assert parse_fingerprint(written) == "kzdvvj2umnduyauf"
+
+
+def test_groups_are_of_four() -> None:
+    """A fingerprint to compare by eye."""
+    assert grouped("kzdvvj2umnduyauf") == "kzdv-vj2u-mndu-yauf"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "kzdvvj2umnduyau", "kzdvvj2umnduyauff", "kzdvvj2umnduyau1", "k\u00e9vvj2umnduyauf"]
+)
+def test_other_fingerprints_are_refused(text: str) -> None:
+    """Another length or alphabet is told of."""
+    with pytest.raises(BadParams, match="is no fingerprint"):
+        parse_fingerprint(text)
 
 
 def test_an_address_is_a_name_with_or_without_fingerprint() -> None:

@@ -325,6 +325,26 @@ class TestEnds:
         assert box.end("bob", [1], Status.CANCELLED, "x", NOW) == box.end("eve", [9], Status.CANCELLED, "x", NOW) == []
         assert box.waiting == 1
 
+    def test_what_is_withheld(self, box: Outbox) -> None:
+        """Messages that are for another key end as refused, honestly; the others go out at once, without them."""
+        box.add("bob", messages([1, 2]), NOW)
+        box.may_have_arrived("bob")
+        box.failed("bob", "x", NOW)
+        box.add("bob", messages([3, 4]), NOW)
+        (attempt,) = box.wake("bob", NOW)
+        assert rows(attempt) == [1, 2, 3, 4]
+        one, three, again = box.withheld("bob", {1: "no", 3: "never"}, NOW)
+        assert one == Finish((1,), Status.REFUSED, "no; it was sent before, without an answer, and may have arrived")
+        assert three == Finish((3,), Status.REFUSED, "never")
+        assert rows(again) == [2, 4] and box.waiting == 2
+        assert box.withheld("bob", {2: "no", 4: "no"}, NOW)[-1] == Finish((4,), Status.REFUSED, "no")
+        assert not box.queues and not box.waiting
+
+    def test_a_queue_is_of_a_name(self, box: Outbox) -> None:
+        """Whoever is asked for is the name, with whatever fingerprint its messages were addressed."""
+        (attempt,) = box.add("bob", [message(1, "Bob~kzdvvj2umnduyauf")], NOW)
+        assert isinstance(attempt, Attempt) and attempt.to == "Bob"
+
     def test_what_may_have_arrived(self, box: Outbox) -> None:
         """The reason says so when an attempt may have reached the recipient, and only then."""
         box.add("bob", messages([1]), NOW)

@@ -1,17 +1,21 @@
 """Whose keys are known."""
 
+import random
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from twisted.internet.defer import ensureDeferred
 
-from meshproto.core.identity import Record, b64
+from meshproto.core.identity import Identity, Record, b64, fingerprint, verify
 from meshproto.core.lookup import Located
 from meshproto.errors import KeyChanged, Unavailable
-from meshproto.net import contacts
+from meshproto.net import contacts, contacts_table
 from meshproto.net.contacts import Contacts
 from meshproto.net.contacts_table import ContactsTable
-from meshproto.net.user_store import SCHEMA, SCHEMA_VERSION
+from meshproto.net.database_file import connect
+from meshproto.net.store import ClockedDatabase
+from meshproto.net.user_store import SCHEMA, SCHEMA_VERSION, UPGRADES
 from meshproto.wire import SignedRecord
 from tests.net.on_clock import OnClock
 
@@ -78,3 +82,79 @@ def test_a_disk_that_refuses(rig: Rig) -> None:
     rig.disk.connection.execute("PRAGMA query_only=ON")
     with pytest.raises(Unavailable):
         rig.check(located("Eve"))
+
+
+def test_the_word_of_a_seed_counts_more_than_a_batch(rig: Rig) -> None:
+    """What a batch says of a contact's key is remembered only where nothing is, and never when its record is older;
+    what a seed says takes its place."""
+    rig.check(located("Bob", seq=5))
+
+    def offer(key: int, seq: int, *, said_by_seed: bool) -> str | None:
+        found = located("Bob", key, seq)
+        return contacts_table.offer(rig.disk.connection, found.record, found.signed, 1, said_by_seed=said_by_seed)
+
+    assert offer(1, 9, said_by_seed=True) is None
+    assert offer(2, 5, said_by_seed=False) is None
+    pinned = b64(bytes([1] * 32))
+    assert offer(2, 6, said_by_seed=False) == pinned
+    assert offer(3, 7, said_by_seed=False) is None
+    assert offer(4, 1, said_by_seed=True) == pinned
+    assert offer(4, 2, said_by_seed=True) is None
+    contact = rig.disk.run(ContactsTable(rig.disk.database).get("bob"))
+    assert contact is not None and contact.offered is not None
+    assert contact.offered.key == b64(bytes([4] * 32))
+
+
+def signed_by(number: int, seq: int) -> Located:
+    signed = Identity.create(random.Random(number).randbytes, 0).sign("Bob", [], seq)
+    return Located(verify(signed), signed, None)
+
+
+def test_what_is_in_memory_follows_the_owner(rig: Rig) -> None:
+    """After the owner has trusted another key, or forgotten the contact, the old pin counts no more, however low the
+    sequence of the other key's record is."""
+
+    async def locate() -> Located:
+        return signed_by(2, seq=1)
+
+    rig.check(signed_by(1, seq=9))
+    wanted = fingerprint(signed_by(2, seq=1).record.key_bytes)
+    trusting = ensureDeferred(rig.contacts.trust("Bob", wanted, locate))
+    for _ in range(2):
+        rig.disk.clock.advance(0)
+    rig.disk.run(trusting)
+    rig.check(signed_by(2, seq=1))
+    forgetting = ensureDeferred(rig.contacts.forget("bob"))
+    rig.disk.clock.advance(0)
+    rig.disk.run(forgetting)
+    rig.check(signed_by(3, seq=0))
+
+
+SECOND_SCHEMA = """
+CREATE TABLE contacts (name TEXT PRIMARY KEY, shown TEXT NOT NULL, key TEXT NOT NULL, record TEXT NOT NULL,
+    sig TEXT NOT NULL, seq INTEGER NOT NULL, first_seen INTEGER NOT NULL, changed_at INTEGER NOT NULL) WITHOUT ROWID
+"""
+
+
+def test_contacts_of_the_second_schema_are_kept(tmp_path: Path) -> None:
+    """After an upgrade their keys are pinned as before, and none of them is verified."""
+    path = tmp_path / "user.db"
+    old = connect(path, SECOND_SCHEMA, 2)
+    old.execute("INSERT INTO contacts VALUES ('bob', 'Bob', ?, 'record', 'sig', 1, 5, 6)", (b64(bytes([1] * 32)),))
+    old.close()
+    disk = OnClock(SCHEMA, SCHEMA_VERSION)
+    columns = "SELECT m.name, c.name, c.type FROM sqlite_master m, pragma_table_info(m.name) c WHERE m.name IN "
+    columns += "('contacts', 'offered') ORDER BY 1, 2"
+    fresh = disk.connection.execute(columns).fetchall()
+    disk.close()
+    disk.connection = connect(path, SCHEMA, SCHEMA_VERSION, UPGRADES)
+    disk.database = ClockedDatabase(disk.connection, disk.clock)
+    assert disk.connection.execute(columns).fetchall() == fresh
+    rig = Rig(disk)
+    rig.check(located("Bob", seq=2))
+    with pytest.raises(KeyChanged):
+        rig.check(located("Bob", key=2, seq=3))
+    (contact,) = disk.run(ContactsTable(disk.database).all())
+    assert (contact.first_seen, contact.verified_at) == (5, None)
+    assert contact.offered is not None
+    disk.close()

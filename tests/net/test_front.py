@@ -317,7 +317,11 @@ OWNERS = [
     ("GET", "/lookup/UserX"),
     ("GET", "/seeds"),
     ("GET", "/contacts"),
+    ("GET", "/contacts/UserX"),
     ("PUT", "/contacts/UserX"),
+    ("DELETE", "/contacts/UserX"),
+    ("GET", "/contacts/UserX/qr"),
+    ("GET", "/qr"),
     ("GET", "/status"),
     ("GET", "/openapi.json"),
 ]
