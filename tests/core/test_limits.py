@@ -28,6 +28,16 @@ class TestNetwork:
 
 
 class TestBuckets:
+    def test_what_is_given_back(self) -> None:
+        """It may be had again, but never more than the burst; a network that has had nothing gets nothing."""
+        buckets = Buckets(Rate(per_s=1.0, burst=4.0))
+        assert [buckets.take("a", 0.0, 4.0), buckets.take("a", 0.0, 3.0)] == [0.0, 3.0]
+        buckets.give_back("a", 3.0)
+        assert buckets.take("a", 0.0, 3.0) == 0.0
+        buckets.give_back("a", 100.0)
+        buckets.give_back("b", 100.0)
+        assert [buckets.take(network, 0.0, 4.0) for network in "aabb"] == [0.0, 4.0, 0.0, 4.0]
+
     def test_a_burst_and_then_the_rate(self) -> None:
         buckets = Buckets(Rate(per_s=2.0, burst=4.0))
         assert [buckets.take("a", 10.0) for _ in range(5)] == [0.0, 0.0, 0.0, 0.0, 0.5]
