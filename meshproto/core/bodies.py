@@ -45,7 +45,8 @@ class Bodies:
 
     def complete(self, number: int) -> None:
         """All of it has come, and it is being worked on: it goes no more for another."""
-        _, self._complete[number] = self._under_way.pop(number, (0.0, 0))
+        _, amount = self._under_way.pop(number, (0.0, 0))
+        self._complete[number] = self._complete.get(number, 0) + amount
 
     def end(self, number: int) -> None:
         """The body is no longer held; nothing happens if none was."""
