@@ -111,8 +111,8 @@ MUTANTS: Final = [
     Mutant(
         "an id may be used again for another text",
         "net/outbox_table.py",
-        "if (message.message, message.type) != (draft.message, draft.type):",
-        "if message.type != draft.type:",
+        "if other_key or (message.message, message.type) != (draft.message, draft.type):",
+        "if other_key or message.type != draft.type:",
     ),
     Mutant(
         "an end is told before it is on disk",
