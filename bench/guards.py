@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 import tempfile
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from bench.mutants import ROOT, Mutant, broken
@@ -18,17 +20,19 @@ TIMEOUT_S: Final = 300.0
 
 
 class Guard(NamedTuple):
-    """The test that watches over it, and how it is taken away."""
+    """`who` cannot do what the mutant's name says; `test` watches over it."""
 
+    who: str
     test: str
     mutant: Mutant
 
 
-def guard(test: str, name: str, file: str, was: str, becomes: str) -> Guard:
-    return Guard(f"tests/{test}", Mutant(name, file, was, becomes))
-
-
-GUARDS: Final[list[Guard]] = []
+def guards() -> list[Guard]:
+    """Those of `guards.toml`, in its order."""
+    told = tomllib.loads((Path(__file__).parent / "guards.toml").read_text(encoding="utf-8"))["guard"]
+    return [
+        Guard(one["who"], one["test"], Mutant(one["cannot"], one["file"], one["was"], one["becomes"])) for one in told
+    ]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,12 +40,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", metavar="WORD", default="", help="those whose name or test has it")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="at a time (%(default)s)")
     options = parser.parse_args(arguments)
-    chosen = [one for one in GUARDS if options.only in one.mutant.name or options.only in one.test]
+    chosen = [one for one in guards() if options.only in one.mutant.name or options.only in one.test]
     missed = 0
-    print("| without | its test |\n|---|---|", flush=True)
+    print("| who could | without its guard, the test |\n|---|---|", flush=True)
     with ThreadPoolExecutor(options.jobs) as pool:
         for one, verdict in zip(chosen, pool.map(judged, chosen), strict=True):
-            print(f"| {one.mutant.name} | {verdict or 'fails'} |", flush=True)
+            print(f"| {one.who}: {one.mutant.name} | {verdict or 'fails'} |", flush=True)
             missed += verdict is not None
     print(f"{len(chosen)} guards, {missed} that no test would miss")
     return bool(missed)

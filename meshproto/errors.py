@@ -128,8 +128,8 @@ class KeyChanged(CallerError):
     code = 409
     title = "key changed"
 
-    def __init__(self, detail: str, *, news: bool = False) -> None:
-        super().__init__(detail)
+    def __init__(self, detail: str = "", *, retry_after_s: float | None = None, news: bool = False) -> None:
+        super().__init__(detail, retry_after_s=retry_after_s)
         self.news = news
 
 

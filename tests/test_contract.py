@@ -11,6 +11,7 @@ from meshproto.core.queue import Status
 from meshproto.net import contract
 from meshproto.net.contract import document
 from meshproto.net.front import Front
+from meshproto.net.public_front import PublicFront
 from tests.world import World
 
 EXAMPLES = 5
@@ -24,7 +25,7 @@ def operations() -> set[tuple[str, str]]:
 def routes() -> set[tuple[str, str]]:
     """What the code answers: HEAD comes with each GET."""
     found = set()
-    for rule in Front.app.url_map.iter_rules():
+    for rule in (*Front.app.url_map.iter_rules(), *PublicFront.app.url_map.iter_rules()):
         path = rule.rule.replace("<id:message_id>", "{id}").replace("<", "{").replace(">", "}")
         found |= {(method, path) for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}}
     return found
