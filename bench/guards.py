@@ -64,6 +64,7 @@ def judged(one: Guard) -> str | None:
                 cwd=directory,
                 env=environment,
                 stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
                 text=True,
                 check=False,
                 timeout=TIMEOUT_S,

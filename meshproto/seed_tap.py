@@ -28,11 +28,7 @@ from meshproto.wire import TLS_PREFIX
 class Options(NodeOptions):
     kind = "seed"
     synopsis = "[options]"
-    longdesc = (
-        "A seed: knows where every user is, and tells whoever asks. Every option has a twin in the environment "
-        "(USER_NAME, PORT, MESH_LISTEN, MESH_ADVERTISE, MESH_STATE, MESH_PEERS, MESH_KEY_FILE, MESH_NAMES, "
-        "MESH_REGISTER, MESH_HTTP, MESH_CA)."
-    )
+    about = "A seed: knows where every user is, and tells whoever asks."
     optParameters: ClassVar[list[list[Any]]] = [
         ["name", None, None, "this seed's name among the seeds [default: seed-PORT]"],
         ["port", "p", None, "the port to listen on, on this machine only; 0: any free one [default: 5001]"],

@@ -31,10 +31,16 @@ class NodeOptions(usage.Options):
     are the options that may be given several times; in the environment they are separated by commas."""
 
     kind: ClassVar[str]
+    about: ClassVar[str]
     twins: ClassVar[dict[str, str]]
     fallbacks: ClassVar[dict[str, Any]]
     lists: ClassVar[frozenset[str]] = frozenset()
     environ: ClassVar[Mapping[str, str]] = os.environ
+
+    @property
+    def longdesc(self) -> str:
+        """What `--help` begins with."""
+        return f"{self.about} Every option has a twin in the environment ({', '.join(self.twins.values())})."
 
     def postOptions(self) -> None:
         """Raises :class:`usage.UsageError`, which twistd shows under the usage text."""

@@ -44,11 +44,9 @@ _ACCEPTS: Final = {"anyone": ANYONE, "contacts": CONTACTS}
 class Options(NodeOptions):
     kind = "user"
     synopsis = "[options]"
-    longdesc = (
+    about = (
         "A user's node: registers a name with a seed, takes messages from the owner over HTTP and delivers them "
-        "straight to the recipient's node. Every option has a twin in the environment "
-        "(USER_NAME, PORT, MESH_LISTEN, MESH_API, MESH_ADVERTISE, MESH_STATE, MESH_SEEDS, MESH_REGISTER_TOKEN, "
-        "MESH_DELIVER_TO, MESH_DELIVER_EXEC, MESH_KEEP_DAYS, MESH_KEEP_MESSAGES, MESH_ACCEPT, MESH_CA)."
+        "straight to the recipient's node."
     )
     optParameters: ClassVar[list[list[Any]]] = [
         ["name", None, None, "the name others send to"],

@@ -184,7 +184,7 @@ class Front:
 
     def _new_id(self) -> str:
         """Rising with time, as RFC 9562 advises (UUIDv7): the indexes on ids, ours and the recipient's, then grow at
-        their end. With ids that fall anywhere a backlog of 100,000 wrote twelve times as much to the disk."""
+        their end. With ids that fall anywhere the inbox wrote twelve times as much to the disk, the outbox six."""
         return f"{self._now_ms():012x}{self._entropy(ID_RANDOM_BYTES).hex()}"
 
     # the owner's: what was sent
