@@ -11,6 +11,7 @@ from typing import Final
 from meshproto.core.limits import NETWORKS_MAX, Buckets, Places, Rate
 from meshproto.errors import CallerError, MeshError, SlowDown, Unavailable
 from meshproto.net.lines import Lines
+from meshproto.net.listening import places_max
 
 LINKS_MAX: Final = 20_000
 """Connections to one seed: about 10 kB each, 200 MB. The process's limit on open files is raised to what it may be."""
@@ -61,7 +62,7 @@ class Guests:
 
     def __init__(self) -> None:
         self._guests: dict[int, Guest] = {}
-        self._places = Places(LINKS_MAX, LINKS_PER_NETWORK_MAX)
+        self._places = Places(places_max(LINKS_MAX), LINKS_PER_NETWORK_MAX)
         self._strangers = Buckets(STRANGERS_BYTES)
 
     def __getitem__(self, number: int) -> Guest:

@@ -8,12 +8,13 @@ from typing import Final, Protocol
 from meshproto.core.bodies import Bodies
 from meshproto.core.limits import Buckets, Places, Rate
 from meshproto.errors import MeshError, SlowDown, Unavailable
+from meshproto.net.listening import places_max
 
-HTTP_CONNECTIONS_MAX: Final = 4096
-"""Connections to one listener: about 20 kB each, 80 MB. A node that many write to has a few for each of them, and keeps
-them for a minute."""
+HTTP_CONNECTIONS_MAX: Final = 8192
+"""Connections to one listener: about 4 kB each while they idle, 30 MB. A node that many write to has a few for each of
+them, and keeps them for a minute; a crowd of five thousand that only waits pushes nobody out."""
 NETWORK_CONNECTIONS_MAX: Final = 1024
-"""Of one network: a house or a company behind one address; three such leave a quarter to the others."""
+"""Of one network: a house or a company behind one address; seven such leave an eighth to the others."""
 REQUESTS: Final = Rate(per_s=500.0, burst=1000.0)
 """Public requests of one network: a peer has one batch of up to 1000 messages under way at a time, so that this is some
 hundred busy peers behind one address, and less than a node can do."""
@@ -43,7 +44,7 @@ class Limits:
         self.seconds = seconds
         self._numbers = count()
         self._channels: dict[int, Channel] = {}
-        self._places = Places(HTTP_CONNECTIONS_MAX, NETWORK_CONNECTIONS_MAX)
+        self._places = Places(places_max(HTTP_CONNECTIONS_MAX), NETWORK_CONNECTIONS_MAX)
         self._requests = Buckets(REQUESTS)
         self._unproven = Buckets(UNPROVEN_BYTES)
         self._wrong_tokens = Buckets(WRONG_TOKENS)

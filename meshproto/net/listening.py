@@ -1,6 +1,7 @@
 """Listening where an operator said, or ending the process with one clear line."""
 
 import ipaddress
+import resource
 from typing import Final
 
 from twisted.internet.defer import Deferred
@@ -12,6 +13,8 @@ from meshproto.errors import BadState
 
 BACKLOG: Final = 1024
 """Connections that the system holds until they are taken. With Twisted's 50 a burst of strangers has others reset."""
+FILES_FOR_CONNECTIONS: Final = 0.75
+"""Of the files that a process may have open; the others are its databases, and the connections that it makes."""
 WILDCARD_HOSTS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104
 
 
@@ -35,6 +38,13 @@ def with_backlog(described: str) -> str:
     if kind not in ("tcp", "tcp6", "ssl", "unix") or ":backlog=" in described:
         return described
     return f"{described}:backlog={BACKLOG}"
+
+
+def places_max(wanted: int) -> int:
+    """How many connections may be taken in: as many as wanted, unless the process may not have so many files open. The
+    system itself would turn away whoever comes next, honest or not; a place is given to them instead."""
+    files_max, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, min(wanted, int(files_max * FILES_FOR_CONNECTIONS)))
 
 
 def host_port(port: IListeningPort) -> tuple[str, int] | None:

@@ -16,6 +16,7 @@ from meshproto.net.listening import (
     join_address,
     listen,
     local_address,
+    places_max,
     with_backlog,
 )
 
@@ -28,6 +29,13 @@ class Endpoint:
 
     def listen(self, factory: object) -> "Deferred[Any]":
         return self.answer
+
+
+@pytest.mark.parametrize(("files", "wanted", "places"), [(1000, 20_000, 750), (100_000, 20_000, 20_000), (1, 5, 1)])
+def test_no_more_places_than_files(monkeypatch: pytest.MonkeyPatch, files: int, wanted: int, places: int) -> None:
+    """Where the system allows few open files there are fewer places, so that it is we who say who goes."""
+    monkeypatch.setattr("resource.getrlimit", lambda _: (files, files))
+    assert places_max(wanted) == places
 
 
 async def test_listens() -> None:
