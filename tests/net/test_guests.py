@@ -137,8 +137,10 @@ class TestPlaces:
         staying[0].leave()
         assert rig.visitor("10.0.0.1").sent_away is None
 
-    def test_all_places(self, rig: Rig) -> None:
+    def test_all_places(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """With LINKS_MAX connections a newcomer takes the place of the idlest of the network with most guests."""
+        monkeypatch.setattr("resource.getrlimit", lambda _: (100_000, 100_000))
+        rig = Rig()
         rig.visitor("10.0.1.1")
         networks = LINKS_MAX // LINKS_PER_NETWORK_MAX + 1
         first = rig.visitor("10.0.0.0")
