@@ -25,7 +25,7 @@ from zope.interface import implementer
 
 from meshproto.core.reach import Reach
 from meshproto.errors import MeshError, NoAnswer, PeerError, PeerRefused, Unreachable, quoted
-from meshproto.net.guarded import GuardedReactor
+from meshproto.net.guarded import BoundedEndpoints, GuardedReactor
 from meshproto.net.tls import Endpoints, Trust
 
 CONNECT_TIMEOUT_S: Final = 5.0
@@ -151,10 +151,10 @@ class Peers:
 
     def __call__(self, reach: Reach) -> IAgent:
         if reach not in self._agents:
-            guarded = GuardedReactor(self._reactor, reach, ANSWER_BYTES_MAX)
+            guarded = GuardedReactor(self._reactor, reach)
             pool = http_pool(self._reactor)
             self._pools.append(pool)
-            endpoints = Endpoints(guarded, self._trust).http(CONNECT_TIMEOUT_S)
+            endpoints = BoundedEndpoints(Endpoints(guarded, self._trust).http(CONNECT_TIMEOUT_S), ANSWER_BYTES_MAX)
             self._agents[reach] = Agent.usingEndpointFactory(guarded, endpoints, pool=pool)
         return self._agents[reach]
 

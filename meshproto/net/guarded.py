@@ -7,18 +7,24 @@ become the IP address that the socket gets.
 """
 
 import re
-from typing import Any, Final
+from typing import Any, Final, cast
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IConnector,
+    INegotiated,
     IProtocol,
+    IProtocolFactory,
     IReactorPluggableNameResolver,
     IReactorTCP,
     IReactorTime,
+    IStreamClientEndpoint,
 )
 from twisted.internet.protocol import ClientFactory, connectionDone
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
+from twisted.web.client import URI
+from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
 from meshproto.core.reach import Kind, Reach, kind_of
@@ -33,13 +39,11 @@ _HEAD_ENDS = re.compile(rb"\n\r?\n")
 
 @implementer(IReactorTime, IReactorTCP, IReactorPluggableNameResolver)
 class GuardedReactor:
-    """A reactor that connects only to addresses within `reach`, and ends a connection whose answers are too long:
-    `answer_bytes_max` is for the body."""
+    """A reactor that connects only to addresses within `reach`."""
 
-    def __init__(self, reactor: Any, reach: Reach, answer_bytes_max: int) -> None:
+    def __init__(self, reactor: Any, reach: Reach) -> None:
         self._reactor = reactor
         self._reach = reach
-        self._answer_bytes_max = answer_bytes_max
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._reactor, name)
@@ -50,10 +54,37 @@ class GuardedReactor:
         if kind not in self._reach:
             what = Kind.NEVER.value if kind is None else kind.value
             raise Unreachable(f"it leads to {host}, {what}; nothing was sent there")
-        bounded: IConnector = self._reactor.connectTCP(
-            host, port, _Bounding(factory, self._answer_bytes_max), *args, **kwargs
-        )
-        return bounded
+        connector: IConnector = self._reactor.connectTCP(host, port, factory, *args, **kwargs)
+        return connector
+
+
+@implementer(IAgentEndpointFactory)
+class BoundedEndpoints:
+    """`endpoints` that end a connection whose answers are too long: `answer_bytes_max` is for the body. They count what
+    HTTP gets to read: below TLS nobody can tell a head from a body."""
+
+    def __init__(self, endpoints: IAgentEndpointFactory, answer_bytes_max: int) -> None:
+        self._endpoints = endpoints
+        self._answer_bytes_max = answer_bytes_max
+
+    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
+        return _BoundedEndpoint(self._endpoints.endpointForURI(uri), self._answer_bytes_max)
+
+
+@implementer(IStreamClientEndpoint)
+class _BoundedEndpoint:
+    def __init__(self, endpoint: IStreamClientEndpoint, answer_bytes_max: int) -> None:
+        self._endpoint = endpoint
+        self._answer_bytes_max = answer_bytes_max
+
+    def connect(self, factory: IProtocolFactory) -> "Deferred[IProtocol]":
+        connecting = self._endpoint.connect(_Bounding(factory, self._answer_bytes_max))
+        return connecting.addCallback(_bounded)
+
+
+def _bounded(made: IProtocol) -> IProtocol:
+    """What is within the :class:`_Bounded` that was made."""
+    return cast(_Bounded, made).wrappedProtocol
 
 
 class _Bounded(ProtocolWrapper):
@@ -78,6 +109,13 @@ class _Bounded(ProtocolWrapper):
     def writeSequence(self, data: Any) -> None:
         self._begin()
         super().writeSequence(data)
+
+    def loseConnection(self) -> None:
+        """With TLS at once: else it is the peer who says when it is over, or never does."""
+        if INegotiated.providedBy(self.transport):
+            self.abortConnection()
+        else:
+            super().loseConnection()
 
     def dataReceived(self, data: bytes) -> None:
         if self._why is not None:
@@ -107,6 +145,6 @@ class _Bounding(WrappingFactory):
     protocol = _Bounded
     noisy = False
 
-    def __init__(self, wrapped: ClientFactory, answer_bytes_max: int) -> None:
-        super().__init__(wrapped)
+    def __init__(self, wrapped: IProtocolFactory, answer_bytes_max: int) -> None:
+        super().__init__(cast(ClientFactory, wrapped))
         self.answer_bytes_max = answer_bytes_max

@@ -13,7 +13,9 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import URI
 
-from meshproto.errors import BadState, Unreachable
+from meshproto.core.reach import NEAR
+from meshproto.errors import BadState, PeerError, Unreachable
+from meshproto.net.courier import ANSWER_BYTES_MAX, Courier, Peers
 from meshproto.net.tls import Endpoints, Trust
 from meshproto.net.tls_listening import server_endpoint
 from tests.net.tls_rig import Loud, endpoint, write
@@ -69,11 +71,11 @@ class Town:
         (ca or self.ca).cert_pem.write_to_path(file)
         return Trust.read(file)
 
-    async def serve(self, certificate: trustme.LeafCert) -> int:
+    async def serve(self, certificate: trustme.LeafCert, factory: Factory | None = None) -> int:
         from twisted.internet import reactor
 
         described = endpoint(write(certificate, self.path / "server.pem"))
-        return await self._listen(server_endpoint(reactor, described).listen(self.loud))
+        return await self._listen(server_endpoint(reactor, described).listen(factory or self.loud))
 
     async def serve_plain(self, factory: Factory) -> int:
         from twisted.internet import reactor
@@ -272,3 +274,57 @@ def test_files_that_are_no_authorities(tmp_path: Path) -> None:
         Trust.read(file)
     file.write_bytes(b"".join(trustme.CA().cert_pem.bytes() for _ in range(2)))
     Trust.read(file)
+
+
+class Peer(Factory):
+    """Answers every request with a body of so many bytes. `gone`: its first connection is over."""
+
+    noisy = False
+
+    def __init__(self, size: int) -> None:
+        self.gone: Deferred[None] = Deferred()
+        self.answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size)
+
+    def buildProtocol(self, addr: object) -> Protocol:
+        return _Peer(self)
+
+
+class _Peer(Protocol):
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+        self.heard = b""
+
+    def dataReceived(self, data: bytes) -> None:
+        self.heard += data
+        if self.heard.endswith(b"batch") and self.transport is not None:
+            self.transport.write(self.peer.answer)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.peer.gone.callback(None)
+
+
+async def deliver(town: Town, size: int) -> bytes:
+    """The answer of that size, over https."""
+    from twisted.internet import reactor
+
+    peer = Peer(size)
+    port = await town.serve(town.ca.issue_cert("localhost"), peer)
+    peers = Peers(reactor, town.trust())
+    try:
+        return await Courier(peers, reactor).deliver(f"https://localhost:{port}", b"batch", NEAR)
+    finally:
+        await peers.close()
+        await peer.gone
+        await town.close()
+
+
+async def test_a_long_receipt(town: Town) -> None:
+    """What an answer may be long is counted in what it says, not in what TLS makes of it: a receipt for a full batch
+    comes over https too."""
+    assert await deliver(town, ANSWER_BYTES_MAX) == bytes(ANSWER_BYTES_MAX)
+
+
+async def test_an_answer_over_https_is_bounded(town: Town) -> None:
+    """TLS is no way around the bound."""
+    with pytest.raises(PeerError, match="longer than"):
+        await deliver(town, 2 * ANSWER_BYTES_MAX)
