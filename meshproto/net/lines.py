@@ -141,7 +141,8 @@ class Lines(TwistedProtocol):
         self.hang_up()
 
     def hang_up(self) -> None:
-        """Close; what was sent still goes out, if the peer takes it."""
+        """Close; what was sent still goes out, if the peer takes it within :data:`LINGER_S`. Without that bound one
+        that takes nothing, or does not end TLS, would stay for ever and count among no connections any more."""
         if self._ending:
             return
         self._flush()
@@ -149,6 +150,8 @@ class Lines(TwistedProtocol):
             self.abort()
             return
         self._ending = True
+        self._stop_timer()
+        self._timer = self._clock.callLater(LINGER_S, self.abort)
         self.transport.unregisterProducer()
         self.transport.loseConnection()
 

@@ -13,6 +13,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from meshproto import wire
+from meshproto.errors import TooLarge
 from meshproto.net.lines import (
     BACKLOG_BYTES_MAX,
     CHUNK_BYTES,
@@ -219,6 +220,26 @@ def test_an_end_while_the_peer_does_not_read() -> None:
     assert link.pipe.reading
     link.clock.advance(LINGER_S)
     assert link.pipe.aborted
+    assert link.clock.getDelayedCalls() == []
+
+
+def test_who_is_hung_up_on_does_not_stay() -> None:
+    """After :meth:`Lines.hang_up` a peer that neither takes the last line nor ends TLS has LINGER_S."""
+    link = Link()
+    link.lines.refuse(TooLarge("go"))
+    link.clock.advance(LINGER_S - 0.001)
+    assert (link.pipe.disconnecting, link.pipe.aborted) == (True, False)
+    link.clock.advance(0.001)
+    assert link.pipe.aborted
+    link.lose()
+    assert link.clock.getDelayedCalls() == []
+
+
+def test_who_goes_when_hung_up_on_leaves_no_timer() -> None:
+    """Nothing is left to do for a connection that has ended."""
+    link = Link()
+    link.lines.hang_up()
+    link.lose()
     assert link.clock.getDelayedCalls() == []
 
 
