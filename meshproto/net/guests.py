@@ -131,7 +131,7 @@ class Notes:
     def note(self, network: str, what: str, now: float) -> str | None:
         """The line, if there is to be one."""
         at, left_out = self._noted.pop(network, (now - NOTE_S, 0))
-        if now - at < NOTE_S:
+        if abs(now - at) < NOTE_S:  # the clock may be set back
             self._noted[network] = at, left_out + 1
             return None
         self._noted[network] = now, 0

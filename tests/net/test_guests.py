@@ -253,3 +253,9 @@ class TestStrangers:
             notes.note(str(number), "it is odd", 0)
         assert notes.note("1", "it is odd", 0) is None
         assert notes.note("0", "it is odd", 0) is not None
+
+    def test_a_clock_that_is_set_back(self) -> None:
+        """It does not silence the log for as long."""
+        notes = Notes()
+        notes.note("10.0.0.1", "it is odd", 1_000_000)
+        assert notes.note("10.0.0.1", "it is odd", 0) is not None
