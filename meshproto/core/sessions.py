@@ -13,6 +13,7 @@ from typing import Final
 from meshproto.core.limits import network_of
 from meshproto.core.meshkey import Handshake
 from meshproto.core.rates import WATCHED_PER_NETWORK_MAX
+from meshproto.core.reach import Kind, kind_of
 from meshproto.errors import SlowDown
 
 REGISTRATIONS_PER_LINK_MAX: Final = 100
@@ -42,10 +43,7 @@ class Session:
     @property
     def local(self) -> bool:
         """Whether it comes from this machine."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return not self.host
+        return not self.host or kind_of(self.host) is Kind.LOOPBACK
 
     @property
     def guest(self) -> bool:

@@ -17,7 +17,7 @@ from meshproto.core.rates import (
     Rates,
 )
 from meshproto.core.seed import Settings
-from meshproto.core.sessions import Sessions
+from meshproto.core.sessions import Session, Sessions
 from meshproto.errors import PeerError, SlowDown
 from meshproto.wire import (
     GossipParams,
@@ -37,6 +37,15 @@ from tests.core.seed_mesh import Client, SeedMesh
 from tests.core.users import forged, signed, user
 
 TOKEN, OTHER_TOKEN = "the token of this seed", "the token of another one"
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [("127.0.0.1", True), ("::1", True), ("::ffff:127.0.0.1", True), ("", True), ("10.0.0.1", False)],
+)
+def test_who_is_on_this_machine(host: str, local: bool) -> None:
+    """Also who comes to a socket of both families, which shows IPv4 addresses as IPv6, or through a unix socket."""
+    assert Session(host).local == local
 
 
 class TestRequests:
