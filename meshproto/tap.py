@@ -153,7 +153,11 @@ class NodeService(Service):
         the node's own. Raises :class:`BadState`."""
         described = described or self.options.endpoint
         reactor = UnixSockets(self.reactor) if is_unix(described) else self.reactor
-        port = listen(server_endpoint(reactor, with_backlog(described)), factory, described)
+        try:
+            endpoint = server_endpoint(reactor, with_backlog(described))
+        except BadParams as wrong:  # it did read when the options did, perhaps in another directory or as another user
+            raise BadState(wrong.detail) from None
+        port = listen(endpoint, factory, described)
         self.ports.append(port)
         return host_port(port)
 

@@ -164,6 +164,19 @@ def test_plain_text_at_a_tls_port(mesh: Mesh) -> None:
         assert "https://HOST:PORT" in json.loads(answer.read())["detail"]
 
 
+def test_a_certificate_that_is_there_no_more(tmp_path: Path) -> None:
+    """A file that was found from where the program was started, but is not from where it runs, has its line too."""
+    trustme.CA().issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(tmp_path / "own.pem")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    listen = "ssl:0:interface=127.0.0.1:privateKey=own.pem"
+    state = ["--state", str(tmp_path / "state")]
+    ended = twistd("--rundir", str(elsewhere), "meshseed", "--listen", listen, *state, cwd=tmp_path)
+    assert ended.returncode == 1
+    assert "meshseed: " in ended.stderr
+    assert "own.pem: No such file or directory" in ended.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
