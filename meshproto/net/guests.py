@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from meshproto.core.limits import NETWORKS_MAX, Buckets, Places, Rate
-from meshproto.errors import CallerError, MeshError, SlowDown, Unavailable
+from meshproto.errors import CallerError, MeshError, SlowDown, TooSlow, Unavailable
 from meshproto.net.lines import Lines
 from meshproto.net.listening import places_max
 
@@ -32,13 +32,6 @@ NOTE_S: Final = 60.0
 
 TLS_HANDSHAKE: Final = b"\x16"
 """The first byte that a TLS client says (RFC 8446, 5.1); no JSON begins with it."""
-
-
-class Silent(CallerError):
-    """Nothing came for too long; the connection ends."""
-
-    code = 408
-    title = "too slow"
 
 
 class WrongProtocol(CallerError):
@@ -113,11 +106,11 @@ class Guests:
         elif guest.begun_at is None:
             guest.begun_at = now
         if not guest.lines_seen and now - guest.silent_since >= FIRST_LINE_S:
-            return Silent(f"not a line in {FIRST_LINE_S:g} s; this connection ends")
+            return TooSlow(f"not a line in {FIRST_LINE_S:g} s; this connection ends")
         if guest.begun_at is not None and now - guest.begun_at >= LINE_S:
-            return Silent(f"a line was begun and not finished in {LINE_S:g} s; this connection ends")
+            return TooSlow(f"a line was begun and not finished in {LINE_S:g} s; this connection ends")
         if not guest.staying and now - guest.silent_since >= IDLE_S:
-            return Silent(f"nothing was asked in {IDLE_S:g} s; this connection ends")
+            return TooSlow(f"nothing was asked in {IDLE_S:g} s; this connection ends")
         return None
 
 

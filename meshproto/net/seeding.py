@@ -156,9 +156,9 @@ class SeedService(Service):
             self.log.warn("{text}", text=text)
 
     def _sweep(self) -> None:
+        self._sweeping = self._clock.callLater(SWEEP_S, self._sweep)
         for number, error in self._guests.silent(self._clock.seconds()):
             self._end(number, error)
-        self._sweeping = self._clock.callLater(SWEEP_S, self._sweep)
 
     # -- effects -------------------------------------------------------------------------------------------------
 
