@@ -10,6 +10,7 @@ from collections import OrderedDict, deque
 from typing import Final, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
 
 TURN_LINES: Final = 256
 """Handled in one turn of the reactor before others are made to wait: about two milliseconds of lookups. Fewer, and a
@@ -28,9 +29,14 @@ class Waiting(Protocol):
     def go_on(self) -> None:
         """It is its turn; it may wait for another one."""
 
+    def abort(self) -> None:
+        """Close at once."""
+
 
 class Turns:
     """Shared by all links of a listener."""
+
+    log = Logger()
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
@@ -65,6 +71,11 @@ class Turns:
             link = links.popleft()
             if links:
                 self._waiting[network] = links
-            link.go_on()
+            try:
+                link.go_on()
+            except Exception:
+                # As Twisted does with a protocol that fails on what it is given: it goes, and the others go on.
+                self.log.failure("a bug in what a line asked for")
+                link.abort()
         if self._waiting:
             self._arm()

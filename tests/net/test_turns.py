@@ -6,6 +6,7 @@ import pytest
 from twisted.internet.address import IPv4Address
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import Clock
+from twisted.logger import LogEvent
 
 from meshproto.net.lines import Lines
 from meshproto.net.turns import AT_ONCE_LINES, SLICE_LINES, TURN_LINES, Turns
@@ -135,3 +136,26 @@ def test_who_has_said_all_gets_all_answers(street: Street) -> None:
     assert len(street.handled) == TURN_LINES + 1
     assert link.transport.disconnecting
     link.abort()
+
+
+def test_a_bug_on_a_turn(street: Street, nothing_logged_as_failure: list[LogEvent]) -> None:
+    """Costs the link that met it, and no other its turn."""
+    met = street.link(1)
+    met.dataReceived(FLOOD)
+    other = street.link(2)
+    other.dataReceived(FLOOD)
+    street.took()
+    handle = street.line
+
+    def fail(lines: Lines, line: bytes) -> None:
+        if lines is met:
+            raise ZeroDivisionError
+        handle(lines, line)
+
+    street.line = fail  # type: ignore[method-assign]
+    for _ in range(100):
+        street.turn()
+    assert street.took() == {"2": 3000 - AT_ONCE_LINES}
+    assert met.transport.aborted  # type: ignore[attr-defined]
+    assert len(nothing_logged_as_failure) == 1
+    nothing_logged_as_failure.clear()
