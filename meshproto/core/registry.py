@@ -16,7 +16,7 @@ from meshproto.core.directory import Directory
 from meshproto.core.effects import Effect, Log, Row, Save, Send
 from meshproto.core.entry import Entry, pack_own, read_entry
 from meshproto.core.gossip import Change, content
-from meshproto.core.identity import Record, unb64, verify
+from meshproto.core.identity import Record, verify
 from meshproto.core.peering import Peering
 from meshproto.core.rates import Rates
 from meshproto.core.reach import check_origin
@@ -86,7 +86,7 @@ class Registry:
         record = verify(signed)
         if not record.uris:
             raise BadParams("a registration needs at least one uri; to leave, use unregister")
-        if self._may_register is not None and not self._may_register(record.name, unb64(record.key)):
+        if self._may_register is not None and not self._may_register(record.name, record.key_bytes):
             raise Forbidden(f"{record.name} is not on this seed's list of those who may register")
         check_origin(record.uris, self._sessions[link].host)
         key = fold(record.name)

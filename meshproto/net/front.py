@@ -19,7 +19,7 @@ from werkzeug.routing import BaseConverter
 
 from meshproto import __version__
 from meshproto.core.envelope import check_message
-from meshproto.core.identity import Entropy, Identity, fingerprint, grouped, parse_address, parse_fingerprint
+from meshproto.core.identity import Entropy, fingerprint, grouped, parse_address, parse_fingerprint
 from meshproto.core.queue import Status
 from meshproto.errors import BadParams, MeshError
 from meshproto.net.accepting import Accepting, Order, Outcome, Taken
@@ -68,6 +68,8 @@ class _MessageId(BaseConverter):
 
 
 class Front:
+    """`print_`: the fingerprint of the node's identity key, which stays; the keys themselves change."""
+
     app = Klein()
     app.url_map.merge_slashes = False  # an id may have any slashes
     app.url_map.converters["id"] = _MessageId
@@ -75,7 +77,7 @@ class Front:
 
     def __init__(
         self,
-        identity: Identity,
+        print_: str,
         seeds: Seeds,
         contacts: Contacts,
         accepting: Accepting,
@@ -87,7 +89,7 @@ class Front:
         now_ms: NowMs,
         entropy: Entropy,
     ) -> None:
-        self._identity = identity
+        self._print = print_
         self._seeds = seeds
         self._contacts = contacts
         self._accepting = accepting
@@ -332,7 +334,7 @@ class Front:
 
     @property
     def _address(self) -> str:
-        return f"{self._seeds.user}~{self._identity.fingerprint}"
+        return f"{self._seeds.user}~{self._print}"
 
     @app.route("/contacts/<name>", methods=["PUT"])
     @owner
@@ -361,8 +363,8 @@ class Front:
             request,
             {
                 "name": self._seeds.user,
-                "fingerprint": self._identity.fingerprint,
-                "groups": grouped(self._identity.fingerprint),
+                "fingerprint": self._print,
+                "groups": grouped(self._print),
                 "address": self._address,
                 "version": __version__,
                 "uptime_s": round(self._clock.seconds() - self._started, 3),

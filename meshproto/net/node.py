@@ -99,7 +99,7 @@ class UserNode(Service):
         self.programs = Programs(programs, self.receiving, store, reactor, now_ms, rng)
         self.retention = Retention(keep, store, self.programs, reactor, now_ms)
         self.front = Front(
-            identity,
+            identity.fingerprint,
             self.seeds,
             contacts,
             accepting,
