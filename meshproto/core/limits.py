@@ -29,6 +29,11 @@ def network_of(host: str) -> str:
     return str(address)
 
 
+def called(network: str) -> str:
+    """A network in words."""
+    return network or "a unix socket"
+
+
 class Rate(NamedTuple):
     """So many a second in the long run, and `burst` at once after a silence."""
 

@@ -6,7 +6,7 @@ What is cheap is counted in advance, some requests at a time, because counting c
 from typing import Final
 
 from meshproto import wire
-from meshproto.core.limits import Buckets, Rate
+from meshproto.core.limits import Buckets, Rate, called
 from meshproto.errors import SlowDown
 
 REQUESTS: Final = Rate(per_s=250_000, burst=500_000)
@@ -44,15 +44,15 @@ class Rates:
 
     def ask(self, network: str, amount: int, now: float) -> None:
         """So many lookups' worth of requests."""
-        _refuse(self._requests.take(network, now, amount), f"too many requests from {network}")
+        _refuse(self._requests.take(network, now, amount), f"too many requests from {called(network)}")
 
     def register(self, network: str, now: float) -> None:
         """A registration or a farewell, of whatever name."""
-        _refuse(self._registrations.take(network, now), f"too many registrations from {network}")
+        _refuse(self._registrations.take(network, now), f"too many registrations from {called(network)}")
 
     def new_name(self, network: str, now: float) -> None:
         """A name that this seed has never heard of."""
-        _refuse(self._new_names.take(network, now), f"too many new names from {network}")
+        _refuse(self._new_names.take(network, now), f"too many new names from {called(network)}")
 
 
 def _refuse(wait_s: float, what: str) -> None:

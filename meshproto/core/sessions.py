@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
-from meshproto.core.limits import network_of
+from meshproto.core.limits import called, network_of
 from meshproto.core.meshkey import Handshake
 from meshproto.core.rates import WATCHED_PER_NETWORK_MAX
 from meshproto.core.reach import Kind, kind_of
@@ -142,7 +142,7 @@ class Sessions:
         if len(session.watched | keys) > WATCHES_PER_LINK_MAX:
             raise SlowDown(f"at most {WATCHES_PER_LINK_MAX} names may be watched over one connection")
         if self._watched[session.network] + len(keys - session.watched) > WATCHED_PER_NETWORK_MAX:
-            raise SlowDown(f"at most {WATCHED_PER_NETWORK_MAX} names may be watched from {session.network}")
+            raise SlowDown(f"at most {WATCHED_PER_NETWORK_MAX} names may be watched from {called(session.network)}")
         self._watched[session.network] += len(keys - session.watched)
         session.watched |= keys
         for key in keys:

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
-from meshproto.core.limits import NETWORKS_MAX, Buckets, Places, Rate
+from meshproto.core.limits import NETWORKS_MAX, Buckets, Places, Rate, called
 from meshproto.errors import CallerError, MeshError, SlowDown, TooSlow, Unavailable
 from meshproto.net.lines import Lines
 from meshproto.net.listening import places_max
@@ -68,7 +68,7 @@ class Guests:
         if goes is None:
             return None
         if goes == number:
-            return goes, Unavailable(f"this seed has no place left for {lines.network}", retry_after_s=30.0)
+            return goes, Unavailable(f"this seed has no place left for {called(lines.network)}", retry_after_s=30.0)
         return goes, Unavailable("another connection needs the place, and this one was idle for longest")
 
     def leave(self, number: int) -> None:
@@ -131,4 +131,4 @@ class Notes:
         if len(self._noted) > NETWORKS_MAX:
             self._noted.popitem(last=False)
         more = f" (and {left_out} more since the last such line)" if left_out else ""
-        return f"a connection from {network or 'a unix socket'} was ended: {what}{more}"
+        return f"a connection from {called(network)} was ended: {what}{more}"

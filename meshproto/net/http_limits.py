@@ -6,7 +6,7 @@ from itertools import count
 from typing import Final, Protocol
 
 from meshproto.core.bodies import Bodies
-from meshproto.core.limits import Buckets, Places, Rate
+from meshproto.core.limits import Buckets, Places, Rate, called
 from meshproto.errors import MeshError, SlowDown, Unavailable
 from meshproto.net.listening import places_max
 
@@ -91,13 +91,13 @@ class Limits:
         wait_s = self._requests.take(network, self.seconds())
         if not wait_s:
             return None
-        return SlowDown(f"more than {REQUESTS.per_s:g} requests a second from {network}", retry_after_s=wait_s)
+        return SlowDown(f"more than {REQUESTS.per_s:g} requests a second from {called(network)}", retry_after_s=wait_s)
 
     def wrong_token(self, network: str) -> MeshError | None:
         """What to say instead, when wrong tokens were too many. The right one always opens: else any stranger could
         lock the owner out, and a token of 192 random bits is not found by trying."""
         wait_s = self._wrong_tokens.take(network, self.seconds())
-        return SlowDown(f"too many wrong tokens from {network}", retry_after_s=wait_s) if wait_s else None
+        return SlowDown(f"too many wrong tokens from {called(network)}", retry_after_s=wait_s) if wait_s else None
 
     # bodies
 
@@ -114,7 +114,9 @@ class Limits:
         wait_s = self._unproven.take(network, now, amount)
         if wait_s:
             mib = UNPROVEN_BYTES.per_s / 2**20
-            return SlowDown(f"more than {mib:g} MiB a second from {network} came to nothing", retry_after_s=wait_s)
+            return SlowDown(
+                f"more than {mib:g} MiB a second from {called(network)} came to nothing", retry_after_s=wait_s
+            )
         for goes in self._bodies.add(number, amount, now):
             self._channels[goes].push_out()
         return None

@@ -48,6 +48,14 @@ def test_who_is_on_this_machine(host: str, local: bool) -> None:
     assert Session(host).local == local
 
 
+def test_a_unix_socket_has_a_name() -> None:
+    """It has no address that could be told."""
+    rates = Rates()
+    with pytest.raises(SlowDown, match="too many new names from a unix socket"):
+        for _ in range(int(NEW_NAMES.burst) + 1):
+            rates.new_name("", 0)
+
+
 class TestRequests:
     def test_what_costs_much_is_counted_as_much(self) -> None:
         """One network gets the burst in `seeds`, at `COSTS` lookups each; then 429 with the time to wait, until that is
