@@ -17,8 +17,9 @@ from twisted.web.server import Request, Site
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from meshproto.errors import Forbidden, MeshError, TooLarge, Unauthorized
-from meshproto.net.http_channel import IDLE_TIMEOUT_S, Channel, problem
+from meshproto.net.http_channel import IDLE_TIMEOUT_S, Channel
 from meshproto.net.http_limits import Limits
+from meshproto.net.problem import problem
 from meshproto.wire import encode_value
 
 LOOPBACK_HOSTS: Final = ("localhost",)

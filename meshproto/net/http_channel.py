@@ -11,7 +11,7 @@ from typing import Any, Final
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.http import RESPONSES, HTTPChannel
+from twisted.web.http import HTTPChannel
 
 from meshproto.core.limits import network_of
 from meshproto.errors import (
@@ -24,7 +24,7 @@ from meshproto.errors import (
     Unavailable,
 )
 from meshproto.net.http_limits import BODIES_FULL_S, Limits
-from meshproto.wire import encode_value
+from meshproto.net.problem import last_answer
 
 IDLE_TIMEOUT_S: Final = 60
 """An HTTP connection that says nothing is closed."""
@@ -191,12 +191,7 @@ class Channel(HTTPChannel):
         """Say why, and close."""
         if self.over:
             return
-        body = encode_value(problem(error.code, error.title, error.detail))
-        head = [b"HTTP/1.1 %d %s" % (error.code, RESPONSES.get(error.code, b"Refused"))]
-        head += [b"Content-Type: application/problem+json", b"Content-Length: %d" % len(body), b"Connection: close"]
-        if error.retry_after_s is not None:
-            head.append(b"Retry-After: %d" % max(1, round(error.retry_after_s)))
-        self.transport.writeSequence([b"\r\n".join(head), b"\r\n\r\n", body])
+        self.transport.write(last_answer(error))
         self._close()
 
     def _close(self) -> None:
@@ -245,8 +240,3 @@ class Channel(HTTPChannel):
         if self.limits.tells_of_tls(TLS_LOG_S):
             self.log.warn("{network} speaks TLS to a port of plain HTTP: it was hung up on", network=self.network)
         self.refuse(BadParams("this port speaks plain HTTP, not TLS: use http://"))
-
-
-def problem(status: int, title: str, detail: str) -> dict[str, Any]:
-    """An RFC 9457 problem document."""
-    return {"type": "about:blank", "title": title, "status": status, "detail": detail}

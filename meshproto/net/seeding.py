@@ -14,10 +14,11 @@ from twisted.python.failure import Failure
 from meshproto import wire
 from meshproto.core.effects import Effect, Exchange, Log, Push, Save, SavePeer, Send
 from meshproto.core.seed import Seed
-from meshproto.errors import MeshError, NobodyListens
+from meshproto.errors import BadParams, MeshError, NobodyListens
 from meshproto.net.calls import Calls, Links
 from meshproto.net.guests import SWEEP_S, Guests, Notes
 from meshproto.net.lines import LineHandler, Lines
+from meshproto.net.problem import last_answer
 from meshproto.net.seed_store import SeedStore
 
 TICK_S_MAX: Final = 5.0
@@ -27,10 +28,7 @@ STAYING: Final = frozenset({wire.Register, wire.Watch, wire.Hello})
 """What may make more than a guest of somebody."""
 HTTP: Final = re.compile(rb"[A-Z]{1,20} \S+ HTTP/[0-9.]{1,3}\r?\n")
 """A request line (RFC 9112, 3), as the first that a client says."""
-NO_HTTP: Final = (
-    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n"
-    b"This is a seed of a mesh. It speaks lines of JSON-RPC, not HTTP: see docs/protocol.md.\n"
-)
+NO_HTTP: Final = BadParams("this is a seed of a mesh: it speaks lines of JSON-RPC, not HTTP (docs/protocol.md)")
 
 
 class SeedService(Service):
@@ -147,7 +145,7 @@ class SeedService(Service):
         """In the words of who asked; the rest of what they say is not read."""
         self._note(lines, "it speaks HTTP")
         self.closed(number)
-        lines.send(NO_HTTP)
+        lines.send(last_answer(NO_HTTP))
         lines.end()
 
     def _note(self, lines: Lines, what: str) -> None:

@@ -30,6 +30,7 @@ from zope.interface import implementer
 from meshproto import wire
 from meshproto.core.limits import Buckets, Rate, network_of
 from meshproto.errors import BadParams, TLSNeeded
+from meshproto.net.problem import last_answer
 from meshproto.net.tls import said
 
 if TYPE_CHECKING:
@@ -207,7 +208,7 @@ class _Greeted(BufferingTLSTransport):
     def _answer(self, data: bytes) -> None:
         """In the clear, and then read on until they close, so that nothing is lost under what they still send."""
         needed = TLSNeeded("this port speaks TLS: write tls:HOST:PORT for a seed, https://HOST:PORT for a node")
-        self.transport.write(_in_http(needed) if data[:1].isalpha() else wire.encode_error(None, needed))
+        self.transport.write(last_answer(needed) if data[:1].isalpha() else wire.encode_error(None, needed))
         self.transport.loseWriteConnection()
 
     def _too_late(self) -> None:
@@ -217,12 +218,3 @@ class _Greeted(BufferingTLSTransport):
         host = getattr(self.transport.getPeer(), "host", "")
         if what and not self.factory.logged.take(network_of(host), self.factory.clock.seconds()):
             self.log.warn("no TLS with {host}: {what}", host=host, what=what)
-
-
-def _in_http(error: TLSNeeded) -> bytes:
-    """The same to whoever speaks HTTP (RFC 9457)."""
-    body = (
-        wire.encode_value({"type": "about:blank", "title": error.title, "status": 400, "detail": error.detail}) + b"\n"
-    )
-    head = b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/problem+json\r\nConnection: close\r\n"
-    return head + b"Content-Length: %d\r\n\r\n" % len(body) + body
