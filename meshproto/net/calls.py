@@ -1,7 +1,7 @@
 """The asking side of the line protocol: requests by id, answers in any order, notifications in between."""
 
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from msgspec import UNSET, Raw, Struct
 from twisted.internet.defer import Deferred, DeferredLock
@@ -168,6 +168,26 @@ async def dial(connect: Connect, address: str, calls: Calls, clock: IReactorTime
         calls.close()  # should the endpoint still connect, nobody waits for it any more
         # Endpoints fail in as many ways as there are kinds of them: names, sockets, TLS.
         raise Unreachable(str(reason) or type(reason).__name__) from None
+
+
+class Party(Protocol):
+    """Whose hello it is: :class:`meshproto.core.meshkey.Gate` or :class:`meshproto.core.meshkey.Applicant`."""
+
+    def hello(self) -> wire.HelloParams:
+        """What is said first."""
+
+    def answer(self, address: str, hello: wire.HelloParams, greeting: wire.HelloResult) -> wire.HelloParams | None:
+        """What is said next, if anything is. Raises :class:`PeerError`."""
+
+
+async def say_hello(calls: Calls, address: str, party: Party) -> str:
+    """The name of the seed at the address, when all that it asks for is proven. Raises :class:`MeshError`."""
+    hello = party.hello()
+    greeting = await calls.call("hello", hello, wire.HelloResult)
+    answer = party.answer(address, hello, greeting)
+    if answer is not None:
+        await calls.call("hello", answer, wire.HelloResult)
+    return greeting.seed
 
 
 Greet = Callable[[str, Calls], Coroutine[Any, Any, None]]

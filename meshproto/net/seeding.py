@@ -15,7 +15,7 @@ from meshproto import wire
 from meshproto.core.effects import Effect, Exchange, Log, Push, Save, SavePeer, Send
 from meshproto.core.seed import Seed
 from meshproto.errors import BadParams, MeshError, NobodyListens
-from meshproto.net.calls import Calls, Links
+from meshproto.net.calls import Calls, Links, say_hello
 from meshproto.net.guests import SWEEP_S, Guests, Notes
 from meshproto.net.lines import LineHandler, Lines
 from meshproto.net.problem import last_answer
@@ -202,13 +202,7 @@ class SeedService(Service):
         self.log.error("not saved: {reason}", reason=failure.getErrorMessage())
 
     async def _greet(self, address: str, calls: Calls) -> None:
-        gate = self._core.gate
-        hello = gate.hello()
-        greeting = await calls.call("hello", hello, wire.HelloResult)
-        answer = gate.answer(address, hello, greeting)
-        if answer is not None:
-            await calls.call("hello", answer, wire.HelloResult)
-        self._core.greeted(address, greeting.seed)
+        self._core.greeted(address, await say_hello(calls, address, self._core.gate))
 
     def _lost(self, address: str) -> None:
         self._core.lost(address, self._clock.seconds())

@@ -28,7 +28,7 @@ from meshproto.core.meshkey import Applicant
 from meshproto.core.reach import Reach, reach_of
 from meshproto.errors import MeshError
 from meshproto.net.background import background
-from meshproto.net.calls import Calls, Connect
+from meshproto.net.calls import Calls, Connect, say_hello
 from meshproto.net.clocks import NowMs
 from meshproto.net.finding import Finding
 from meshproto.net.home import Home, HomeService
@@ -159,12 +159,7 @@ class Seeds(Service):
     # -- for the home --------------------------------------------------------------------------------------------
 
     async def greet(self, address: str, calls: Calls) -> str:
-        hello = self._applicant.hello()
-        greeting = await calls.call("hello", hello, wire.HelloResult)
-        answer = self._applicant.answer(address, hello, greeting)
-        if answer is not None:
-            await calls.call("hello", answer, wire.HelloResult)
-        name = greeting.seed
+        name = await say_hello(calls, address, self._applicant)
         self._addresses.answered(address, name)
         calls.lost.addCallback(lambda _: self._addresses.ended(address))
         return name
