@@ -2,7 +2,6 @@
 
 from typing import Any, Final, cast
 
-from klein import Klein
 from twisted.python.components import Componentized
 from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
@@ -14,7 +13,7 @@ from meshproto.net.door import Door, IDoor
 from meshproto.net.front import Front
 from meshproto.net.front_request import FrontRequest
 from meshproto.net.http import answer_error, quiet_site
-from meshproto.net.public_front import PublicFront
+from meshproto.net.public_front import PUBLIC_PATHS, PublicFront
 
 _OWNERS_HEADERS: Final = {
     b"cache-control": b"no-store",  # messages have no place in a browser's cache
@@ -48,7 +47,7 @@ class Face(Resource):
         path = _path(request)
         if self.door is None and self._public is not None:
             return self._public
-        if self._public is not None and path in _PUBLIC:
+        if self._public is not None and path in PUBLIC_PATHS:
             return self._public
         for name, value in _OWNERS_HEADERS.items():
             request.setHeader(name, value)
@@ -60,13 +59,6 @@ class Face(Resource):
 def site(face: Face, reactor: Any) -> Site:
     """The HTTP server's factory."""
     return quiet_site(face, reactor, FrontRequest)
-
-
-def _rules(app: Klein) -> frozenset[str]:
-    return frozenset(rule.rule for rule in app.url_map.iter_rules())
-
-
-_PUBLIC: Final = _rules(PublicFront.app)
 
 
 def _path(request: IRequest) -> str:

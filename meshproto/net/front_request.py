@@ -4,24 +4,23 @@ Twisted calls the resource when the whole body is there. For a stream it is call
 the one place that knows how.
 """
 
-from typing import Any, Final
+from typing import Any
 
 from twisted.web.iweb import IRequest
 
 from meshproto.core.envelope import SEALED_BYTES_MAX
 from meshproto.net.bulk import LineStream
 from meshproto.net.http import BoundedRequest, header
+from meshproto.net.public_front import PUBLIC_PATHS
 
 STREAMED = "application/x-ndjson"
-PUBLIC_PATHS: Final = frozenset({b"/deliver", b"/.well-known/meshproto", b"/healthz"})
-"""Anyone's. The owner's are bounded by the door."""
 
 
 class FrontRequest(BoundedRequest):
     """`stream`: the body as it comes, when it is one; else None."""
 
     body_bytes_max = SEALED_BYTES_MAX
-    public_paths = PUBLIC_PATHS
+    public_paths = frozenset(path.encode() for path in PUBLIC_PATHS)  # the owner's are bounded by the door
     stream: LineStream | None = None
     _begun = False
 

@@ -1,5 +1,7 @@
 """The routes of a user node that are for anyone, on Klein: they take sealed batches and tell what anybody may know."""
 
+from typing import Final
+
 from klein import Klein
 from twisted.logger import Logger
 from twisted.web.iweb import IRequest
@@ -46,3 +48,6 @@ class PublicFront:
 
 
 answer_errors(PublicFront.app, PublicFront.log)
+
+PUBLIC_PATHS: Final = frozenset(rule.rule for rule in PublicFront.app.url_map.iter_rules())
+"""Anyone's: those of these routes. All others are the owner's."""

@@ -14,7 +14,7 @@ from meshproto.core.limits import Rate
 from meshproto.errors import MeshError
 from meshproto.net import http_limits
 from meshproto.net.door import Door
-from meshproto.net.front_request import PUBLIC_PATHS
+from meshproto.net.front_request import FrontRequest
 from meshproto.net.http import DISCARD_BYTES_MAX, BoundedRequest
 from meshproto.net.http_channel import (
     BODY_BYTES_PER_S,
@@ -384,7 +384,7 @@ class TestConnections:
 
 
 class TestRates:
-    @pytest.mark.parametrize("path", [*sorted(PUBLIC_PATHS), b"/%64eliver", b"/healthz?x=1"])
+    @pytest.mark.parametrize("path", [*sorted(FrontRequest.public_paths), b"/%64eliver", b"/healthz?x=1"])
     def test_public_requests(self, world: World, client: RawHTTP, path: bytes) -> None:
         """More than REQUESTS of one network are answered 429 with a time, in HTTP as ever; other networks and the
         owner's routes are served."""
