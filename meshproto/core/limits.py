@@ -72,21 +72,70 @@ class Buckets:
             self._buckets[network] = (min(self._rate.burst, left + amount), at)
 
 
+class _Crowd:
+    """Connections by network, in each the idlest first; and the network that has most of them."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, OrderedDict[int, None]] = {}
+        self._by_size: dict[int, OrderedDict[str, None]] = {}
+        self._most = 0
+
+    def idlest(self, network: str) -> int | None:
+        return next(iter(self._of.get(network, ())), None)
+
+    def fullest(self) -> tuple[str, int]:
+        """The network with most of these connections, and how many; `""` and 0 when there are none."""
+        return (next(iter(self._by_size[self._most])), self._most) if self._most else ("", 0)
+
+    def add(self, number: int, network: str) -> None:
+        crowd = self._of.setdefault(network, OrderedDict())
+        self._file(network, len(crowd), len(crowd) + 1)
+        crowd[number] = None
+
+    def remove(self, number: int, network: str) -> bool:
+        """Whether it was there."""
+        crowd = self._of.get(network)
+        if crowd is None or number not in crowd:
+            return False
+        self._file(network, len(crowd), len(crowd) - 1)
+        del crowd[number]
+        if not crowd:
+            del self._of[network]
+        return True
+
+    def heard(self, number: int, network: str) -> None:
+        crowd = self._of.get(network)
+        if crowd is not None and number in crowd:
+            crowd.move_to_end(number)
+
+    def _file(self, network: str, before: int, after: int) -> None:
+        """Sizes change by one, so the largest is found without looking at all."""
+        if before:
+            del self._by_size[before][network]
+            if not self._by_size[before]:
+                del self._by_size[before]
+        if after:
+            self._by_size.setdefault(after, OrderedDict())[network] = None
+        if after > self._most or self._most not in self._by_size:
+            self._most = after
+
+
 class Places:
     """The connections there are, and which of them goes when there is no room for one more.
 
-    A newcomer is never turned away for the sake of those who only wait: the idlest guest of its own network goes when
-    the network has its share, and when all places are taken the idlest guest of the network that has most. Whoever has
-    been found to be more than a guest (:meth:`keep`) stays."""
+    A newcomer is not turned away for the sake of those who only wait: the idlest guest of its own network goes when the
+    network has its share, and when all places are taken the idlest guest of the network that has most. Whoever has been
+    found to be more than a guest (:meth:`keep`) stays, unless there is no guest left anywhere: then a network that has
+    more connections than the newcomer's gives its idlest. So nobody holds all places by being more than a guest many
+    times."""
 
     def __init__(self, places_max: int, per_network_max: int) -> None:
         self._places_max = places_max
         self._per_network_max = per_network_max
         self._network: dict[int, str] = {}
-        self._guests: dict[str, OrderedDict[int, None]] = {}  # network -> its guests, the idlest first
         self._sizes: dict[str, int] = {}  # network -> its connections, guests or not
-        self._by_guests: dict[int, OrderedDict[str, None]] = {}  # number of guests -> the networks that have so many
-        self._most = 0
+        self._guests = _Crowd()
+        self._kept = _Crowd()
 
     def __len__(self) -> int:
         return len(self._network)
@@ -101,58 +150,48 @@ class Places:
         self._sizes[network] = self._sizes.get(network, 0) + 1
         goes: int | None = None
         if self._sizes[network] > self._per_network_max:
-            goes = next(iter(self._guests.get(network, ())), number)
+            goes = self._guests.idlest(network)
+            goes = number if goes is None else goes
         elif len(self._network) > self._places_max:
-            fullest = next(iter(self._by_guests[self._most])) if self._most else None
-            goes = number if fullest is None else next(iter(self._guests[fullest]))
-        self._add_guest(number, network)
+            goes = self._one_less(number, network)
+        self._guests.add(number, network)
         if goes is not None:
             self.leave(goes)
         return goes
 
+    def _one_less(self, number: int, network: str) -> int:
+        goes = self._guests.idlest(self._guests.fullest()[0])
+        if goes is not None:
+            return goes
+        fullest, many = self._kept.fullest()
+        goes = self._kept.idlest(fullest)
+        return number if goes is None or many <= self._sizes[network] else goes
+
     def heard(self, number: int) -> None:
-        """A guest has asked for something: it is the least idle one now."""
-        guests = self._guests.get(self._network.get(number, ""))
-        if guests is not None and number in guests:
-            guests.move_to_end(number)
+        """It has asked for something: it is the least idle one now."""
+        network = self._network.get(number, "")
+        self._guests.heard(number, network)
+        self._kept.heard(number, network)
 
     def keep(self, number: int) -> None:
         """More than a guest from now on."""
-        network = self._network.get(number)
-        if network is not None:
-            self._remove_guest(number, network)
+        network = self._network.get(number, "")
+        if self._guests.remove(number, network):
+            self._kept.add(number, network)
+
+    def let_go(self, number: int) -> None:
+        """A guest again."""
+        network = self._network.get(number, "")
+        if self._kept.remove(number, network):
+            self._guests.add(number, network)
 
     def leave(self, number: int) -> None:
         """The connection is gone; nothing happens if it has left before."""
         network = self._network.pop(number, None)
         if network is None:
             return
-        self._remove_guest(number, network)
+        self._guests.remove(number, network)
+        self._kept.remove(number, network)
         self._sizes[network] -= 1
         if not self._sizes[network]:
             del self._sizes[network]
-
-    def _add_guest(self, number: int, network: str) -> None:
-        guests = self._guests.setdefault(network, OrderedDict())
-        self._file(network, len(guests), len(guests) + 1)
-        guests[number] = None
-
-    def _remove_guest(self, number: int, network: str) -> None:
-        guests = self._guests.get(network, OrderedDict())
-        if number not in guests:
-            return
-        self._file(network, len(guests), len(guests) - 1)
-        del guests[number]
-        if not guests:
-            del self._guests[network]
-
-    def _file(self, network: str, before: int, after: int) -> None:
-        """Sizes change by one, so the largest is found without looking at all."""
-        if before:
-            del self._by_guests[before][network]
-            if not self._by_guests[before]:
-                del self._by_guests[before]
-        if after:
-            self._by_guests.setdefault(after, OrderedDict())[network] = None
-        if after > self._most or self._most not in self._by_guests:
-            self._most = after

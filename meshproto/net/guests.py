@@ -80,6 +80,10 @@ class Guests:
         self._guests[number].staying = True
         self._places.keep(number)
 
+    def be_guest_again(self, number: int) -> None:
+        self._guests[number].staying = False
+        self._places.let_go(number)
+
     def heard(self, number: int, data: bytes, now: float) -> None:
         """Something was said. Raises :class:`WrongProtocol`, and :class:`SlowDown` for a stranger who says too much;
         the connection has to end then."""

@@ -176,7 +176,7 @@ class Channel(HTTPChannel):
 
     def requestDone(self, request: Any) -> None:
         self.limits.body_over(self.number)
-        self.limits.idle(self.number, self.network)
+        self.limits.idle(self.number)
         if request.code < 400:
             self.limits.proven(self.network, request.received_bytes)
         self._phase = Phase.IDLE

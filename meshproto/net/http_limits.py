@@ -71,11 +71,9 @@ class Limits:
         """We work on a request of this connection: it stays."""
         self._places.keep(number)
 
-    def idle(self, number: int, network: str) -> None:
+    def idle(self, number: int) -> None:
         """The request was answered: a guest as before, the least idle one."""
-        if number in self._channels:
-            self._places.leave(number)
-            self._places.enter(number, network)  # its own place is free, so nobody has to go
+        self._places.let_go(number)
 
     def tells_of_tls(self, every_s: float) -> bool:
         """Whether it is time for a line in the log about a client that speaks TLS here."""

@@ -24,7 +24,7 @@ from meshproto.net.seed_store import SeedStore
 TICK_S_MAX: Final = 5.0
 """A clock that stepped back must not put the seed to sleep."""
 
-STAYING: Final = frozenset({wire.Register, wire.Watch, wire.Hello})
+STANDING: Final = frozenset({wire.Register, wire.Unregister, wire.Watch, wire.Unwatch, wire.Hello})
 """What may make more than a guest of somebody."""
 HTTP: Final = re.compile(rb"[A-Z]{1,20} \S+ HTTP/[0-9.]{1,3}\r?\n")
 """A request line (RFC 9112, 3), as the first that a client says."""
@@ -122,8 +122,8 @@ class SeedService(Service):
         if isinstance(request, wire.Gossip):
             self._asked_bytes += len(line) + 1
             self._answered_bytes += sum(len(effect.line) for effect in effects if isinstance(effect, Send))
-        elif type(request) in STAYING and not self._core.is_guest(number):
-            self._guests.stay(number)
+        elif type(request) in STANDING:
+            (self._guests.be_guest_again if self._core.is_guest(number) else self._guests.stay)(number)
         self._carry_out(effects)
         self._arm()
 

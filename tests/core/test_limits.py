@@ -100,12 +100,37 @@ class TestPlaces:
         assert len(places) == 4
 
     def test_of_nothing_but_kept_ones_nobody_goes_but_the_newcomer(self) -> None:
+        """Unless a network has more of them than the newcomer's would have."""
         places = Places(2, per_network_max=2)
         for number, network in enumerate("ab"):
             places.enter(number, network)
             places.keep(number)
         assert places.enter(9, "c") == 9
         assert len(places) == 2
+
+    def test_nobody_holds_all_places_by_being_more_than_a_guest(self) -> None:
+        """The idlest of the network that has most goes for one that has fewer."""
+        places = Places(6, per_network_max=3)
+        for number in range(6):
+            places.enter(number, "ab"[number % 2])
+            places.keep(number)
+        places.heard(0)
+        assert places.enter(10, "c") == 2
+        places.keep(10)
+        assert places.enter(11, "c") == 1
+        places.keep(11)
+        assert places.enter(12, "c") == 12
+        assert (places.of("a"), places.of("b"), places.of("c")) == (2, 2, 2)
+
+    def test_a_guest_again(self) -> None:
+        """As idle as one who has just asked."""
+        places = Places(100, per_network_max=2)
+        places.enter(1, "a")
+        places.keep(1)
+        places.enter(2, "a")
+        places.let_go(1)
+        assert places.enter(3, "a") == 2
+        assert places.enter(4, "a") == 1
 
 
 class PlacesMachine(RuleBasedStateMachine):
@@ -116,6 +141,7 @@ class PlacesMachine(RuleBasedStateMachine):
         self.places = Places(8, per_network_max=4)
         self.network: dict[int, str] = {}
         self.guests: list[int] = []  # the idlest first
+        self.kept: list[int] = []  # likewise
         self.last = 0
 
     @rule(network=st.sampled_from("abcd"))
@@ -123,17 +149,13 @@ class PlacesMachine(RuleBasedStateMachine):
         self.last += 1
         goes = self.places.enter(self.last, network)
         before = Counter(self.network.values())
-        guests = Counter(self.network[number] for number in self.guests)
         if before[network] == 4:
             own = [number for number in self.guests if self.network[number] == network]
             assert goes == (own[0] if own else self.last)
         elif len(self.network) == 8:
-            most = max(guests.values(), default=0)
-            idlest = {
-                next(number for number in self.guests if self.network[number] == name)
-                for name, size in guests.items()
-                if size == most
-            }
+            idlest = self._idlest(self.guests)
+            if not idlest and max(Counter(self.network[number] for number in self.kept).values()) > before[network] + 1:
+                idlest = self._idlest(self.kept)
             assert goes in (idlest or {self.last})
         else:
             assert goes is None
@@ -146,9 +168,10 @@ class PlacesMachine(RuleBasedStateMachine):
     def heard(self, data: st.DataObject) -> None:
         number = data.draw(st.integers(0, self.last))
         self.places.heard(number)
-        if number in self.guests:
-            self.guests.remove(number)
-            self.guests.append(number)
+        for crowd in (self.guests, self.kept):
+            if number in crowd:
+                crowd.remove(number)
+                crowd.append(number)
 
     @rule(data=st.data())
     def keep(self, data: st.DataObject) -> None:
@@ -156,6 +179,15 @@ class PlacesMachine(RuleBasedStateMachine):
         self.places.keep(number)
         if number in self.guests:
             self.guests.remove(number)
+            self.kept.append(number)
+
+    @rule(data=st.data())
+    def let_go(self, data: st.DataObject) -> None:
+        number = data.draw(st.integers(0, self.last))
+        self.places.let_go(number)
+        if number in self.kept:
+            self.kept.remove(number)
+            self.guests.append(number)
 
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
@@ -163,10 +195,21 @@ class PlacesMachine(RuleBasedStateMachine):
         self.places.leave(number)
         self._forget(number)
 
+    def _idlest(self, crowd: list[int]) -> set[int]:
+        """In each of the networks that have most of the crowd."""
+        sizes = Counter(self.network[number] for number in crowd)
+        most = max(sizes.values(), default=0)
+        return {
+            next(number for number in crowd if self.network[number] == network)
+            for network, size in sizes.items()
+            if size == most
+        }
+
     def _forget(self, number: int) -> None:
         self.network.pop(number, None)
-        if number in self.guests:
-            self.guests.remove(number)
+        for crowd in (self.guests, self.kept):
+            if number in crowd:
+                crowd.remove(number)
 
     @invariant()
     def counts(self) -> None:
