@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 with atheris.instrument_imports(include=["meshproto"]):
-    from bench.fuzz_input import Bodies, Lines, users
+    from bench.fuzz_input import Bodies, Lines, addressed, users
     from meshproto import wire
     from meshproto.core.envelope import SEALED_BYTES_MAX, Sealed
     from meshproto.core.identity import b64, verify
@@ -98,6 +98,7 @@ def at_the_node() -> Callable[[bytes], None]:
     rng = random.Random(1)
 
     def sealed(inside: bytes, record: wire.SignedRecord) -> bytes:
+        inside = addressed(inside, b64(sender.key), to.key)
         box = Box(sender.mail, PublicKey(to.mail_bytes)).encrypt(inside, rng.randbytes(24))
         return wire.encode_value(Sealed(record, to.mail, b64(box)))
 

@@ -20,6 +20,9 @@ from meshproto.wire import SignedRecord, encode_value
 USERS: Final = 20
 """Who register, and seal batches."""
 IDS: Final = 500
+SENDER: Final = "the key of the sender"
+RECIPIENT: Final = "the key of the recipient"
+"""What stands in a batch until it is known who sends it to whom."""
 SEEDS: Final = [f"fuzz{number}" for number in range(8)]
 LONG: Final = 70_000
 """More than a line may have."""
@@ -128,6 +131,11 @@ def twisted(value: Any, rng: random.Random) -> Any:
 
 def _text(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=True).encode("ascii")
+
+
+def addressed(inside: bytes, sender: str, recipient: str) -> bytes:
+    """What goes into a box, with the identity keys of both."""
+    return inside.replace(SENDER.encode(), sender.encode()).replace(RECIPIENT.encode(), recipient.encode())
 
 
 class Lines:
@@ -258,7 +266,7 @@ class Bodies:
             {"id": f"id{rng.randrange(IDS)}", "message": rng.choice(("x", 1, {})), "sent_at": 5, "type": ""}
             for _ in range(rng.choice((1, 1, 2, 20)))
         ]
-        return {"token": b64(rng.randbytes(16)), "letters": letters}
+        return {"token": b64(rng.randbytes(16)), "sender": SENDER, "recipient": RECIPIENT, "letters": letters}
 
     def inside(self) -> bytes:
         """A batch, half of the times with a message that is none."""
@@ -274,5 +282,5 @@ class Bodies:
         if rng.random() < 0.05:
             own = rng.choice(self._people).identity.sign(sender.name, ["http://127.0.0.1:9"], 7)
         box = Box(sender.identity.mail, PublicKey(self._recipient.mail_bytes))
-        sealed = box.encrypt(inside, rng.randbytes(24))
+        sealed = box.encrypt(addressed(inside, b64(sender.identity.key), self._recipient.key), rng.randbytes(24))
         return encode_value(Sealed(own, self._recipient.mail, b64(sealed)))

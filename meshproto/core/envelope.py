@@ -90,9 +90,13 @@ class Letter(Struct, frozen=True, gc=False):
 
 
 class Batch(Struct, frozen=True):
-    """What is inside the box: a random token (for the acknowledgement), and the letters in order."""
+    """What is inside the box: a random token (for the acknowledgement), the identity keys of who wrote it and for whom,
+    and the letters in order. The box alone proves two mail keys, which anybody may put into a record of theirs, and
+    is the same in both directions."""
 
     token: B64
+    sender: B64
+    recipient: B64
     letters: Annotated[list[Letter], Meta(min_length=1, max_length=BATCH_MESSAGES_MAX)]
 
 
@@ -144,13 +148,13 @@ def seal(letters: list[Letter], identity: Identity, own: SignedRecord, recipient
     except CryptoError as reason:
         raise PeerError(f"the mail key of {recipient.name} cannot be used: {reason}") from None
     token = b64(entropy(_TOKEN_BYTES))
-    sealed = box.encrypt(encode_value(Batch(token, letters)), entropy(_NONCE_BYTES))
+    sealed = box.encrypt(encode_value(Batch(token, b64(identity.key), recipient.key, letters)), entropy(_NONCE_BYTES))
     return Pending(encode_value(Sealed(own, recipient.mail, b64(sealed))), token, box)
 
 
 def open_batch(body: bytes, identity: Identity) -> Opened:
     """Raises BadParams (not a batch), TooLarge, BadSignature (the record), Misdirected (sealed for a key that is not
-    ours), Forbidden (not sealed by the sender of the record)."""
+    ours, or written for somebody else), Forbidden (not sealed or not written by the sender of the record)."""
     sealed = _decode(body, Sealed)
     record = verify(sealed.sender)
     mail_key = next((key for key in identity.mail_keys if b64(bytes(key.public_key)) == sealed.to), None)
@@ -162,6 +166,10 @@ def open_batch(body: bytes, identity: Identity) -> Opened:
     except (CryptoError, ValueError):
         raise Forbidden(f"the batch was not sealed by {record.name}'s mail key") from None
     batch = _decode(plain, Batch)
+    if batch.sender != record.key:
+        raise Forbidden(f"the batch was not written by the key of {record.name}")
+    if batch.recipient != b64(identity.key):
+        raise Misdirected("written for another key than this node's: look the recipient up again")
     if sum(len(letter.message) for letter in batch.letters) > BATCH_BYTES_MAX:
         raise TooLarge(f"a batch holds at most {BATCH_BYTES_MAX} bytes of messages")
     if len({letter.id for letter in batch.letters}) != len(batch.letters):

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from msgspec import Raw
+from msgspec import Raw, structs
 from nacl.public import Box, PublicKey
 
 from meshproto.core.envelope import (
@@ -32,9 +32,9 @@ from meshproto.core.envelope import (
     seal,
     seal_receipt,
 )
-from meshproto.core.identity import Identity, Record, b64, unb64, verify
+from meshproto.core.identity import RECORD_DOMAIN, Identity, Record, b64, unb64, verify
 from meshproto.errors import BadParams, BadSignature, Forbidden, MeshError, Misdirected, PeerError, TooLarge
-from meshproto.wire import ID_CHARS_MAX, SignedRecord, encode_value
+from meshproto.wire import ID_CHARS_MAX, SignedRecord, decode_value, encode_value
 
 NOW_MS = 1_795_343_300_123
 URI = "http://192.0.2.7:3000"
@@ -118,6 +118,43 @@ def test_nobody_speaks_for_another() -> None:
     theirs = msgspec.json.decode(EVE.seal([letter()], BOB.record).body, type=Sealed)
     with pytest.raises(Forbidden, match="was not sealed by Alice's mail key"):
         BOB.open(encode_value(Sealed(ALICE.signed, theirs.to, theirs.box)))
+
+
+def with_mail_key_of(user: User, other: User) -> User:
+    """A user who has put another's mail key into a record of their own, as anybody may."""
+    forger = User(user.record.name)
+    record = structs.replace(user.record, mail=other.record.mail)
+    text = encode_value(record)
+    sig = b64(user.identity.signing.sign(RECORD_DOMAIN + text).signature)
+    forger.signed = SignedRecord(text.decode(), sig)
+    forger.record = verify(forger.signed)
+    return forger
+
+
+def test_a_batch_is_for_one_key_whoever_borrows_its_mail_key() -> None:
+    """What is written to Eve, who says that Bob's mail key is hers, is nothing that Bob may take for his."""
+    eve = with_mail_key_of(EVE, BOB)
+    with pytest.raises(Misdirected):
+        BOB.open(ALICE.seal([letter()], eve.record).body)
+
+
+def test_a_batch_is_of_one_key_whoever_borrows_its_mail_key() -> None:
+    """With Eve's record beside it, in which stands Alice's mail key, it is not Eve's; nor is it Bob's when it is sent
+    back to Alice, though the box reads the same in both directions."""
+    sealed = decode_value(ALICE.seal([letter()], BOB.record).body, Sealed)
+    eve = with_mail_key_of(EVE, ALICE)
+    with pytest.raises(Forbidden):
+        BOB.open(encode_value(structs.replace(sealed, sender=eve.signed)))
+    with pytest.raises((Forbidden, Misdirected)):
+        ALICE.open(encode_value(structs.replace(sealed, sender=BOB.signed, to=ALICE.record.mail)))
+
+
+def test_what_eve_was_sent_is_not_of_whom_she_says() -> None:
+    """Eve, with Bob's mail key in her record, posts what Alice wrote to her to Alice, as if Bob had."""
+    eve = with_mail_key_of(EVE, BOB)
+    sealed = decode_value(ALICE.seal([letter()], eve.record).body, Sealed)
+    with pytest.raises((Forbidden, Misdirected)):
+        ALICE.open(encode_value(structs.replace(sealed, sender=BOB.signed, to=ALICE.record.mail)))
 
 
 def test_a_record_that_its_owner_did_not_sign_is_refused() -> None:
@@ -400,7 +437,7 @@ def test_an_old_receipt_proves_nothing() -> None:
 def test_only_the_recipient_acknowledges() -> None:
     """A receipt sealed with another key, even for the right token, is none."""
     token = BOB.open(PENDING.body).batch.token
-    opened = Opened(ALICE.record, ALICE.signed, Batch(token, [letter()]), EVE.identity.mail)
+    opened = Opened(ALICE.record, ALICE.signed, Batch(token, "", "", [letter()]), EVE.identity.mail)
     with pytest.raises(PeerError, match="not the recipient's sealed receipt"):
         open_receipt(seal_receipt(opened, ["1"], {}, entropy), PENDING)
 

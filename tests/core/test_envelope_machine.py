@@ -11,7 +11,7 @@ from msgspec import Raw, structs
 from nacl.public import PrivateKey
 
 from meshproto.core.envelope import Letter, Opened, Pending, Sealed, open_batch, open_receipt, seal, seal_receipt
-from meshproto.core.identity import MAIL_KEYS_KEPT, Identity, Record, b64, unb64, verify
+from meshproto.core.identity import MAIL_KEYS_KEPT, RECORD_DOMAIN, Identity, Record, b64, unb64, verify
 from meshproto.errors import BadSignature, Forbidden, MeshError, Misdirected, PeerError
 from meshproto.wire import SignedRecord, decode_value, encode_value
 
@@ -102,6 +102,20 @@ class EnvelopeMachine(RuleBasedStateMachine):
         if by != sent.sender:
             with pytest.raises((Forbidden, Misdirected)):
                 open_batch(body, self.users[sent.recipient])
+
+    @rule(sent=sent, by=names, at=names, to=st.booleans())
+    def be_passed_off_with_a_borrowed_mail_key(self, sent: Sent, by: str, at: str, to: bool) -> None:
+        """Anybody may put anybody's mail key into their record: it opens the box and makes nobody the writer."""
+        sealed = decode_value(sent.pending.body, Sealed)
+        borrowed = verify(sealed.sender).mail if not to else sealed.to
+        record = structs.replace(verify(self.records[by][-1]), mail=borrowed)
+        text = encode_value(record)
+        sig = b64(self.users[by].signing.sign(RECORD_DOMAIN + text).signature)
+        mail = sealed.to if not to else verify(sealed.sender).mail
+        body = encode_value(structs.replace(sealed, sender=SignedRecord(text.decode(), sig), to=mail))
+        if (by, at) != (sent.sender, sent.recipient):
+            with pytest.raises((Forbidden, Misdirected)):
+                open_batch(body, self.users[at])
 
     @rule(sent=sent, at=st.integers(0, 10**6), bit=st.integers(0, 7))
     def be_changed(self, sent: Sent, at: int, bit: int) -> None:

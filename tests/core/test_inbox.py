@@ -23,7 +23,7 @@ def letter(id_: str, text: bytes) -> Letter:
 
 def test_kept_in_order() -> None:
     """Letters that can be taken are kept in the order of the batch, around those that cannot."""
-    batch = Batch("", [letter("b", b"1"), letter("bad", b'"\xff"'), letter("a", b"2")])
+    batch = Batch("", "", "", [letter("b", b"1"), letter("bad", b'"\xff"'), letter("a", b"2")])
     kept, refused = sort(batch)
     assert [one.id for one in kept] == ["b", "a"]
     assert list(refused) == ["bad"]
@@ -33,7 +33,7 @@ def test_kept_in_order() -> None:
 def test_too_large() -> None:
     """A message of MESSAGE_BYTES_MAX is taken; one with a byte more is refused, and its sender is told the limit."""
     fits = b'"' + b"x" * (MESSAGE_BYTES_MAX - 2) + b'"'
-    kept, refused = sort(Batch("", [letter("fits", fits), letter("not", fits[:-1] + b'x"')]))
+    kept, refused = sort(Batch("", "", "", [letter("fits", fits), letter("not", fits[:-1] + b'x"')]))
     assert [one.id for one in kept] == ["fits"]
     assert str(MESSAGE_BYTES_MAX) in refused["not"]
 
@@ -44,14 +44,16 @@ def test_too_deep() -> None:
     def nested(depth: int) -> bytes:
         return b"[" * depth + b"]" * depth
 
-    kept, refused = sort(Batch("", [letter("fits", nested(DEPTH_MAX)), letter("not", nested(DEPTH_MAX + 1))]))
+    kept, refused = sort(Batch("", "", "", [letter("fits", nested(DEPTH_MAX)), letter("not", nested(DEPTH_MAX + 1))]))
     assert [one.id for one in kept] == ["fits"]
     assert "deeper" in refused["not"]
 
 
 def test_numbers() -> None:
     """A number that no program can hold is refused with the reason, and the letters beside it are kept."""
-    kept, refused = sort(Batch("", [letter("fits", b"-0"), letter("huge", b"[1e999]"), letter("long", b"1" * 5000)]))
+    kept, refused = sort(
+        Batch("", "", "", [letter("fits", b"-0"), letter("huge", b"[1e999]"), letter("long", b"1" * 5000)])
+    )
     assert [one.id for one in kept] == ["fits"]
     assert "1e999, which is beyond binary64" in refused["huge"]
     assert "5000 characters" in refused["long"]
@@ -61,4 +63,4 @@ def test_numbers() -> None:
 def test_any_json(values: list[Any]) -> None:
     """Whatever is JSON and within the limits is kept as it came."""
     letters = [letter(str(number), json.dumps(value).encode()) for number, value in enumerate(values)]
-    assert sort(Batch("", letters)) == (letters, {})
+    assert sort(Batch("", "", "", letters)) == (letters, {})
