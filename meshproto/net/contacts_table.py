@@ -77,8 +77,8 @@ class ContactsTable:
         return self._database.submit(job, durable=False)
 
     def pin(self, record: Record, signed: SignedRecord, now_ms: int) -> "Deferred[str]":
-        """See :func:`pin`."""
-        return self._database.submit(lambda connection: pin(connection, record, signed, now_ms))
+        """See :func:`pin`; the key alone."""
+        return self._database.submit(lambda connection: pin(connection, record, signed, now_ms)[0])
 
     def offer(self, record: Record, signed: SignedRecord, now_ms: int) -> "Deferred[str | None]":
         """A seed says that the name has this key. See :func:`offer`."""
@@ -106,19 +106,19 @@ class ContactsTable:
         return self._database.submit(job)
 
 
-def pin(connection: sqlite3.Connection, record: Record, signed: SignedRecord, now_ms: int) -> str:
+def pin(connection: sqlite3.Connection, record: Record, signed: SignedRecord, now_ms: int) -> tuple[str, int]:
     """Pin the key of a new contact; take the newer record of a known one, if its key is the pinned one. The key that
-    is pinned now."""
+    is pinned now, and the sequence of its record."""
     found = connection.execute("SELECT key, seq FROM contacts WHERE name=?", (fold(record.name),)).fetchone()
     if found is not None and (found[0] != record.key or found[1] >= record.seq):
-        return str(found[0])
+        return str(found[0]), int(found[1])
     connection.execute(
         "INSERT INTO contacts (name, shown, key, record, sig, seq, first_seen, changed_at) VALUES (?,?,?,?,?,?,?,?) "
         "ON CONFLICT (name) DO UPDATE SET shown=excluded.shown, "
         "record=excluded.record, sig=excluded.sig, seq=excluded.seq, changed_at=excluded.changed_at",
         (fold(record.name), record.name, record.key, signed.record, signed.sig, record.seq, now_ms, now_ms),
     )
-    return record.key
+    return record.key, record.seq
 
 
 def offer(

@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 from meshproto.core.envelope import Letter
 from meshproto.core.identity import Record, fingerprint, unb64
 from meshproto.core.inbox import PAGE_BYTES_MAX, Correspondent, Received
-from meshproto.errors import KeyChanged
+from meshproto.errors import KeyChanged, MeshError, StaleRecord
 from meshproto.net.contacts_table import offer, pin
 from meshproto.net.outbox_table import PRUNE_BYTES, PRUNE_ROWS, within_bytes
 from meshproto.net.store import Database
@@ -60,7 +60,9 @@ class InboxTable:
 
     def receive(self, sender: Record, signed: SignedRecord, letters: Iterable[Letter], now_ms: int) -> "Deferred[None]":
         """Keep the letters that are not there yet, in order, and the sender's record. Fails with :class:`KeyChanged`
-        when the name is known with another key; then nothing of it is kept but that key."""
+        when the name is known with another key, then nothing of it is kept but that key; and with :class:`StaleRecord`
+        for an older record than the one known: whoever has stolen a mail key does not go on using the record it was
+        in."""
         rows = [
             (
                 fold(sender.name),
@@ -75,12 +77,14 @@ class InboxTable:
             for letter in letters
         ]
 
-        def job(connection: sqlite3.Connection) -> KeyChanged | None:
-            pinned = pin(connection, sender, signed, now_ms)
+        def job(connection: sqlite3.Connection) -> MeshError | None:
+            pinned, seq = pin(connection, sender, signed, now_ms)
             if pinned != sender.key:
                 known, found = fingerprint(unb64(pinned)), fingerprint(sender.key_bytes)
                 news = offer(connection, sender, signed, now_ms, said_by_seed=False) is not None
                 return KeyChanged(f"{sender.name} is known here with the key {known}, not {found}", news=news)
+            if sender.seq < seq:
+                return StaleRecord(f"{sender.name} has a newer record than the one of this batch: seal it anew")
             new = _unseen(connection, rows)
             connection.execute("SAVEPOINT batch")
             try:
@@ -93,7 +97,7 @@ class InboxTable:
             connection.execute("RELEASE batch")
             return None
 
-        def judge(refusal: KeyChanged | None) -> None:
+        def judge(refusal: MeshError | None) -> None:
             if refusal is not None:
                 raise refusal
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from meshproto.errors import StaleRecord
 from meshproto.net.user_store import SCHEMA, SCHEMA_VERSION, UserStore
 from tests.net.on_clock import OnClock
 from tests.net.user_rows import letter, user
@@ -41,10 +42,13 @@ class TestContacts:
         assert (contact.name, contact.signed, contact.first_seen, contact.changed_at) == ("Bob", signed, 1, 5)
 
     def test_older_record(self, disk: OnClock, store: UserStore) -> None:
-        """An older record, brought by a batch that is sent once more, does not take the place of a newer one."""
+        """An older record, brought by a batch that is sent once more, does not take the place of a newer one, and the
+        batch is refused."""
         newer, signed = user(seq=2)
         disk.run(store.contacts.pin(newer, signed, 1))
-        disk.run(store.inbox.receive(*user(seq=1), [letter("a")], 5))
+        with pytest.raises(StaleRecord):
+            disk.run(store.inbox.receive(*user(seq=1), [letter("a")], 5))
+        assert disk.run(store.inbox.totals())[0] == 0
         contact = disk.run(store.contacts.get("Bob"))
         assert contact is not None
         assert (contact.signed, contact.changed_at) == (signed, 1)

@@ -130,6 +130,16 @@ def test_an_old_batch_is_no_news(warnings: list[str]) -> None:
     assert warnings == []
 
 
+def test_an_older_record_of_a_contact_is_refused() -> None:
+    """Whoever has got hold of a mail key writes no longer than until the node has heard of the next record: the own
+    node of a contact has seals with the newest."""
+    world = mesh()
+    thief = world.identities["UserX"]
+    assert forged(world, thief, seq=1).json["title"] == "stale record"
+    assert world.inbox("Bobby") == ["first"]
+    assert world.send("UserX", "Bobby", "second").code == 200
+
+
 def test_what_waits_goes_on_after_trust() -> None:
     """Messages queued before the key changed wait, with both fingerprints as the reason, and go on at once when the
     owner trusts the new key."""
