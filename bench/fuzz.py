@@ -200,7 +200,7 @@ def _ask(connection: socket, lines: list[bytes], codes: Counter[str]) -> bool:
     try:
         connection.sendall(b"\n".join([*lines, last, b""]))
         while True:
-            if b'"the last of these"' in received[-RECEIVE_BYTES:]:
+            if received.endswith(b"\n") and b'"the last of these"' in received:
                 for line in received.split(b"\n")[:-1]:
                     codes[_judged(line)] += 1
                 return True

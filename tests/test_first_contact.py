@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 from msgspec import Raw
+from twisted.internet.defer import succeed
 
 from meshproto.core.envelope import Letter, seal
-from meshproto.core.identity import Identity, verify
+from meshproto.core.identity import Identity, b64, verify
 from meshproto.core.lookup import MISSING_TTL_S
 from meshproto.core.policy import Names
 from meshproto.net import writers
-from meshproto.net.writers import CONTACTS, OWNER_TTL_S, Accept
+from meshproto.net.writers import CONTACTS, OWNER_TTL_S, Accept, Writers
 from tests.core.users import user
 from tests.world import Answer, World
 
@@ -107,6 +108,14 @@ class TestOwner:
         world.run_until(world.registered)
         own = world.identities["Dan"]
         assert write(world, "Dan", own, to="Dan").code == 200
+
+    def test_the_own_name_is_nobody_elses(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Also when a seed says so, and however it is written."""
+        monkeypatch.setattr(Writers, "_owner", lambda self, name: succeed(b64(MALLORY.key)))
+        for name in ("UserX", "userx"):
+            answer = write(world, name, MALLORY)
+            assert refusal(answer) == (403, "not the owner of the name", "that is this node's own name")
+        assert write(world, "Mallory", MALLORY).code == 200
 
     def test_a_flood_of_one_name_is_one_lookup(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         """The seeds' word counts for a while, and is asked for again after it."""

@@ -34,7 +34,6 @@ Reach = frozenset[Kind]
 """The kinds of addresses to which something may be sent."""
 
 FAR: Final[Reach] = frozenset({Kind.OTHER})
-NEAR: Final[Reach] = frozenset({Kind.OTHER, Kind.LOOPBACK, Kind.LINK_LOCAL})
 
 METADATA: Final = frozenset(
     map(
@@ -106,14 +105,16 @@ def check_origin(uris: Iterable[str], host: str) -> None:
             )
 
 
-def reach_of(own_uris: Iterable[str], *, neighbour: bool) -> Reach:
-    """How far a message may be sent. `own_uris`: where this node says it can be reached, which is where those who are
-    to reach it are too. `neighbour`: the recipient is registered at a seed on this machine, which has made sure of
-    where the registration came from."""
-    if neighbour:
-        return NEAR
-    own = {kind_of(urlsplit(uri).hostname or "") for uri in own_uris}
-    return FAR | {kind for kind in (Kind.LOOPBACK, Kind.LINK_LOCAL) if kind in own}
+def reach_of(uri: str, own_uris: Iterable[str], *, neighbour: bool) -> Reach:
+    """How far a message to a record's URI may be sent: to a loopback or link-local address only if the URI itself says
+    so, since what a name leads to may have changed after a seed has seen it (DNS rebinding). `own_uris`: where this
+    node says it can be reached, which is where those who are to reach it are too. `neighbour`: the recipient is
+    registered at a seed on this machine, which has made sure of where the registration came from."""
+    kind = kind_of(urlsplit(uri).hostname or "")
+    if kind not in (Kind.LOOPBACK, Kind.LINK_LOCAL):
+        return FAR
+    own = {kind_of(urlsplit(own_uri).hostname or "") for own_uri in own_uris}
+    return FAR | {kind} if neighbour or kind in own else FAR
 
 
 def _kind(address: _Address) -> Kind:

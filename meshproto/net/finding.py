@@ -8,6 +8,7 @@ answered or overdue: that finds out a connection that is dead (:class:`meshproto
 from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple
 
+from msgspec import structs
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -61,8 +62,9 @@ class Finding:
                 raise _not_found(name)
         search = await self._search(name)
         if search.found is not None:
-            self._cache.found(name, search.found, self._clock.seconds())
-            return search.found
+            located = await self._newest(search.found)
+            self._cache.found(name, located, self._clock.seconds())
+            return located
         if search.verdict is Said.MISSING:
             self._cache.missing(name, self._clock.seconds())
             raise _not_found(name)
@@ -70,6 +72,19 @@ class Finding:
         if contact is None:
             raise Unavailable(f"{search.why}, and no address of {name} is known", retry_after_s=LOOKUP_S)
         return Located(verify(contact.signed), contact.signed, None)
+
+    async def _newest(self, located: Located) -> Located:
+        """A seed may be behind, or say what was true once: a newer record of this user that was seen before counts
+        more. What is sealed for an old mail key may be read by who has stolen that."""
+        contact = await self._store.contacts.get(located.record.name)
+        if contact is None or contact.key != located.record.key:
+            return located
+        known = verify(contact.signed)
+        return (
+            located
+            if known.seq <= located.record.seq or not known.uris
+            else structs.replace(located, record=known, signed=contact.signed)
+        )
 
     def forget(self, name: str) -> None:
         """What was cached of the user was no good."""

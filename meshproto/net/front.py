@@ -351,7 +351,9 @@ class Front:
     @app.route("/contacts/<name>", methods=["DELETE"])
     @owner
     async def forget(self, request: IRequest, name: str) -> bytes:
-        return answer_json(request, contact_shown(await self._contacts.forget(*parse_address(name))))
+        contact = await self._contacts.forget(*parse_address(name))
+        self._seeds.forget(contact.name)
+        return answer_json(request, contact_shown(contact))
 
     @app.route("/status", methods=["GET"])
     @owner

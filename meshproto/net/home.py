@@ -90,6 +90,7 @@ class HomeService(Service):
             self._calls = calls = Calls(self._clock, self._notified)
             try:
                 await self._settle(address, calls)
+                self._addresses.failed()  # until it has answered a ping: it may hang up on whoever has registered
                 await self._live(calls)
                 self._trouble(f"lost the home seed {address}", loud=False)
             except CancelledError:
@@ -113,7 +114,6 @@ class HomeService(Service):
         name = await self._resident.greet(address, calls)
         since = await self._resident.register(calls)
         await self._resident.arriving(calls)
-        self._addresses.settled()
         self.problem = None
         self._troubles.clear()
         self.home = Home(name, address, since)
@@ -135,6 +135,7 @@ class HomeService(Service):
             while True:
                 await deferLater(self._clock, PING_S)
                 await calls.call("ping", wire.Nothing(), wire.Nothing)
+                self._addresses.settled()
         except MeshError as error:
             self.log.debug("ping: {reason}", reason=error.detail)
         finally:

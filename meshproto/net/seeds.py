@@ -141,9 +141,9 @@ class Seeds(Service):
         """See :meth:`Finding.locate`."""
         return await self._finding.locate(name, fresh=fresh)
 
-    def reach(self, located: Located) -> Reach:
+    def reach(self, located: Located, uri: str) -> Reach:
         """To which kinds of addresses the user's record may lead."""
-        return reach_of(self._uris(), neighbour=located.neighbour)
+        return reach_of(uri, self._uris(), neighbour=located.neighbour)
 
     def forget(self, name: str) -> None:
         """What was known of where the user is was no good."""

@@ -346,9 +346,9 @@ class Sending(Service):
         letters = [Letter(message.id, Raw(message.message), message.sent_at, message.type) for message in attempt.batch]
         own = self._seeds.own()
         pending = seal(letters, own.identity, own.signed, located.record, self._entropy)
-        reach = self._seeds.reach(located)
         failed = Unreachable(f"{attempt.to} has no address")
         for uri in located.record.uris:
+            reach = self._seeds.reach(located, uri)
             try:
                 return open_receipt(await self._courier.deliver(uri, pending.body, reach), pending)
             except MeshError as error:

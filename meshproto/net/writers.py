@@ -58,12 +58,14 @@ class Writers:
     def __init__(
         self,
         accept: Accept,
+        own_name: str,
         own_key: str,
         contacts: Contacts,
         locate: Callable[[str], Awaitable[Located]],
         clock: IReactorTime,
     ) -> None:
         self._accept = accept
+        self._own_name = fold(own_name)
         self._own_key = own_key
         self._contacts = contacts
         self._locate = locate
@@ -77,6 +79,8 @@ class Writers:
         contact is compared where the batch is kept."""
         if sender.key == self._own_key:
             return
+        if fold(sender.name) == self._own_name:
+            raise NotOwner("that is this node's own name")
         names = self._accept.names
         if names is not None and not names.allow(sender.name, sender.key_bytes):
             raise _may_not(sender)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshproto.core.reach import FAR, METADATA, NEAR, Kind, check_origin, kind_of, reach_of
+from meshproto.core.reach import FAR, METADATA, Kind, check_origin, kind_of, reach_of
 from meshproto.errors import Forbidden
 from meshproto.wire import RegisterResult
 from tests.core.seed_mesh import Client, SeedMesh
@@ -80,7 +80,7 @@ def test_loopback_however_it_is_spelled(host: str) -> None:
 def test_where_clouds_keep_credentials(address: str) -> None:
     """Never, not even for a neighbour; also the number alone, and within IPv6."""
     assert kind_of(address) is Kind.NEVER
-    assert kind_of(address) not in NEAR
+    assert kind_of(address) is Kind.NEVER
     if "." in address:
         number = int(ipaddress.ip_address(address))
         assert kind_of(str(number)) is kind_of(hex(number)) is kind_of(f"::ffff:{address}") is Kind.NEVER
@@ -125,21 +125,28 @@ class TestWhoMayRegisterWhat:
 
 class TestReach:
     @pytest.mark.parametrize(
-        ("own", "reach"),
+        ("own", "uri", "kind"),
         [
-            ("http://192.0.2.7:3000", FAR),
-            ("https://example.org", FAR),
-            ("http://0.0.0.0:3000", FAR),
-            ("http://localhost:3000", FAR | {Kind.LOOPBACK}),
-            ("http://[fe80::1]:3000", FAR | {Kind.LINK_LOCAL}),
+            ("http://localhost:3000", "http://127.0.0.1:3001", Kind.LOOPBACK),
+            ("http://127.0.0.1:3000", "http://[::1]:3001", Kind.LOOPBACK),
+            ("http://[fe80::1]:3000", "http://[fe80::2]:3000", Kind.LINK_LOCAL),
         ],
     )
-    def test_as_far_as_others_must_come(self, own: str, reach: frozenset[Kind]) -> None:
+    def test_as_far_as_others_must_come(self, own: str, uri: str, kind: Kind) -> None:
         """A node that says it is at a loopback address is reached from there alone, and so are those it writes to."""
-        assert reach_of([own], neighbour=False) == reach
+        assert reach_of(uri, [own], neighbour=False) == FAR | {kind}
+        for elsewhere in ("http://192.0.2.7:3000", "https://example.org", "http://0.0.0.0:3000"):
+            assert reach_of(uri, [elsewhere], neighbour=False) == FAR
 
     def test_a_neighbour(self) -> None:
-        assert reach_of(["http://192.0.2.7:3000"], neighbour=True) == NEAR
+        assert reach_of("http://127.0.0.1:3001", ["http://192.0.2.7:3000"], neighbour=True) == FAR | {Kind.LOOPBACK}
+        assert reach_of("http://192.0.2.8:3000", ["http://192.0.2.7:3000"], neighbour=True) == FAR
+
+    @pytest.mark.parametrize("neighbour", [False, True])
+    def test_a_name_leads_nowhere_near(self, neighbour: bool) -> None:
+        """Whatever it led to when it was registered, also for a node that is itself at a loopback address."""
+        for own in ("http://192.0.2.7:3000", "http://127.0.0.1:3000"):
+            assert reach_of("http://rebind.example:8080/admin", [own], neighbour=neighbour) == FAR
 
 
 class TestASeed:

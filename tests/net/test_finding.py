@@ -63,6 +63,7 @@ class Searcher:
     def locate(self, name: str = "Bobby") -> "Deferred[Located]":
         located = start(self.finding.locate(name))
         self.street.settle()
+        self.disk.clock.advance(0)
         return located
 
     def after(self, located: "Deferred[Located]", seconds: float) -> "Deferred[Located]":
@@ -205,7 +206,7 @@ def test_what_was_found_is_asked_again(node: Searcher) -> None:
     assert len(node.street.asked("lookup")) == 1
     light(node, "s0:1", found(seq=2))
     fresh = start(node.finding.locate("Bobby", fresh=True))
-    node.street.settle()
+    node.after(fresh, 0)
     assert result_of(fresh).record.seq == 2
     node.street.run(FOUND_TTL_S)
     result_of(node.locate())

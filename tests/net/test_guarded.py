@@ -15,13 +15,15 @@ from twisted.internet.testing import MemoryReactor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from meshproto.core.reach import FAR, NEAR, Reach
+from meshproto.core.reach import FAR, Kind, Reach
 from meshproto.errors import NoAnswer, PeerError, PeerRefused, Unreachable
 from meshproto.net.courier import ANSWER_BYTES_MAX, DELIVER_TIMEOUT_S, REASON_CHARS_MAX, Courier, Peers
 from meshproto.net.guarded import HEAD_BYTES_MAX
 from meshproto.net.tls import Trust
 from tests.net.far import failure_of, no_result_of, result_of, start
 from tests.net.pipe import Pipe
+
+NEAR = FAR | {Kind.LOOPBACK, Kind.LINK_LOCAL}
 
 PUBLIC = "192.0.2.7"
 ATTEMPT_S = 1.0

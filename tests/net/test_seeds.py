@@ -7,7 +7,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from meshproto import wire
-from meshproto.core.addresses import SWITCH_MAX_S
+from meshproto.core.addresses import RETRY_MAX_S, SWITCH_MAX_S
 from meshproto.core.identity import b64
 from meshproto.core.lookup import FOUND_TTL_S, Located
 from meshproto.core.meshkey import NO_KEYS, Applicant
@@ -155,6 +155,27 @@ def test_a_ping_in_vain(node: Node, says: Reply) -> None:
     node.says["seedA", "ping"] = says
     node.street.run(PING_S + CALL_TIMEOUT_S)
     assert node.street.fars[0][1].pipe.aborted
+
+
+def test_a_home_that_hangs_up_on_whoever_has_registered(node: Node) -> None:
+    """It is tried ever more rarely, as one that refuses: not until it has answered a ping is it a home."""
+
+    lost = 0
+
+    def registrations_in(seconds: int) -> int:
+        nonlocal lost
+        before = len(node.street.asked("register"))
+        for _ in range(round(seconds / TICK_S)):
+            for _, far in node.street.fars[lost:]:
+                far.lose()
+            lost = len(node.street.fars)
+            node.street.run(TICK_S)
+        return len(node.street.asked("register")) - before
+
+    registrations_in(20)
+    assert registrations_in(30) <= 30 / (RETRY_MAX_S / 2)
+    node.street.run(RETRY_MAX_S + 2 * PING_S)
+    assert node.seeds.home == ("seedA", "a:1", 77)
 
 
 def test_a_lost_name(node: Node) -> None:

@@ -13,12 +13,14 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import URI
 
-from meshproto.core.reach import NEAR
+from meshproto.core.reach import FAR, Kind
 from meshproto.errors import BadState, PeerError, Unreachable
 from meshproto.net.courier import ANSWER_BYTES_MAX, Courier, Peers
 from meshproto.net.tls import Endpoints, Trust
 from meshproto.net.tls_listening import server_endpoint
 from tests.net.tls_rig import Loud, endpoint, write
+
+NEAR = FAR | {Kind.LOOPBACK, Kind.LINK_LOCAL}
 
 # Twisted hands pyOpenSSL its own kind of certificate.
 pytestmark = pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWarning")

@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 import treq
 from msgspec import Raw
+from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from zope.interface import implementer
 
 from meshproto.core.envelope import Letter, seal
 from meshproto.core.identity import Identity, grouped, verify
+from meshproto.core.lookup import Located
 from tests.world import USER_PORT, Answer, World
 
 
@@ -138,6 +140,36 @@ def test_an_older_record_of_a_contact_is_refused() -> None:
     assert forged(world, thief, seq=1).json["title"] == "stale record"
     assert world.inbox("Bobby") == ["first"]
     assert world.send("UserX", "Bobby", "second").code == 200
+
+
+def test_a_seed_that_answers_with_an_older_record_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a contact has shown of themselves since counts more: no mail is sealed for a key that may be stolen."""
+    world = mesh()
+    old = world.lookup("seedX", "UserX")
+    assert old is not None
+    world.users["UserX"].keys.rotate(world.hosts["UserX"].now_ms())
+    world.run(1)
+    assert world.send("UserX", "Bobby", "second").code == 200
+    monkeypatch.setattr(world.cores["seedX"]._registry, "find", lambda name, now: (old, []))
+    located = world.wait(ensureDeferred(world.users["Bobby"].seeds.locate("UserX", fresh=True)))
+    assert located.signed == world.users["UserX"].seeds.own_record() != old.signed
+    assert world.send("Bobby", "UserX", "sealed for the new one").json["status"] == "delivered"
+
+
+def test_a_contact_that_was_forgotten_is_looked_up_anew() -> None:
+    """Not taken from what was looked up before."""
+    world = mesh()
+    _, new = change_key(world)
+    assert world.send("Bobby", "UserX", "?").code == 409
+    world.users["Bobby"].seeds._finding._cache.found("UserX", world.wait(located_before(world)), world.clock.seconds())
+    assert world.ask("DELETE", "Bobby", "/contacts/UserX").code == 200
+    assert world.users["Bobby"].seeds._finding._cache.get("UserX", world.clock.seconds()) is None
+    assert world.send("Bobby", "UserX", "again").json["status"] == "delivered"
+    assert contact(world)["fingerprint"] == new
+
+
+def located_before(world: World) -> "Deferred[Located]":
+    return ensureDeferred(world.users["Bobby"].seeds.locate("UserX"))
 
 
 def test_what_waits_goes_on_after_trust() -> None:
