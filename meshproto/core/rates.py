@@ -16,7 +16,7 @@ REQUESTS_AT_ONCE: Final = 16
 COSTS: Final[dict[type[wire.AnyRequest], int]] = {
     wire.Seeds: 1000,  # of a mesh of a thousand seeds: a millisecond or two, and 60 kB
     wire.Status: 300,
-    wire.Names: 50,
+    wire.Names: 300,  # a page: two milliseconds
     wire.Watch: 50,
     wire.Unwatch: 50,
     wire.Hello: 10,

@@ -102,6 +102,9 @@ class Sessions:
 
     def register(self, link: int, key: str) -> None:
         """The name's user is at the other end of this link, and of no other."""
+        former = self._link_of.get(key)
+        if former is not None and former != link:
+            self._sessions[former].names.discard(key)
         self._sessions[link].names.add(key)
         self._link_of[key] = link
 

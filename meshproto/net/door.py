@@ -47,7 +47,15 @@ class Door:
 
 _SINGLE: Final = (b"host", b"origin", b"sec-fetch-site", b"authorization")
 _OWN_SITE: Final = (None, "same-origin", "none")  # "none": the owner typed the address, or took a bookmark
-_PROXYS: Final = (b"forwarded", b"x-forwarded-", b"x-real-ip")
+_PROXYS: Final = (
+    b"forwarded",
+    b"x-forwarded-",
+    b"x-real-ip",
+    b"via",
+    b"x-client-ip",
+    b"true-client-ip",
+    b"cf-connecting-ip",
+)
 
 
 def _check_single(request: IRequest) -> None:

@@ -199,8 +199,10 @@ class _Search:
                 self.log.failure("a bug", failure=failure)
             elif isinstance(error, Unreachable):
                 self.unreachable.add(address)
-            self.log.debug("lookup at {address}: {reason}", address=address, reason=error)
-            self._walk.heard(address, Said.MISSING if isinstance(error, UserNotFound) else Said.SILENT)
+            missing = isinstance(error, UserNotFound)
+            if not missing:  # a stranger may have names looked up that nobody has
+                self.log.debug("lookup at {address}: {reason}", address=address, reason=error)
+            self._walk.heard(address, Said.MISSING if missing else Said.SILENT)
 
         asking = ensureDeferred(self._ask(address)).addCallbacks(located, failed)
         self._under_way.append(asking.addCallback(lambda _: self._go_on()))

@@ -84,6 +84,10 @@ class Guests:
         self._guests[number].staying = False
         self._places.let_go(number)
 
+    def staying(self) -> list[int]:
+        """Those who are more than guests."""
+        return [number for number, guest in self._guests.items() if guest.staying]
+
     def heard(self, number: int, data: bytes, now: float) -> None:
         """Something was said. Raises :class:`WrongProtocol`, and :class:`SlowDown` for a stranger who says too much;
         the connection has to end then."""

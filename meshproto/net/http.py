@@ -16,7 +16,7 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from meshproto.errors import Forbidden, MeshError, TooLarge, Unauthorized
+from meshproto.errors import BadParams, Forbidden, MeshError, TooLarge, Unauthorized
 from meshproto.net.http_channel import IDLE_TIMEOUT_S, Channel
 from meshproto.net.http_limits import Limits
 from meshproto.net.problem import problem
@@ -131,6 +131,9 @@ class BoundedRequest(Request):
     def gotLength(self, length: int | None) -> None:
         channel: Channel = self.channel
         self.content = BytesIO()
+        if not channel._path.startswith((b"/", b"http:", b"https:")) and channel._path != b"*":
+            # Twisted cuts the first character off, whatever it is.
+            channel.refuse(BadParams("the target of a request begins with /"))
         if length is not None and length > DISCARD_BYTES_MAX:
             self._hang_up()
         self.too_large = length is not None and length > self.body_bytes_max

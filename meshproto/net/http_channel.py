@@ -8,6 +8,7 @@ cases. Its timeout begins anew with each byte, so that a byte a minute keeps a c
 from enum import Enum, auto
 from typing import Any, Final
 
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -78,6 +79,7 @@ class Channel(HTTPChannel):
         self._head_bytes = 0
         self._has_request_line = False
         self._body_bytes = 0  # when it was looked last
+        self._turn: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
         super().connectionMade()
@@ -86,6 +88,9 @@ class Channel(HTTPChannel):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.limits.leave(self.number)
+        if self._turn is not None:
+            self._turn.cancel()  # nobody is there to hear the answers
+            self._turn = None
         super().connectionLost(reason)
 
     # -- the request, as it comes --------------------------------------------------------------------------------
@@ -93,13 +98,13 @@ class Channel(HTTPChannel):
     def dataReceived(self, data: bytes) -> None:
         if self.over:
             return
-        if self._phase is Phase.IDLE:
+        if self._phase is Phase.IDLE and self._turn is None:
             if data.startswith(_TLS_HANDSHAKE):
                 self._refuse_tls()
                 return
             self._begin()
         super().dataReceived(data)
-        if self._phase is Phase.IDLE and self._buffer:  # the next request, which came along with this one
+        if self._phase is Phase.IDLE and self._buffer and self._turn is None:  # the next request came along with this
             self._begin()
 
     def _begin(self) -> None:
@@ -184,6 +189,16 @@ class Channel(HTTPChannel):
         super().requestDone(request)
         if not self.persistent:
             self.setTimeout(IDLE_TIMEOUT_S)  # to take the answer
+        elif self._buffer and self._turn is None:
+            # More have come with it. Twisted would answer all of them before anybody else is listened to.
+            self.paused = True
+            self._turn = self.callLater(0, self._go_on)
+
+    def _go_on(self) -> None:
+        """The next of several requests that came at once."""
+        self._turn = None
+        self.paused = False
+        self.dataReceived(b"")
 
     # -- the end of it -------------------------------------------------------------------------------------------
 

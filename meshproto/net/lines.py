@@ -5,6 +5,7 @@ long is answered and ends the connection, because nobody can say where the next 
 """
 
 from collections.abc import Callable
+from math import inf
 from typing import TYPE_CHECKING, Final, Protocol
 
 from twisted.internet.interfaces import (
@@ -23,7 +24,7 @@ from zope.interface import implementer
 from meshproto import wire
 from meshproto.core.limits import network_of
 from meshproto.errors import MeshError, TooLarge
-from meshproto.net.turns import Turns
+from meshproto.net.turns import SLICE_S, Turns
 
 if TYPE_CHECKING:
     from twisted.internet.tcp import Connection
@@ -247,9 +248,12 @@ class Lines(TwistedProtocol):
         limit = -1 if self._turns is None else self._turns.allowed()
         try:
             *lines, self._buffer = self._buffer.split(b"\n", limit)
+            ends_at = inf if self._turns is None else self._turns.seconds() + SLICE_S
             for at, line in enumerate(lines):
-                if not self._reading:
+                if not self._reading or (at and self._turns is not None and self._turns.seconds() > ends_at):
                     self._buffer = b"\n".join((*lines[at:], self._buffer))
+                    self._waiting = self._reading
+                    lines = lines[:at]
                     break
                 if len(line) >= wire.LINE_BYTES_MAX:
                     self._overlong()

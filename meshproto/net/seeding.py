@@ -155,6 +155,9 @@ class SeedService(Service):
 
     def _sweep(self) -> None:
         self._sweeping = self._clock.callLater(SWEEP_S, self._sweep)
+        for number in self._guests.staying():
+            if self._core.is_guest(number):  # the name has moved to another link, say
+                self._guests.be_guest_again(number)
         for number, error in self._guests.silent(self._clock.seconds()):
             self._end(number, error)
 

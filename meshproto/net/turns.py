@@ -2,11 +2,13 @@
 
 Whoever pipelines has the rest of their lines wait, and is not read from meanwhile; networks take turns, and the links
 of one network among themselves. A link that says little is never made to wait, so that a single question is answered
-within one turn, whatever the others pour in. (Deficit round robin, Shreedhar and Varghese 1995, with lines of equal
-cost.)
+within one turn, whatever the others pour in. (Deficit round robin, Shreedhar and Varghese 1995. Lines count alike as
+long as they are quick; how long some take is measured.)
 """
 
 from collections import OrderedDict, deque
+from collections.abc import Callable
+from time import perf_counter
 from typing import Final, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -17,6 +19,10 @@ TURN_LINES: Final = 256
 link that is alone would spend its time on turns."""
 SLICE_LINES: Final = 32
 """Handled for one link before it is the next one's turn."""
+SLICE_S: Final = 0.001
+"""However few the lines were: a page of names takes longer than a hundred lookups. Then it is the next one's turn."""
+TURN_S: Final = 0.004
+"""Likewise, of a turn of the reactor."""
 AT_ONCE_LINES: Final = 4
 """Handled at once for a link whatever the others do: a question, and a ping or two."""
 
@@ -34,12 +40,14 @@ class Waiting(Protocol):
 
 
 class Turns:
-    """Shared by all links of a listener."""
+    """Shared by all links of a listener. `seconds`: what time is measured with; the reactor's stands still within a
+    turn."""
 
     log = Logger()
 
-    def __init__(self, clock: IReactorTime) -> None:
+    def __init__(self, clock: IReactorTime, seconds: Callable[[], float] = perf_counter) -> None:
         self._clock = clock
+        self.seconds = seconds
         self._left = TURN_LINES
         self._waiting: OrderedDict[str, deque[Waiting]] = OrderedDict()
         self._timer: IDelayedCall | None = None
@@ -66,7 +74,8 @@ class Turns:
 
     def _turn(self) -> None:
         self._timer, self._left = None, TURN_LINES
-        while self._waiting and self._left > 0:
+        ends_at = self.seconds() + TURN_S
+        while self._waiting and self._left > 0 and self.seconds() < ends_at:
             network, links = self._waiting.popitem(last=False)
             link = links.popleft()
             if links:

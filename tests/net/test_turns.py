@@ -1,6 +1,7 @@
 """Whose lines are handled next: a single question is not kept waiting by those who pipeline."""
 
 from collections.abc import Callable
+from math import ceil
 
 import pytest
 from twisted.internet.address import IPv4Address
@@ -9,7 +10,7 @@ from twisted.internet.task import Clock
 from twisted.logger import LogEvent
 
 from meshproto.net.lines import Lines
-from meshproto.net.turns import AT_ONCE_LINES, SLICE_LINES, TURN_LINES, Turns
+from meshproto.net.turns import AT_ONCE_LINES, SLICE_LINES, SLICE_S, TURN_LINES, TURN_S, Turns
 from tests.net.pipe import Pipe
 
 TICK_S = 0.001
@@ -27,7 +28,9 @@ class Street:
 
     def __init__(self) -> None:
         self.clock = Stepping()
-        self.turns = Turns(self.clock)
+        self.now = 0.0
+        self.line_s = 0.0
+        self.turns = Turns(self.clock, lambda: self.now)
         self.handled: list[tuple[str, bytes]] = []
 
     def opened(self, lines: Lines) -> None:
@@ -36,6 +39,7 @@ class Street:
     def line(self, lines: Lines, line: bytes) -> None:
         peer = lines.transport.getPeer()
         self.handled.append((str(peer.port), line))
+        self.now += self.line_s
         lines.send(line + b"\n")
 
     def closed(self, lines: Lines, reason: str) -> None:
@@ -83,6 +87,26 @@ def test_who_is_alone_has_the_turn(street: Street) -> None:
     assert link.transport.reading  # type: ignore[attr-defined]
     link.dataReceived(b"!\n")
     assert street.handled[-1] == ("1", b"rest!")
+
+
+def test_lines_that_take_long_are_fewer(street: Street) -> None:
+    """Of such as take longer than SLICE_S each link has one handled, then it is the next one's turn, and a turn has no
+    more of them than TURN_S allows; all are handled in the end, in order."""
+    links = [street.link(number) for number in range(1, 11)]
+    street.line_s = 1.5 * SLICE_S
+    for link in links:
+        link.dataReceived(flood(20))
+    assert street.took() == {str(number): 1 for number in range(1, 11)}
+    street.turn()
+    assert sum(street.took().values()) == ceil(TURN_S / street.line_s)
+    quiet = street.link(99)
+    quiet.dataReceived(b"?\n")
+    assert street.took() == {"99": 1}
+    for _ in range(200):
+        street.turn()
+    last = [line for name, line in street.handled if name == "10"]
+    assert last == flood(20).split()[-len(last) :]
+    assert last[-1] == b"19"
 
 
 def test_a_single_question_does_not_wait(street: Street) -> None:
