@@ -2,6 +2,7 @@
 
 import os
 import random
+import time
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,6 +13,7 @@ from meshproto.core.meshkey import NO_KEYS
 from meshproto.core.seed import Seed, Settings
 from meshproto.errors import BadParams
 from meshproto.net import seed_store
+from meshproto.net.clocks import wait_by_monotonic_time
 from meshproto.net.database_file import connect
 from meshproto.net.lines import LineHandler, LinesFactory
 from meshproto.net.listening import is_loopback, local_address
@@ -100,7 +102,7 @@ class SeedNode(NodeService):
         core = Seed(
             options["name"],
             address,
-            now=reactor.seconds(),
+            now=time.time(),
             rng=random.Random(os.urandom(16)),
             entropy=os.urandom,
             settings=settings,
@@ -108,7 +110,7 @@ class SeedNode(NodeService):
             peers=[*options["peer"], *seed_store.read_peers(connection)],
         )
         store = seed_store.SeedStore(ThreadedDatabase(connection, reactor))
-        self.seed = SeedService(core, store, reactor, self.dial)
+        self.seed = SeedService(core, store, reactor, self.dial, time.time)
         if options["http"] is not None:
             self._open_http(core)
         self.announce(state, prefix + local_address(where) if where else address)
@@ -135,7 +137,7 @@ class SeedNode(NodeService):
         from meshproto.net.http import LOOPBACK_HOSTS  # noqa: PLC0415
         from meshproto.net.seed_front import SeedFront, site  # noqa: PLC0415
 
-        front = SeedFront(core, self.seed, self.reactor)
+        front = SeedFront(core, self.seed)
         where = self.listen(site(front, self.reactor), self.options["http"])
         if where is not None and is_loopback(where[0]):
             front.hosts = LOOPBACK_HOSTS
@@ -150,4 +152,5 @@ class SeedNode(NodeService):
 def makeService(options: Options) -> IService:
     from twisted.internet import reactor  # noqa: PLC0415 - not before twistd has installed the one that was asked for
 
+    wait_by_monotonic_time(reactor)
     return SeedNode(options, reactor)

@@ -86,9 +86,12 @@ class Host(MemoryReactor):
     def seconds(self) -> float:
         return float(self._clock.seconds())
 
-    def now_ms(self) -> int:
+    def now(self) -> float:
         """What the machine takes for the time of day: `ahead_s` of the world's."""
-        return int((self.seconds() + self.ahead_s) * 1000)
+        return self.seconds() + self.ahead_s
+
+    def now_ms(self) -> int:
+        return int(self.now() * 1000)
 
     def callLater(self, delay: float, callable: Callable[..., Any], *args: object, **kwargs: object) -> IDelayedCall:
         if len(self._calls) > self._calls_max:

@@ -231,7 +231,7 @@ class World(Network):
         core = Seed(
             name,
             self.address(name),
-            now=self.clock.seconds(),
+            now=host.now(),
             rng=random.Random(self.rng.random()),
             entropy=self.rng.randbytes,
             settings=plan.settings,
@@ -239,7 +239,7 @@ class World(Network):
             peers=[*(self.address(peer) for peer in plan.peers), *seed_store.read_peers(connection)],
         )
         store = seed_store.SeedStore(self._database(name, connection))
-        service = SeedService(core, store, host, dial_from(host))
+        service = SeedService(core, store, host, dial_from(host), host.now)
         host.listenTCP(SEED_PORT, LinesFactory(service.link, host))
         self.seeds[name], self.cores[name] = service, core
         service.startService()

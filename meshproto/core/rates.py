@@ -35,7 +35,8 @@ WATCHED_PER_NETWORK_MAX: Final = 100_000
 
 
 class Rates:
-    """What each network has had. All raise :class:`SlowDown`. Times in seconds."""
+    """What each network has had. All raise :class:`SlowDown`. Times in seconds, of the wall clock as all of the core's:
+    when that steps forward a network has its burst again at most, and when it steps back nobody waits the longer."""
 
     def __init__(self) -> None:
         self._requests = Buckets(REQUESTS)

@@ -1,4 +1,4 @@
-"""Two clocks: one to stamp messages with, one to wait by.
+"""Two clocks: one to stamp with what others are told, one to wait by.
 
 The wall clock is set by people and by NTP, also back, also by a day. Whoever waits by it then waits a day too long, and
 Twisted's reactors do.

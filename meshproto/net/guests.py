@@ -51,7 +51,7 @@ class Guest:
 
 
 class Guests:
-    """All of them, by the numbers of their links."""
+    """All of them, by the numbers of their links. Times in seconds, of a clock that does not step."""
 
     def __init__(self) -> None:
         self._guests: dict[int, Guest] = {}
@@ -132,7 +132,7 @@ class Notes:
     def note(self, network: str, what: str, now: float) -> str | None:
         """The line, if there is to be one."""
         at, left_out = self._noted.pop(network, (now - NOTE_S, 0))
-        if abs(now - at) < NOTE_S:  # the clock may be set back
+        if now - at < NOTE_S:
             self._noted[network] = at, left_out + 1
             return None
         self._noted[network] = now, 0

@@ -37,7 +37,7 @@ class NamesFile:
     def allow(self, name: str, key: bytes) -> bool:
         """:meth:`Names.allow` of the list as it stands in the file now."""
         now = self._clock.seconds()
-        if abs(now - self._looked_at) >= LOOK_S:  # a seed's clock may be set back
+        if now - self._looked_at >= LOOK_S:
             self._looked_at = now
             self._look()
         return self._names.allow(name, key)

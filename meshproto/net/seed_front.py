@@ -11,7 +11,6 @@ from importlib.resources import files
 from typing import Any, Final
 
 from klein import Klein
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.web.iweb import IRequest
 from twisted.web.server import Site
@@ -51,11 +50,10 @@ class SeedFront:
     app = Klein()
     log = Logger()
 
-    def __init__(self, core: Seed, service: SeedService, clock: IReactorTime) -> None:
+    def __init__(self, core: Seed, service: SeedService) -> None:
         self.hosts: Collection[str] | None = None
         self._core = core
         self._service = service
-        self._clock = clock
         web = files("meshproto") / "web" / "seed"
         self._files = {file.name: file.read_bytes() for file in web.iterdir()}
 
@@ -68,12 +66,12 @@ class SeedFront:
     def status(self, request: IRequest) -> bytes:
         """What the method `status` of the line protocol says."""
         self._admit(request)
-        return answer_json(request, self._core.status(self._clock.seconds()))
+        return answer_json(request, self._core.status(self._service.now()))
 
     @app.route("/mesh", methods=["GET"])
     def mesh(self, request: IRequest) -> bytes:
         self._admit(request)
-        now = self._clock.seconds()
+        now = self._service.now()
         seeds = [_shown(seed) for seed in self._core.picture(now)]
         status = self._core.status(now)
         return answer_json(request, {"now": _ms(now), "phi_dead": PHI_DEAD, "status": status, "seeds": seeds})
@@ -81,7 +79,8 @@ class SeedFront:
     @app.route("/metrics", methods=["GET"])
     def metrics(self, request: IRequest) -> bytes:
         self._admit(request)
-        now, service = self._clock.seconds(), self._service
+        service = self._service
+        now = service.now()
         traffic = seed_metrics.Traffic(self._core.dropped, service.gossip_sent_bytes, service.gossip_received_bytes)
         request.setHeader(b"content-type", seed_metrics.CONTENT_TYPE)
         return seed_metrics.metrics(self._core.status(now), self._core.picture(now), traffic).encode()

@@ -22,7 +22,7 @@ from meshproto.net.problem import last_answer
 from meshproto.net.seed_store import SeedStore
 
 TICK_S_MAX: Final = 5.0
-"""A clock that stepped back must not put the seed to sleep."""
+"""A wall clock that stepped back must not put the seed to sleep."""
 
 STANDING: Final = frozenset({wire.Register, wire.Unregister, wire.Watch, wire.Unwatch, wire.Hello})
 """What may make more than a guest of somebody."""
@@ -32,7 +32,9 @@ NO_HTTP: Final = BadParams("this is a seed of a mesh: it speaks lines of JSON-RP
 
 
 class SeedService(Service):
-    """Effects of the core, carried out. `clock.seconds()` is the time that the core is given."""
+    """Effects of the core, carried out. `clock`: what timers and the limits of connections go by; it does not step, or
+    all guests would be silent for too long at once. `now`: the wall clock, s since 1970 UTC, whose time the core is
+    given, because seeds tell each other times."""
 
     log = Logger()
 
@@ -42,10 +44,12 @@ class SeedService(Service):
         store: SeedStore,
         clock: IReactorTime,
         connect: Callable[[str], IStreamClientEndpoint],
+        now: Callable[[], float],
     ) -> None:
         self._core = core
         self._store = store
         self._clock = clock
+        self.now = now
         self._links: dict[int, Lines] = {}
         self._numbers = itertools.count(1)
         self._guests = Guests()
@@ -118,7 +122,7 @@ class SeedService(Service):
         except wire.LineError as wrong:
             lines.send(wire.encode_error(wrong.request_id, wrong.error))
             return
-        effects = self._core.receive(number, request, self._clock.seconds())
+        effects = self._core.receive(number, request, self.now())
         if isinstance(request, wire.Gossip):
             self._asked_bytes += len(line) + 1
             self._answered_bytes += sum(len(effect.line) for effect in effects if isinstance(effect, Send))
@@ -131,7 +135,7 @@ class SeedService(Service):
         if self._links.pop(number, None) is None:
             return
         self._guests.leave(number)
-        self._carry_out(self._core.closed(number, self._clock.seconds()))
+        self._carry_out(self._core.closed(number, self.now()))
         self._arm()
 
     def _end(self, number: int, error: MeshError) -> None:
@@ -177,7 +181,7 @@ class SeedService(Service):
                 case Push():
                     self._push(effect)
                 case SavePeer():
-                    saved = self._store.save_peer(effect.address, int(self._clock.seconds() * 1000))
+                    saved = self._store.save_peer(effect.address, int(self.now() * 1000))
                     saved.addErrback(self._not_saved)
                 case Log():
                     self.log.warn("{text}", text=effect.text)
@@ -208,7 +212,7 @@ class SeedService(Service):
         self._core.greeted(address, await say_hello(calls, address, self._core.gate))
 
     def _lost(self, address: str) -> None:
-        self._core.lost(address, self._clock.seconds())
+        self._core.lost(address, self.now())
         self._arm()
 
     def _push(self, effect: Push) -> None:
@@ -232,11 +236,11 @@ class SeedService(Service):
                 self._troubled[address] = error.detail
                 self.log.warn("seed {address} does not answer: {reason}", address=address, reason=error.detail)
             refused = isinstance(error, NobodyListens)
-            effects = self._core.unreachable(address, self._clock.seconds(), refused=refused)
+            effects = self._core.unreachable(address, self.now(), refused=refused)
         else:
             if self._troubled.pop(address, None) is not None:
                 self.log.info("seed {address} answers again", address=address)
-            effects = self._core.exchanged(address, result, self._clock.seconds())
+            effects = self._core.exchanged(address, result, self.now())
         finally:
             self._exchanging.discard(address)
         if self.running:
@@ -251,7 +255,7 @@ class SeedService(Service):
     def _tick(self) -> None:
         self._timer = None
         try:
-            self._carry_out(self._core.tick(self._clock.seconds()))
+            self._carry_out(self._core.tick(self.now()))
         finally:
             self._arm()
 
@@ -259,7 +263,7 @@ class SeedService(Service):
         """Have :meth:`_tick` called when the core wants it."""
         if not self.running:
             return
-        delay_s = min(TICK_S_MAX, max(0.0, self._core.wake_at - self._clock.seconds()))
+        delay_s = min(TICK_S_MAX, max(0.0, self._core.wake_at - self.now()))
         if self._timer is None:
             self._timer = self._clock.callLater(delay_s, self._tick)
         elif self._timer.getTime() > self._clock.seconds() + delay_s:

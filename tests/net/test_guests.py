@@ -74,12 +74,16 @@ class Rig:
         self.clock = Clock()
         self.clock.advance(1_000_000)
         self.disk = OnClock(seed_store.SCHEMA, seed_store.SCHEMA_VERSION)
+        self.ahead_s = 0.0  # of the wall clock
         rng = random.Random(1)
-        core = Seed("seedA", "seedA:1", now=self.clock.seconds(), rng=rng, entropy=rng.randbytes)
+        core = Seed("seedA", "seedA:1", now=self.now(), rng=rng, entropy=rng.randbytes)
         store = seed_store.SeedStore(self.disk.database)
-        self.service = SeedService(core, store, self.clock, lambda address: pytest.fail(f"dialled {address}"))
+        self.service = SeedService(core, store, self.clock, lambda at: pytest.fail(f"dialled {at}"), self.now)
         self.factory = LinesFactory(self.service.link, self.clock, Turns(self.clock))
         self.service.startService()
+
+    def now(self) -> float:
+        return float(self.clock.seconds()) + self.ahead_s
 
     def visitor(self, host: str = "10.0.0.1", *says: bytes) -> Visitor:
         visitor = Visitor(self, host)
@@ -195,6 +199,20 @@ class TestSilence:
         rig.wait(2 * LINE_S)
         assert visitor.sent_away is None
 
+    @pytest.mark.parametrize("step_s", [IDLE_S, -86400.0])
+    def test_the_time_of_day_is_set(self, rig: Rig, step_s: float) -> None:
+        """Silence is as long as it is, whatever the wall clock says: nobody is sent away for a step of it, and whoever
+        is silent goes none the later."""
+        nothing, half, idle = rig.visitor(), rig.visitor("10.0.0.1", b"{"), rig.visitor("10.0.0.1", PING)
+        rig.wait(SWEEP_S)
+        rig.ahead_s += step_s
+        rig.wait(SWEEP_S)
+        assert (nothing.sent_away, half.sent_away, idle.sent_away) == (None, None, None)
+        rig.wait(LINE_S)
+        assert (nothing.sent_away, half.sent_away, idle.sent_away) == (408, 408, None)
+        rig.wait(IDLE_S)
+        assert idle.sent_away == 408
+
 
 class TestForeignProtocols:
     def test_http(self, rig: Rig) -> None:
@@ -235,6 +253,16 @@ class TestStrangers:
         welcome.say(PING)
         assert b"result" in welcome.hears()
 
+    def test_a_step_of_the_wall_clock_brings_no_new_burst(self, rig: Rig) -> None:
+        """What strangers may say comes back with time, not with what NTP does."""
+        line = b"x" * (wire.LINE_BYTES_MAX - 1) + b"\n"
+        for _ in range(int(STRANGERS_BYTES.burst) // len(line)):
+            rig.visitor("10.0.0.1", line)
+        rig.ahead_s += 86400
+        stranger = rig.visitor()
+        stranger.say(line)
+        assert stranger.sent_away == 429
+
     def test_the_log_is_not_flooded(self, rig: Rig, said: list[str]) -> None:
         """A line for each network and NOTE_S, with the number of those left out."""
         for _ in range(100):
@@ -253,9 +281,3 @@ class TestStrangers:
             notes.note(str(number), "it is odd", 0)
         assert notes.note("1", "it is odd", 0) is None
         assert notes.note("0", "it is odd", 0) is not None
-
-    def test_a_clock_that_is_set_back(self) -> None:
-        """It does not silence the log for as long."""
-        notes = Notes()
-        notes.note("10.0.0.1", "it is odd", 1_000_000)
-        assert notes.note("10.0.0.1", "it is odd", 0) is not None

@@ -40,16 +40,6 @@ def test_a_change_counts_within_a_second(path: Path) -> None:
     assert names.allow("Bob", KEY)
 
 
-def test_a_clock_that_is_set_back(path: Path) -> None:
-    """A seed goes by the wall clock: a change is seen although it is earlier now than at the last look."""
-    clock = Clock()
-    clock.advance(1_000_000)
-    names = NamesFile(path, clock)
-    replace(path, "Bob\n")
-    clock.rightNow -= 86400
-    assert names.allow("Bob", KEY)
-
-
 def test_the_same_time_and_size_are_not_the_same_file(path: Path) -> None:
     """A file put in the place of another is seen, though its time is the other's and its size too."""
     clock = Clock()
