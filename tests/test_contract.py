@@ -8,18 +8,24 @@ import pytest
 
 from bench import contract as run
 from meshproto.core.queue import Status
-from meshproto.net import contract
+from meshproto.errors import Forbidden, MeshError, Unauthorized
+from meshproto.net import contract, http, http_channel, http_limits
 from meshproto.net.contract import document
+from meshproto.net.door import Door
+from meshproto.net.face import Face, site
 from meshproto.net.front import Front
-from meshproto.net.public_front import PublicFront
-from tests.world import World
+from meshproto.net.http import LOOPBACK_HOSTS
+from meshproto.net.public_front import PUBLIC_PATHS, PublicFront
+from tests.world import USER_PORT, World
 
 EXAMPLES = 5
 """About five seconds; `make contract` takes more of them."""
+DOORS = (Forbidden, Unauthorized)
+"""What :mod:`meshproto.net.http` knows for those who ask who is asking."""
 
 
 def operations() -> set[tuple[str, str]]:
-    return {(method.upper(), path) for path, told in document()["paths"].items() for method in told}
+    return {(method.upper(), path) for path, told in document(public=True)["paths"].items() for method in told}
 
 
 def routes() -> set[tuple[str, str]]:
@@ -39,11 +45,34 @@ def test_it_is_served(client_world: World) -> None:
     """As it is made, to the owner."""
     answer = client_world.get("UserX", "/openapi.json")
     assert answer.code == 200
-    assert answer.json == document()
+    assert answer.json == document(public=True)
 
 
-def test_every_reference_leads_somewhere() -> None:
-    told = document()
+def test_the_owners_own_listener_tells_of_no_public_route(client_world: World) -> None:
+    """What is not served beside the document is not in it; what is, is."""
+    host, node = client_world.hosts["UserX"], client_world.users["UserX"]
+    host.tcpServers.clear()
+    host.listenTCP(USER_PORT, site(Face(None, node.front, Door(None, LOOPBACK_HOSTS)), host))
+    told = client_world.get("UserX", "/openapi.json").json
+    assert told == document(public=False)
+    assert document(public=True)["paths"].keys() - told["paths"].keys() == PUBLIC_PATHS
+    assert {"Sealed", "WellKnown"} & told["components"]["schemas"].keys() == set()
+
+
+@pytest.mark.parametrize("operation", contract.OPERATIONS, ids=lambda one: f"{one.method} {one.path}")
+def test_what_the_listener_itself_refuses_is_told_of_every_route(operation: contract.Operation) -> None:
+    """All errors that the channel and its limits know, whatever is asked, and our own."""
+    answers = document(public=True)["paths"][operation.path][operation.method]["responses"]
+    files = (http, http_channel, http_limits)
+    named = {value for file in files for value in vars(file).values() if isinstance(value, type)}
+    refused = {error.code for error in named if issubclass(error, MeshError) and error not in DOORS}
+    assert {408, 413, 414, 429, 431, 503} < refused
+    assert {str(code) for code in refused} <= answers.keys()
+
+
+@pytest.mark.parametrize("public", [True, False])
+def test_every_reference_leads_somewhere(public: bool) -> None:
+    told = document(public=public)
     schemas = told["components"]["schemas"]
 
     def references(value: Any) -> set[str]:
@@ -63,7 +92,7 @@ def test_the_states_of_a_message_are_those_there_are() -> None:
 @pytest.mark.parametrize("operation", contract.OPERATIONS, ids=lambda one: f"{one.method} {one.path}")
 def test_errors_are_problem_documents(operation: contract.Operation) -> None:
     """And good answers are not."""
-    answers = document()["paths"][operation.path][operation.method]["responses"]
+    answers = document(public=True)["paths"][operation.path][operation.method]["responses"]
     for code, answer in answers.items():
         good = "image/svg+xml" if operation.path.endswith("/qr") else "application/json"
         kind = good if int(code) < 300 else "application/problem+json"

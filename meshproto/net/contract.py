@@ -2,7 +2,7 @@
 answered is told here, in shapes that nothing but this document uses; tests hold them against a running node.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from http import HTTPStatus
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
@@ -305,7 +305,7 @@ class Operation(NamedTuple):
 
 
 SENT: Final = {200: Outcome, 202: Outcome}
-SEND_ERRORS: Final = (400, 404, 409, 413, 429, 503)
+SEND_ERRORS: Final = (404, 409)
 
 OPERATIONS: Final = [
     Operation(
@@ -327,41 +327,39 @@ OPERATIONS: Final = [
         body=str,
         idempotent=True,
     ),
-    Operation("get", "/inbox", "What came, oldest first", {200: Inbox}, (400, 429, 503), query=InboxQuery),
-    Operation("get", "/outbox", "What was sent, and for whom it waits", {200: Outbox}, (400, 503), query=OutboxQuery),
-    Operation(
-        "get", "/outbox/{id}", "How far a message has come", {200: (Kept, Several)}, (400, 404, 503), query=ToQuery
-    ),
+    Operation("get", "/inbox", "What came, oldest first", {200: Inbox}, query=InboxQuery),
+    Operation("get", "/outbox", "What was sent, and for whom it waits", {200: Outbox}, query=OutboxQuery),
+    Operation("get", "/outbox/{id}", "How far a message has come", {200: (Kept, Several)}, (404,), query=ToQuery),
     Operation(
         "delete",
         "/outbox/{id}",
         "Cancel a message",
         {200: Outcome, 202: Outcome, 207: Results},
-        (400, 404, 409, 503),
+        (404, 409),
         query=ToQuery,
     ),
-    Operation("post", "/outbox/retry", "Try again now", {200: Retried}, (400, 404), query=ToQuery),
-    Operation("get", "/lookup/{name}", "Where a user is", {200: Found}, (400, 404, 503)),
+    Operation("post", "/outbox/retry", "Try again now", {200: Retried}, (404,), query=ToQuery),
+    Operation("get", "/lookup/{name}", "Where a user is", {200: Found}, (404,)),
     Operation("get", "/seeds", "The seeds of the mesh", {200: Seeds}),
-    Operation("get", "/contacts", "Whose keys are known", {200: Contacts}, (503,)),
-    Operation("get", "/contacts/{name}", "One of them", {200: Contact}, (400, 404, 503)),
-    Operation("put", "/contacts/{name}", "Trust a key", {200: Contact}, (400, 404, 409, 413, 503), body=TrustBody),
-    Operation("delete", "/contacts/{name}", "Forget a key", {200: Contact}, (400, 404, 503)),
-    Operation("get", "/contacts/{name}/qr", "A contact's address as a QR code", {200: str}, (400, 404, 503)),
+    Operation("get", "/contacts", "Whose keys are known", {200: Contacts}),
+    Operation("get", "/contacts/{name}", "One of them", {200: Contact}, (404,)),
+    Operation("put", "/contacts/{name}", "Trust a key", {200: Contact}, (404, 409), body=TrustBody),
+    Operation("delete", "/contacts/{name}", "Forget a key", {200: Contact}, (404,)),
+    Operation("get", "/contacts/{name}/qr", "A contact's address as a QR code", {200: str}, (404,)),
     Operation("get", "/qr", "This node's address as a QR code", {200: str}),
-    Operation("get", "/status", "A summary", {200: Summary}, (503,)),
+    Operation("get", "/status", "A summary", {200: Summary}),
     Operation("get", "/openapi.json", "This document", {200: dict[str, Any]}),
     Operation(
         "post",
         "/deliver",
         "Hand over a sealed batch",
         {200: SealedReceipt},
-        (400, 403, 409, 413, 421, 429, 503),
+        (403, 409, 421),
         body=Sealed,
         owner=False,
     ),
     Operation("get", "/.well-known/meshproto", "The node's own record and limits", {200: WellKnown}, owner=False),
-    Operation("get", "/healthz", "Whether the node can work", {200: Health}, (503,), owner=False),
+    Operation("get", "/healthz", "Whether the node can work", {200: Health}, owner=False),
 ]
 
 _PATH_PARAMETERS: Final[dict[str, dict[str, Any]]] = {
@@ -376,10 +374,11 @@ _IDEMPOTENCY_KEY: Final = {
 }
 
 
-def document() -> dict[str, Any]:
-    """The whole of it."""
+def document(*, public: bool) -> dict[str, Any]:
+    """Of a listener that serves the public routes beside the owner's, or of one that is the owner's alone."""
     paths: dict[str, dict[str, Any]] = {}
-    for operation in OPERATIONS:
+    operations = [operation for operation in OPERATIONS if public or operation.owner]
+    for operation in operations:
         paths.setdefault(operation.path, {})[operation.method] = _operation(operation)
     return {
         "openapi": OPENAPI,
@@ -391,7 +390,7 @@ def document() -> dict[str, Any]:
         },
         "paths": paths,
         "components": {
-            "schemas": _schemas(),
+            "schemas": _schemas(operations),
             "securitySchemes": {
                 "token": {
                     "type": "http",
@@ -420,8 +419,11 @@ def _operation(operation: Operation) -> dict[str, Any]:
     return told
 
 
-_ALWAYS: Final = (408, 429, 431)
+_ALWAYS: Final = (400, 408, 413, 414, 429, 431, 500, 503)
+"""Said by the listener before a route has its say (:mod:`meshproto.net.http_channel`, `http_limits`), or for one that
+fails."""
 _OWNERS: Final = (401, 403)
+"""Said by the door."""
 
 
 def _parameters(operation: Operation) -> Iterator[dict[str, Any]]:
@@ -455,9 +457,9 @@ def _schema(shape: Any) -> dict[str, Any]:
     return schema
 
 
-def _schemas() -> dict[str, Any]:
+def _schemas(operations: Iterable[Operation]) -> dict[str, Any]:
     shapes: list[Any] = [Problem]
-    for operation in OPERATIONS:
+    for operation in operations:
         for shape in (operation.body, *operation.answers.values()):
             shapes += shape if isinstance(shape, tuple) else [shape]
     _, schemas = msgspec.json.schema_components(shapes, ref_template=_REF)

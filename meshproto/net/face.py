@@ -51,6 +51,8 @@ class Face(Resource):
             return self._public
         for name, value in _OWNERS_HEADERS.items():
             request.setHeader(name, value)
+        if isinstance(request, FrontRequest):
+            request.beside_public = self._public is not None
         if self.door is not None:
             cast(Componentized, request).setComponent(IDoor, self.door)
         return self._owners

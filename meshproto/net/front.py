@@ -386,7 +386,8 @@ class Front:
     @app.route("/openapi.json", methods=["GET"])
     @owner
     async def openapi(self, request: IRequest) -> bytes:
-        return answer_json(request, document())
+        public = isinstance(request, FrontRequest) and request.beside_public
+        return answer_json(request, document(public=public))
 
 
 _ON_DISK: Final = {

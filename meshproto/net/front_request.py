@@ -17,11 +17,13 @@ STREAMED = "application/x-ndjson"
 
 
 class FrontRequest(BoundedRequest):
-    """`stream`: the body as it comes, when it is one; else None."""
+    """`stream`: the body as it comes, when it is one; else None. `beside_public`: whether the listener that it came
+    through serves the public routes too."""
 
     body_bytes_max = SEALED_BYTES_MAX
     public_paths = frozenset(path.encode() for path in PUBLIC_PATHS)  # the owner's are bounded by the door
     stream: LineStream | None = None
+    beside_public = False
     _begun = False
 
     def gotLength(self, length: int | None) -> None:
