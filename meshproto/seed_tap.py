@@ -121,12 +121,12 @@ class SeedNode(NodeService):
         """Raises :class:`BadState`."""
         options, tokens, may_register = self.options, NO_KEYS, None
         if options["register"] == "token":
-            tokens = read_keys(state.path / REGISTER_TOKEN_FILE, state.register_token(os.urandom))
+            tokens = read_keys(state.path / REGISTER_TOKEN_FILE, "register", state.register_token(os.urandom))
         elif options["register"] != "open":
             may_register = NamesFile(Path(options["register"]), self.reactor).allow
         return Settings(
             list_names=options["names"],
-            mesh_keys=NO_KEYS if options["mesh-key"] is None else read_keys(Path(options["mesh-key"])),
+            mesh_keys=NO_KEYS if options["mesh-key"] is None else read_keys(Path(options["mesh-key"]), "mesh"),
             register_tokens=tokens,
             may_register=may_register,
             version=__version__,

@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStrea
 from twisted.logger import Logger
 from twisted.python import usage
 
-from meshproto.core.meshkey import Keyring
+from meshproto.core.meshkey import Domain, Keyring
 from meshproto.errors import BadParams, BadState, MeshError
 from meshproto.net.listening import WILDCARD_HOSTS, host_port, join_address, listen, with_backlog
 from meshproto.net.state import StateDir, default_path, read_secret
@@ -91,10 +91,10 @@ def addresses(given: list[str]) -> list[str]:
     return given
 
 
-def read_keys(path: Path, text: bytes | None = None) -> Keyring:
+def read_keys(path: Path, domain: Domain, text: bytes | None = None) -> Keyring:
     """The keys in a file that its owner alone can read; `text`: what is in it. Raises :class:`BadState`."""
     try:
-        return Keyring.parse(read_secret(path) if text is None else text)
+        return Keyring.parse(read_secret(path) if text is None else text, domain)
     except BadParams as wrong:
         raise BadState(f"{path}: {wrong.detail}") from None
 

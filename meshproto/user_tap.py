@@ -142,7 +142,8 @@ class UserService(NodeService):
 
     def open(self, state: StateDir) -> UserNode:
         options, reactor = self.options, self.reactor
-        tokens = NO_KEYS if options["register-token"] is None else read_keys(Path(options["register-token"]))
+        given = options["register-token"]
+        tokens = NO_KEYS if given is None else read_keys(Path(given), "register")
         identity = state.identity(os.urandom, wall_ms())
         connection = connect(
             state.database("user.db"), user_store.SCHEMA, user_store.SCHEMA_VERSION, user_store.UPGRADES

@@ -161,6 +161,20 @@ def test_a_key_file_that_cannot_be_used(text: str | None, mode: int, says: str, 
     assert not text or text.splitlines()[-1] not in ended.stdout
 
 
+@pytest.mark.parametrize("node", ["meshuser", "meshseed"])
+def test_a_file_of_tokens_that_cannot_be_used(node: str, tmp_path: Path) -> None:
+    """The user who was given it, or the seed that has made it, says that it is one of register tokens."""
+    state = tmp_path / "state"
+    state.mkdir(mode=0o700)
+    path = (state if node == "meshseed" else tmp_path) / "register-token"
+    path.write_text("short-secret\n")
+    path.chmod(0o600)
+    option = ("--register", "token") if node == "meshseed" else ("--register-token", str(path))
+    ended = twistd(node, "--name", "UserX", "--port", "0", "--state", str(state), *option, cwd=tmp_path)
+    assert ended.returncode == 1
+    assert ended.stderr.strip() == f"{node}: {path}: line 1: a register token has at least 16 characters, not 12"
+
+
 def test_processes_with_a_key(tmp_path: Path) -> None:
     """Two seeds with a key file find each other; one without is told what is missing, and left out."""
     path = str(key_file(tmp_path, f"# ours\n{OLD}\n"))

@@ -68,21 +68,22 @@ class Keyring:
         return f"<Keyring of {len(self)}>"
 
     @classmethod
-    def parse(cls, text: bytes) -> "Keyring":
+    def parse(cls, text: bytes, domain: Domain = "mesh") -> "Keyring":
         """A file's text: one key a line; blank lines and those that begin with # are skipped. Raises
-        :class:`BadParams`, which names the line and not what is in it."""
+        :class:`BadParams`, which names the line and not what is in it, in the words of the domain."""
+        called, whence = _CALLED[domain]
         try:
             lines = [line.strip() for line in text.decode("utf-8-sig").split("\n")]
         except UnicodeDecodeError:
-            raise BadParams("a mesh key file is text in UTF-8") from None
+            raise BadParams(f"a {called} file is text in UTF-8") from None
         keys = [(number, line) for number, line in enumerate(lines, 1) if line and not line.startswith("#")]
         for number, key in keys:
             if len(key) < KEY_CHARS_MIN:
-                raise BadParams(f"line {number}: a mesh key has at least {KEY_CHARS_MIN} characters, not {len(key)}")
+                raise BadParams(f"line {number}: a {called} has at least {KEY_CHARS_MIN} characters, not {len(key)}")
         if not keys:
-            raise BadParams("there is no mesh key in it: write one with openssl rand -base64 32")
+            raise BadParams(f"there is no {called} in it: {whence}")
         if len(keys) > KEYS_MAX:
-            raise BadParams(f"{len(keys)} mesh keys, where {KEYS_MAX} are the most")
+            raise BadParams(f"{len(keys)} {called}s, where {KEYS_MAX} are the most")
         return cls(*(key for _, key in keys))
 
     def prove(self, role: Role, handshake: Handshake) -> str:
@@ -99,6 +100,12 @@ class Keyring:
 
 
 NO_KEYS: Final = Keyring()
+
+_CALLED: Final[dict[Domain, tuple[str, str]]] = {
+    "mesh": ("mesh key", "write one with openssl rand -base64 32"),
+    "register": ("register token", "a seed has made its own in the file register-token of its state directory"),
+}
+"""What a key is called, and where one comes from."""
 
 
 def _proof(key: bytes, role: Role, handshake: Handshake) -> str:

@@ -86,6 +86,21 @@ class TestFile:
             Keyring.parse(text)
         assert "secret" not in str(refused.value)
 
+    @pytest.mark.parametrize(
+        ("text", "says"),
+        [
+            (b"", "there is no register token in it: a seed has made its own in the file register-token"),
+            (b"secret\n", "line 1: a register token has at least 16 characters, not 6"),
+            (b"secret \xff\xfe", "a register token file is text in UTF-8"),
+            ("".join(f"secret-in-short{n}{n}\n" for n in range(KEYS_MAX + 1)).encode(), "17 register tokens, where 16"),
+        ],
+    )
+    def test_a_file_of_register_tokens_is_spoken_of_as_one(self, text: bytes, says: str) -> None:
+        """Whoever gave --register-token is not told of a mesh key."""
+        with pytest.raises(BadParams, match=says) as refused:
+            Keyring.parse(text, "register")
+        assert "secret" not in str(refused.value)
+
     def test_keys_are_not_shown(self) -> None:
         """No repr of anything that holds keys has one in it."""
         keys = Keyring(KEY)
