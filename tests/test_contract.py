@@ -7,6 +7,7 @@ from typing import Any, get_args
 import pytest
 
 from bench import contract as run
+from meshproto.core.identity import ADDRESS_PATTERN
 from meshproto.core.queue import Status
 from meshproto.errors import Forbidden, MeshError, Unauthorized
 from meshproto.net import contract, http, http_channel, http_limits
@@ -97,6 +98,15 @@ def test_errors_are_problem_documents(operation: contract.Operation) -> None:
         good = "image/svg+xml" if operation.path.endswith("/qr") else "application/json"
         kind = good if int(code) < 300 else "application/problem+json"
         assert list(answer["content"]) == [kind]
+
+
+def test_an_address_in_it_is_what_a_node_takes_for_one() -> None:
+    """One pattern, wherever an address is told or asked for."""
+    told = document(public=True)
+    schemas = told["components"]["schemas"]
+    assert schemas["Found"]["properties"]["address"]["pattern"] == ADDRESS_PATTERN
+    assert schemas["SendBody"]["properties"]["to"]["anyOf"][0]["pattern"] == ADDRESS_PATTERN
+    assert told["paths"]["/lookup/{name}"]["get"]["parameters"][0]["schema"]["pattern"] == ADDRESS_PATTERN
 
 
 @pytest.mark.skipif(importlib.util.find_spec("schemathesis") is None, reason="schemathesis is not installed")

@@ -42,6 +42,8 @@ GROUP_CHARS: Final = 4
 """Of a fingerprint as it is compared by eye: what one remembers on the way from one screen to the other."""
 FINGERPRINT_PATTERN: Final = r"^[\s-]*([A-Za-z2-7][\s-]*){16}$"
 """As people write it: see :func:`parse_fingerprint`."""
+ADDRESS_PATTERN: Final = NAME_PATTERN.removesuffix(r"\Z") + r"(~[A-Za-z2-7]{16})?$"
+"""`UserX` or `UserX~fingerprint`: a pattern that JSON Schema has words for too; all of the text is to match it."""
 MAIL_KEYS_KEPT: Final = 3
 """The mail key in use and the two before it, so that late mail still opens."""
 
@@ -49,8 +51,7 @@ Entropy = Callable[[int], bytes]
 """`os.urandom` outside tests: the number of bytes -> that many unpredictable bytes."""
 
 _TO_URL: Final = bytes.maketrans(b"+/", b"-_")
-_ADDRESS = re.compile(NAME_PATTERN[:-2] + r"~([A-Za-z2-7]{16})\Z")
-_NAME = re.compile(NAME_PATTERN)
+_ADDRESS = re.compile(ADDRESS_PATTERN)
 _FINGERPRINT = re.compile(FINGERPRINT_PATTERN)
 
 
@@ -91,12 +92,10 @@ def parse_fingerprint(text: str) -> str:
 
 def parse_address(text: str) -> tuple[str, str | None]:
     """`UserX` -> ("UserX", None); `UserX~fingerprint` -> both, the fingerprint in lower case. Raises BadParams."""
-    if _NAME.match(text):
-        return text, None
-    name, tilde, print_ = text.partition("~")
-    if tilde and _ADDRESS.match(text):
-        return name, print_.lower()
-    raise BadParams(f"{text[:100]!r} is neither a name nor NAME~FINGERPRINT: {NAME_RULE}")
+    if not _ADDRESS.fullmatch(text):
+        raise BadParams(f"{text[:100]!r} is neither a name nor NAME~FINGERPRINT: {NAME_RULE}")
+    name, _, print_ = text.partition("~")
+    return name, print_.lower() or None
 
 
 class Record(Struct, frozen=True, gc=False):

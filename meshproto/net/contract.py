@@ -11,6 +11,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from meshproto import __version__
 from meshproto.core.envelope import Sealed, SealedReceipt
+from meshproto.core.identity import ADDRESS_PATTERN
 from meshproto.core.queue import Status as State
 from meshproto.net.asked import (
     IDEMPOTENCY_KEY_PATTERN,
@@ -21,13 +22,10 @@ from meshproto.net.asked import (
     ToQuery,
     TrustBody,
 )
-from meshproto.wire import NAME_PATTERN, SignedRecord
+from meshproto.wire import SignedRecord
 
 OPENAPI: Final = "3.1.0"
 _REF: Final = "#/components/schemas/{name}"
-_NAME: Final = NAME_PATTERN.removeprefix("^").removesuffix(r"\Z")
-ADDRESS_PATTERN: Final = f"^{_NAME}(~[A-Za-z2-7]{{16}})?$"
-"""`UserX` or `UserX~fingerprint`."""
 
 Ms = Annotated[int, Meta(description="ms since 1970 UTC")]
 Groups = Annotated[str, Meta(description="the fingerprint, to be compared by eye")]
