@@ -11,7 +11,7 @@ from typing import Final
 from meshproto.core.limits import NETWORKS_MAX, Buckets, Places, Rate, called
 from meshproto.errors import CallerError, MeshError, SlowDown, TooSlow, Unavailable
 from meshproto.net.lines import Lines
-from meshproto.net.listening import places_max
+from meshproto.net.listening import TLS_HANDSHAKE, places_max
 
 LINKS_MAX: Final = 20_000
 """Connections to one seed: about 10 kB each, 200 MB. The process's limit on open files is raised to what it may be."""
@@ -29,9 +29,6 @@ STRANGERS_BYTES: Final = Rate(per_s=64 * 1024, burst=8 * 1024 * 1024)
 """What a network may say over connections on which nothing was right yet: a line a second of the longest."""
 NOTE_S: Final = 60.0
 """One line in the log for each network and so long."""
-
-TLS_HANDSHAKE: Final = b"\x16"
-"""The first byte that a TLS client says (RFC 8446, 5.1); no JSON begins with it."""
 
 
 class WrongProtocol(CallerError):

@@ -25,6 +25,7 @@ from meshproto.errors import (
     Unavailable,
 )
 from meshproto.net.http_limits import BODIES_FULL_S, Limits
+from meshproto.net.listening import TLS_HANDSHAKE
 from meshproto.net.problem import last_answer
 
 IDLE_TIMEOUT_S: Final = 60
@@ -47,8 +48,6 @@ CLOSE_S: Final = 15
 """A peer that does not take our last words in this time is cut off."""
 TLS_LOG_S: Final = 60.0
 """At most one line in the log in this time about clients that speak TLS."""
-
-_TLS_HANDSHAKE: Final = b"\x16"
 
 
 class Phase(Enum):
@@ -99,7 +98,7 @@ class Channel(HTTPChannel):
         if self.over:
             return
         if self._phase is Phase.IDLE and self._turn is None:
-            if data.startswith(_TLS_HANDSHAKE):
+            if data.startswith(TLS_HANDSHAKE):
                 self._refuse_tls()
                 return
             self._begin()

@@ -15,6 +15,9 @@ BACKLOG: Final = 1024
 """Connections that the system holds until they are taken. With Twisted's 50 a burst of strangers has others reset."""
 FILES_FOR_CONNECTIONS: Final = 0.75
 """Of the files that a process may have open; the others are its databases, and the connections that it makes."""
+TLS_HANDSHAKE: Final = b"\x16"
+"""The first byte of everybody who speaks TLS: the content type of a handshake (RFC 8446, 5.1). Neither JSON nor a
+request of HTTP begins with it."""
 WILDCARD_HOSTS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104
 
 

@@ -30,6 +30,7 @@ from zope.interface import implementer
 from meshproto import wire
 from meshproto.core.limits import Buckets, Rate, network_of
 from meshproto.errors import BadParams, TLSNeeded
+from meshproto.net.listening import TLS_HANDSHAKE
 from meshproto.net.problem import last_answer
 from meshproto.net.tls import said
 
@@ -42,9 +43,6 @@ RENEW_S: Final = 60.0
 """How often the files of a certificate are looked at, when somebody connects: reading them takes a millisecond."""
 TROUBLE_LOGGED: Final = Rate(1 / 60, 1)
 """Lines in the log about connections of one network that came to nothing: a scanner must not fill the disk."""
-
-_TLS_HANDSHAKE: Final = 0x16
-"""The first byte of everybody who speaks TLS: the content type of a handshake (RFC 8446, 5.1)."""
 
 TLS_SCHEME: Final = "ssl:"
 
@@ -185,7 +183,7 @@ class _Greeted(BufferingTLSTransport):
     def dataReceived(self, data: bytes) -> None:
         if not self._heard:
             self._heard = True
-            self._in_clear = data[0] != _TLS_HANDSHAKE
+            self._in_clear = not data.startswith(TLS_HANDSHAKE)
             if self._in_clear:
                 self._answer(data)
         if self._in_clear:

@@ -1,5 +1,6 @@
 """Listening, and what is said about where."""
 
+import re
 import socket
 from typing import Any
 
@@ -19,6 +20,7 @@ from meshproto.net.listening import (
     places_max,
     with_backlog,
 )
+from tests.test_layers import MODULES
 
 
 class Endpoint:
@@ -29,6 +31,12 @@ class Endpoint:
 
     def listen(self, factory: object) -> "Deferred[Any]":
         return self.answer
+
+
+def test_how_tls_begins_is_said_once() -> None:
+    """All three kinds of listeners know it by one constant."""
+    telling = [name for name, path in MODULES.items() if re.search(r"\\x16|\b0x16\b", path.read_text("utf-8"))]
+    assert telling == ["meshproto.net.listening"]
 
 
 @pytest.mark.parametrize(("files", "wanted", "places"), [(1000, 20_000, 750), (100_000, 20_000, 20_000), (1, 5, 1)])
