@@ -110,7 +110,7 @@ class SeedNode(NodeService):
             peers=[*options["peer"], *seed_store.read_peers(connection)],
         )
         store = seed_store.SeedStore(ThreadedDatabase(connection, reactor))
-        self.seed = SeedService(core, store, reactor, self.dial, time.time)
+        self.seed = SeedService(core, store, reactor, self.endpoints.seed, time.time)
         if options["http"] is not None:
             self._open_http(core)
         self.announce(state, prefix + local_address(where) if where else address)

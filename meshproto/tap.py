@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred
-from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.logger import Logger
 from twisted.python import usage
 
@@ -170,9 +170,6 @@ class NodeService(Service):
     def announce(self, state: StateDir, address: str) -> None:
         """Tell scripts where the node listens, once the reactor minds its signals: whoever reads this may send one."""
         self.reactor.callWhenRunning(state.announce, address)
-
-    def dial(self, address: str) -> IStreamClientEndpoint:
-        return self.endpoints.seed(address)
 
     async def _stop(self) -> None:
         for port in self.ports:

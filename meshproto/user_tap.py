@@ -19,6 +19,7 @@ from meshproto.net.courier import CONNECT_TIMEOUT_S, HTTPClient, Peers, http_cli
 from meshproto.net.database_file import connect
 from meshproto.net.deliver_exec import DeliverExec, parse_command
 from meshproto.net.deliver_to import DeliverTo, check_url
+from meshproto.net.dialling import Dialling
 from meshproto.net.door import Door
 from meshproto.net.face import Face, site
 from meshproto.net.http import LOOPBACK_HOSTS
@@ -161,7 +162,7 @@ class UserService(NodeService):
             store=user_store.UserStore(ThreadedDatabase(connection, reactor)),
             start=user_store.read_start(connection),
             peers=self._peers,
-            connect=self.dial,
+            connect=Dialling(reactor, self.trust, options["seed"]),
             reactor=reactor,
             now_ms=wall_ms,
             rng=random.Random(os.urandom(16)),

@@ -4,6 +4,10 @@ Addresses are *given* by the node's owner, or *learnt* from seeds. Nobody who wa
 silent, or because a seed does not tell of them: a home that was cut off, or has just started, tells of too few. Only
 who is told of at another address has moved there.
 
+Whoever tells of seeds has this node dial what they tell of, and ask there for names. So what is learnt is less than
+what may be given: it is by TLS where all that was given is, it never is where no message is sent, and it is on this
+machine or link only for a node whose seeds are there.
+
 The same seed may be known under a given and a learnt address (`localhost:5001`, `127.0.0.1:5001`). Who lives at an
 address is what answers there at `hello`, for as long as that connection stands: then another seed may have come to live
 there. What seeds tell counts where nobody has been asked.
@@ -14,8 +18,9 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
+from meshproto.core.reach import FAR, LOCAL, Reach, kind_of
 from meshproto.errors import BadParams
-from meshproto.wire import SeedInfo, split_address
+from meshproto.wire import TLS_PREFIX, SeedInfo, split_address
 
 SEEDS_MAX: Final = 1000
 """Addresses learnt and kept: as many seeds as a mesh has (:data:`meshproto.wire.GOSSIP_SEEDS_MAX`)."""
@@ -31,7 +36,10 @@ class Addresses:
 
     def __init__(self, given: Iterable[str], learnt: Iterable[str], rng: random.Random) -> None:
         self._given = list(dict.fromkeys(given))
-        self._learnt = [address for address in dict.fromkeys(learnt) if address not in self._given][:SEEDS_MAX]
+        self._tls_only = all(address.startswith(TLS_PREFIX) for address in self._given)
+        self._reach: Reach = FAR | LOCAL & {kind_of(split_address(address)[0]) for address in self._given}
+        usable = [address for address in dict.fromkeys(learnt) if self._is_usable(address, self._reach)]
+        self._learnt = [address for address in usable if address not in self._given][:SEEDS_MAX]
         self._rng = rng
         self._names: dict[str, str] = {}  # address -> the seed that answered there last, or is said to
         self._standing: Counter[str] = Counter()  # connections on which hello was answered
@@ -75,9 +83,10 @@ class Addresses:
         """Nothing answers there."""
         self._dead.add(address)
 
-    def told(self, seeds: Iterable[SeedInfo]) -> None:
-        """The home seed says which seeds there are."""
-        told = [seed for seed in seeds if _dialable(seed.address)]
+    def told(self, seeds: Iterable[SeedInfo], host: str = "") -> None:
+        """The home seed says which seeds there are. `host`: the IP address at which it was dialled."""
+        reach = self._reach | LOCAL & {kind_of(host)}
+        told = [seed for seed in seeds if self._is_usable(seed.address, reach)]
         where = {seed.name: seed.address for seed in told}
         at = set(where.values())
         kept = [address for address in self._learnt if address not in at and self._names.get(address) not in where]
@@ -87,6 +96,16 @@ class Addresses:
         asked = {address: name for address, name in self._names.items() if self._standing[address]}
         names = self._names | {address: name for name, address in where.items()} | asked
         self._names = {here: names[here] for here in (*self._given, *self._learnt, *asked) if here in names}
+
+    def _is_usable(self, address: str, reach: Reach) -> bool:
+        """Whether the address, which is not given, may be dialled. What a name leads to is seen when it is."""
+        if self._tls_only and not address.startswith(TLS_PREFIX):
+            return False
+        try:
+            kind = kind_of(split_address(address)[0])
+        except BadParams:
+            return False
+        return kind is None or kind in reach
 
     # -- looking for a home --------------------------------------------------------------------------------------
 
@@ -112,11 +131,3 @@ class Addresses:
         if rounds < 1:
             return SWITCH_MAX_S * self._rng.random()
         return min(RETRY_MAX_S, RETRY_FIRST_S * 2 ** min(rounds, 30)) * self._rng.uniform(0.5, 1.0)
-
-
-def _dialable(address: str) -> bool:
-    try:
-        split_address(address)
-    except BadParams:
-        return False
-    return True

@@ -49,7 +49,7 @@ class Learning:
                 self.log.debug("seeds: {reason}", reason=error.detail)
             else:
                 self.seeds = told.seeds
-                self._addresses.told(told.seeds)
+                self._addresses.told(told.seeds, calls.host)
                 await self._save()
             await deferLater(self._clock, LEARN_S * self._rng.uniform(0.8, 1.2))
 

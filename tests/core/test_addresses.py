@@ -93,6 +93,61 @@ class TestKnown:
         assert known.known() == ["a:1", "b:1"]
 
 
+class TestWhatIsLearnt:
+    PLAIN = "b:1"
+    TLS = "tls:c:1"
+
+    def test_by_tls_alone(self) -> None:
+        """A node that was given seeds by TLS alone learns no others: neither from a home nor from its disk."""
+        known = addresses(["tls:a:1"], [self.PLAIN, self.TLS])
+        assert known.known() == ["tls:a:1", self.TLS]
+        known.told([info("B", self.PLAIN), info("D", "tls:d:1")])
+        assert sorted(known.known()) == ["tls:a:1", self.TLS, "tls:d:1"]
+        assert self.PLAIN not in {known.next() for _ in range(3)} | set(known.to_ask(at_home=True))
+
+    def test_who_is_told_of_without_tls_has_not_moved(self) -> None:
+        known = addresses(["tls:a:1"], [self.TLS])
+        known.told([info("C", self.TLS)])
+        known.told([info("C", "c:1", alive=False)])
+        assert sorted(known.to_ask(at_home=True)) == ["tls:a:1", self.TLS]
+
+    def test_of_both_kinds(self) -> None:
+        """A node that was given one seed in the clear takes what it is told of."""
+        known = addresses(["tls:a:1", "a:2"], [self.PLAIN])
+        known.told([info("C", self.TLS)])
+        assert sorted(known.learnt) == [self.PLAIN, self.TLS]
+
+    @pytest.mark.parametrize("address", ["169.254.169.254:80", "0.0.0.0:1", "tls:[ff02::1]:1", "2852039166:80"])
+    @pytest.mark.parametrize("home", ["192.0.2.1", "127.0.0.1", "169.254.169.254"])
+    def test_what_is_never_dialled(self, address: str, home: str) -> None:
+        """A cloud's credentials, what is unspecified, and what is multicast: unless the owner says so."""
+        known = addresses(["localhost:1", "[fe80::1]:1"], [address])
+        known.told([info("B", address)], home)
+        assert known.learnt == []
+        assert addresses([address]).known() == [address]
+
+    @pytest.mark.parametrize(
+        ("address", "given", "home"),
+        [
+            ("127.0.0.1:6379", "localhost:1", "127.0.0.1"),
+            ("127.1:6379", "tls:[::1]:1", "::1"),
+            ("localhost:6379", "a:1", "127.0.0.1"),
+            ("[fe80::2]:1", "[fe80::1]:1", "fe80::1%eth0"),
+            ("169.254.7.7:1", "a:1", "169.254.8.8"),
+        ],
+    )
+    def test_this_machine_and_this_link(self, address: str, given: str, home: str) -> None:
+        """What is there is learnt by a node whose home, or a seed that it was given, is there too."""
+        if given.startswith("tls:"):
+            address = f"tls:{address}"
+        near = addresses([given])
+        near.told([info("B", address)], home)
+        assert near.learnt == [address]
+        far = addresses(["tls:a:1" if given.startswith("tls:") else "a:1"], [address])
+        far.told([info("B", address)], "192.0.2.1")
+        assert far.learnt == []
+
+
 class TestToAsk:
     def test_at_home_the_dead_are_not_asked(self) -> None:
         """A node with a home leaves out the seeds that are dead; those given it asks last."""

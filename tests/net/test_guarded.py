@@ -17,7 +17,9 @@ from zope.interface import implementer
 
 from meshproto.core.reach import FAR, Kind, Reach
 from meshproto.errors import NoAnswer, PeerError, PeerRefused, Unreachable
+from meshproto.net.calls import Calls, dial
 from meshproto.net.courier import ANSWER_BYTES_MAX, DELIVER_TIMEOUT_S, REASON_CHARS_MAX, Courier, Peers
+from meshproto.net.dialling import Dialling
 from meshproto.net.guarded import HEAD_BYTES_MAX
 from meshproto.net.tls import Trust
 from tests.net.far import failure_of, no_result_of, result_of, start
@@ -86,6 +88,12 @@ def deliver(machine: Machine, uri: str, reach: Reach = FAR, peers: Peers | None 
 def http(code: int, body: bytes, *lines: bytes) -> bytes:
     head = [b"HTTP/1.1 %d So" % code, b"Content-Length: %d" % len(body), *lines]
     return b"\r\n".join(head) + b"\r\n\r\n" + body
+
+
+def dial_seed(machine: Machine, address: str, given: str) -> "Deferred[None]":
+    dialled = start(dial(Dialling(machine, Trust(), [given]), address, Calls(machine), machine))
+    machine.advance(ATTEMPT_S)
+    return dialled
 
 
 # -- where a connection may lead ----------------------------------------------------------------------------------
@@ -177,6 +185,29 @@ def test_an_ipv6_address(machine: Machine) -> None:
     assert b"host: [2001:db8::7]:3000\r\n" in machine.accept().take().lower()
     machine.answer(http(200, b"{}"))
     assert (result_of(pending), machine.dialled) == (b"{}", ["2001:db8::7"])
+
+
+@pytest.mark.parametrize("ip", ["127.0.0.1", "169.254.7.7", "169.254.169.254"])
+@pytest.mark.parametrize("prefix", ["", "tls:"])
+def test_a_name_of_a_seed_that_was_learnt_does_not_lead_to_this_machine(machine: Machine, ip: str, prefix: str) -> None:
+    """Whoever tells of seeds chooses the name, and may have it lead anywhere."""
+    machine.names["seed.example"] = [ip]
+    refused = dial_seed(machine, f"{prefix}seed.example:6379", given="localhost:5001")
+    assert f"it leads to {ip}" in failure_of(refused, Unreachable).value.detail
+    assert machine.dialled == []
+
+
+@pytest.mark.parametrize(
+    ("address", "ip"),
+    [("seed.example:5001", PUBLIC), ("127.0.0.1:5001", "127.0.0.1"), ("given.example:1", "127.0.0.1")],
+)
+def test_seeds_that_are_dialled(machine: Machine, ip: str, address: str) -> None:
+    """One at its address, one whose address says that it is here, and one that was given, wherever that is."""
+    machine.names.update({"seed.example": [PUBLIC], "given.example": ["127.0.0.1"]})
+    dialled = dial_seed(machine, address, given="given.example:1")
+    assert machine.dialled == [ip]
+    machine.accept()
+    result_of(dialled)
 
 
 # -- what comes back ----------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterator
 
 import pytest
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 
 from meshproto import wire
@@ -207,6 +208,15 @@ def test_seeds_are_learnt_and_kept(node: Node) -> None:
     assert read_start(node.connection).seeds == ["b:1"]
 
 
+@pytest.mark.parametrize(("ip", "learnt"), [("127.0.0.1", ["127.0.0.1:1"]), ("192.0.2.9", [])])
+def test_seeds_on_this_machine_are_learnt_from_one_that_is_there(node: Node, ip: str, learnt: list[str]) -> None:
+    """Where the home was dialled says whether a loopback address may mean a seed."""
+    node.street.far("a:1").pipe.peerAddr = IPv4Address("TCP", ip, 1)
+    node.told = [wire.SeedInfo("seedB", "127.0.0.1:1", True, 0)]
+    node.street.run(1.25 * LEARN_S)
+    assert read_start(node.connection).seeds == learnt
+
+
 @pytest.mark.parametrize("says", [SlowDown("not now"), wire.NameParams("what?")], ids=["refused", "nonsense"])
 def test_learning_goes_on_after_an_error(node: Node, says: Reply) -> None:
     """A home that once answers with an error, or nonsense, is asked again."""
@@ -254,8 +264,8 @@ def test_a_given_address_where_another_seed_lives_now() -> None:
 
 def test_one_seed_under_two_addresses_is_asked_once(node: Node) -> None:
     """The home is not asked again at the address that it tells of itself."""
-    node.seed("seedA", "127.0.0.1:1")
-    node.told = [wire.SeedInfo("seedA", "127.0.0.1:1", True, 1)]
+    node.seed("seedA", "192.0.2.1:1")
+    node.told = [wire.SeedInfo("seedA", "192.0.2.1:1", True, 1)]
     node.street.run(1.25 * LEARN_S)
     failure_of(node.locate("Nobody"), UserNotFound)
     assert node.street.dialled == ["a:1"]
