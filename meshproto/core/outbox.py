@@ -2,9 +2,9 @@
 
 A message enters when it is on disk. Each recipient has a queue of their own, in order: one batch is under way while the
 next gathers, so batches grow with load. A failure makes that recipient wait, alone: one second, doubling to five
-minutes, jittered; a sign of life from them ends the waiting at once. A bounded number of recipients is served at a
-time, in turn. Those of whom nobody knows whether they are there have places of their own, and an attempt that hangs
-gives its place away after a moment: the dead cost the living hardly anything.
+minutes, jittered; a sign of life from them ends the waiting at once, and a seed's word that they are back soon. A
+bounded number of recipients is served at a time, in turn. Those of whom nobody knows whether they are there have places
+of their own, and an attempt that hangs gives its place away after a moment: the dead cost the living hardly anything.
 
 In memory a queue holds about one batch besides the one under way; what is behind it stays on disk and is loaded when
 its turn comes. When memory is short a queue that is not served holds nothing.
@@ -293,6 +293,20 @@ class Outbox:
         self._enqueue(key, queue)
         return self._serve(now)
 
+    def hint(self, key: str, now: float, *, alive: bool) -> list[Effect]:
+        """A seed says that the recipient is back (not `alive`: may be). Anybody can be a seed, and say so again and
+        again: they are tried no earlier than :data:`BACKOFF_FIRST_S` after the last attempt, nor than they have asked
+        for."""
+        queue = self.queues.get(key)
+        if queue is None:
+            return []
+        queue.attempts, queue.doubtful = min(queue.attempts, 1), queue.doubtful and not alive
+        if queue.next_try is not None and queue.not_before < queue.next_try:
+            queue.next_try = queue.not_before
+            heapq.heappush(self._retries, (queue.next_try, key))
+        self._enqueue(key, queue)
+        return self.tick(now)
+
     def tick(self, now: float) -> list[Effect]:
         effects: list[Effect] = []
         if self._write_at is not None and self._write_at <= now:
@@ -412,7 +426,9 @@ class Outbox:
         queue.attempts += 1
         queue.reason = reason
         delay_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(queue.attempts - 1, 30))
-        queue.next_try = now + max(delay_s * self._rng.uniform(0.5, 1.0), min(least_s, BACKOFF_MAX_S))
+        least_s = min(least_s, BACKOFF_MAX_S)
+        queue.next_try = now + max(delay_s * self._rng.uniform(0.5, 1.0), least_s)
+        queue.not_before = now + max(BACKOFF_FIRST_S, least_s)
         heapq.heappush(self._retries, (queue.next_try, key))
 
     def _finish(

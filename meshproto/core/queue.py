@@ -69,7 +69,8 @@ class Queue:
     """`waiting` counts all messages; those after `row_known` are on disk only. `phase` tells how far the messages up to
     `row_tried` have come; those up to `row_sent` may have arrived without our knowing. `doubtful`: nobody knows whether
     the recipient is there. `ending`: messages under way that end, and how, unless this attempt delivers them.
-    `next_try` is on the clock that the outbox is given."""
+    `next_try` is on the clock that the outbox is given; nobody's word but the recipient's makes it earlier than
+    `not_before`."""
 
     to: str
     oldest_at: int
@@ -87,6 +88,7 @@ class Queue:
     loading: bool = False
     attempts: int = 0
     next_try: float | None = None
+    not_before: float = 0.0
     reason: str | None = None
 
     def push(self, message: Message) -> None:

@@ -23,7 +23,11 @@ CHANGED: Final = (
     "THE KEY OF A CONTACT HAS CHANGED: {reason}. Either they have a new key, or somebody pretends to be them: nothing "
     "goes to the new key or comes from it until you have compared its fingerprint and trusted it (mesh contacts)"
 )
-"""The line in the log, once for each key: nobody must be able to fill the log with it."""
+"""The line in the log, once for each key and now and then: nobody must be able to fill the log with it."""
+
+
+LOUD_MS: Final = 60_000
+"""Between two such lines for a contact, after the first: a seed may say another key each time it is asked."""
 
 
 class _Pin(NamedTuple):
@@ -38,6 +42,7 @@ class Contacts:
         self._table = table
         self._now_ms = now_ms
         self._pins: OrderedDict[str, _Pin] = OrderedDict()
+        self._loud_at: OrderedDict[str, int] = OrderedDict()  # folded name -> ms since 1970 UTC
 
     async def check(self, located: Located, wanted: str | None = None) -> None:
         """Raises :class:`KeyChanged` unless the key is the one that was pinned, and has the fingerprint `wanted`, if
@@ -126,9 +131,21 @@ class Contacts:
             pinned = await self._table.offer(record, located.signed, self._now_ms())
         except Unavailable:
             return  # it will be said again
-        if pinned is not None:
+        if pinned is not None and self._may_be_loud(record.name):
             known, found = fingerprint(unb64(pinned)), fingerprint(record.key_bytes)
             self.log.warn(CHANGED, reason=f"{record.name} is known with the key {known}, and a seed says {found}")
+
+    def _may_be_loud(self, name: str) -> bool:
+        """Whether the log has not been told of the contact just now."""
+        key, now_ms = fold(name), self._now_ms()
+        last_ms = self._loud_at.get(key)
+        if last_ms is not None and 0 <= now_ms - last_ms < LOUD_MS:
+            return False
+        self._loud_at[key] = now_ms
+        self._loud_at.move_to_end(key)
+        if len(self._loud_at) > PINS_MAX:
+            self._loud_at.popitem(last=False)
+        return True
 
 
 def _known(contact: Contact, wanted: str) -> SignedRecord | None:

@@ -118,7 +118,7 @@ class UserNode(Service):
         self.seeds.renew()
 
     def _is_back(self, user: str, surely: bool) -> None:
-        self.sending.wake(user, alive=surely)
+        self.sending.hint(user, alive=surely)
 
     def startService(self) -> None:
         super().startService()

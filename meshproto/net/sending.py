@@ -144,6 +144,10 @@ class Sending(Service):
         """Try the user at once. `alive`: this was a sign of life from them."""
         self._carry_out(self._core.wake(fold(name), self._now(), alive=alive))
 
+    def hint(self, name: str, *, alive: bool) -> None:
+        """A seed says that the user is back. See :meth:`Outbox.hint`."""
+        self._carry_out(self._core.hint(fold(name), self._now(), alive=alive))
+
     def retry(self, name: str | None) -> list[Queue]:
         """Try at once what waits, of all or of one, who are returned. Raises :class:`NotFound` when nothing waits for
         the one."""

@@ -243,6 +243,41 @@ class TestBackOff:
         box.failed("bob", "unreachable", NOW)
         assert delay_s(box) <= BACKOFF_FIRST_S
 
+    def test_hints(self, box: Outbox) -> None:
+        """A seed that says again and again that someone is back has them tried once a second at most."""
+        box.add("bob", [message(1)], NOW)
+        box.queues["bob"].attempts = 10
+        tried_at = []
+        box.failed("bob", "unreachable", NOW)
+        for tenth in range(1, 100):
+            now = NOW + tenth / 10
+            box.hint("bob", now, alive=True)
+            if box.queues["bob"].under_way:
+                tried_at.append(now)
+                box.hint("bob", now, alive=True)
+                box.failed("bob", "unreachable", now)
+        assert len(tried_at) == 9
+        assert tried_at[0] == NOW + BACKOFF_FIRST_S
+        assert len(box._retries) < 30
+
+    def test_a_hint_after_a_while(self, box: Outbox) -> None:
+        """Who has been waited for longer than that is tried at once."""
+        box.add("bob", [message(1)], NOW)
+        box.queues["bob"].attempts = 10
+        box.failed("bob", "unreachable", NOW)
+        assert box.hint("bob", NOW + BACKOFF_FIRST_S, alive=False) == [Attempt("bob", "bob", (message(1),))]
+        assert box.hint("eve", NOW, alive=True) == []
+
+    def test_hints_and_what_the_peer_asked_for(self, box: Outbox) -> None:
+        """Who has asked to be left alone for a while is, whatever a seed says, until they say something themselves."""
+        box.add("bob", [message(1)], NOW)
+        box.failed("bob", "not now", NOW, retry_after_s=60.0)
+        assert box.hint("bob", NOW + 59, alive=True) == []
+        assert delay_s(box) == 60.0
+        assert len(box.hint("bob", NOW + 60, alive=True)) == 1
+        box.failed("bob", "not now", NOW + 60, retry_after_s=60.0)
+        assert len(box.wake("bob", NOW + 61)) == 1
+
     def test_waking_everybody(self, box: Outbox) -> None:
         """When all who are silent are tried at once there are still places for the others."""
         keys = [f"away{number}" for number in range(DELIVERIES_MAX + DOUBTFUL_MAX)]

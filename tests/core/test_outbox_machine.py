@@ -232,6 +232,10 @@ class Model(RuleBasedStateMachine):
     def wake(self, key: str, alive: bool) -> None:
         self.carry_out(self.outbox.wake(key, self.now, alive=alive))
 
+    @rule(key=st.sampled_from(KEYS), alive=st.booleans())
+    def hint(self, key: str, alive: bool) -> None:
+        self.carry_out(self.outbox.hint(key, self.now, alive=alive))
+
     @rule(seconds=st.sampled_from([0.0, 0.3, 1.0, 4.0, 400.0]))
     def time_goes_by(self, seconds: float) -> None:
         self.now += seconds

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from twisted.internet.defer import ensureDeferred
+from twisted.logger import capturedLogs
 
 from meshproto.core.identity import Identity, Record, b64, fingerprint, verify
 from meshproto.core.lookup import Located
@@ -27,7 +28,8 @@ def located(name: str, key: int = 1, seq: int = 1) -> Located:
 class Rig:
     def __init__(self, disk: OnClock) -> None:
         self.disk = disk
-        self.contacts = Contacts(ContactsTable(disk.database), lambda: 1)
+        self.now_ms = 1
+        self.contacts = Contacts(ContactsTable(disk.database), lambda: self.now_ms)
 
     def check(self, found: Located, wanted: str | None = None) -> None:
         self.disk.run(ensureDeferred(self.contacts.check(found, wanted)))
@@ -72,6 +74,30 @@ def test_some_in_memory(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(rig.contacts._pins) == 1
     with pytest.raises(KeyChanged):
         rig.check(located("Bob", key=2))
+
+
+def test_a_seed_that_says_another_key_each_time(rig: Rig) -> None:
+    """The log is told of a contact's keys once a minute; each of them is remembered, and refused."""
+    rig.check(located("Bob"))
+    rig.check(located("Eve"))
+    with capturedLogs() as events:
+
+        def say(name: str, keys: range) -> int:
+            """How many lines that gave."""
+            before = len(events)
+            for key in keys:
+                with pytest.raises(KeyChanged):
+                    rig.check(located(name, key))
+            return len(events) - before
+
+        assert (say("Bob", range(2, 9)), say("bob", range(9, 12)), say("Eve", range(2, 4))) == (1, 0, 1)
+        rig.now_ms += contacts.LOUD_MS
+        assert say("Bob", range(2, 9)) == 1
+        rig.now_ms = 0  # the clock was set back
+        assert say("Bob", range(9, 12)) == 1
+    contact = rig.disk.run(ContactsTable(rig.disk.database).get("bob"))
+    assert contact is not None and contact.offered is not None
+    assert contact.offered.key == located("Bob", 11).record.key
 
 
 def test_a_disk_that_refuses(rig: Rig) -> None:
