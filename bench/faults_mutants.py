@@ -139,8 +139,8 @@ MUTANTS: Final = [
     Mutant(
         "a failed attempt is not tried again",
         "core/outbox.py",
-        "        heapq.heappush(self._retries, (queue.next_try, key))\n",
-        "",
+        "least_s)\n        heapq.heappush(self._retries, (queue.next_try, key))\n",
+        "least_s)\n",
     ),
 ]
 

@@ -34,6 +34,8 @@ Reach = frozenset[Kind]
 """The kinds of addresses to which something may be sent."""
 
 FAR: Final[Reach] = frozenset({Kind.OTHER})
+LOCAL: Final = frozenset({Kind.LOOPBACK, Kind.LINK_LOCAL})
+"""What only means something on a machine or a link."""
 
 METADATA: Final = frozenset(
     map(
@@ -99,7 +101,7 @@ def check_origin(uris: Iterable[str], host: str) -> None:
         kind = kind_of(urlsplit(uri).hostname or "")
         if kind is Kind.NEVER:
             raise Forbidden(f"{uri[:100]} is {kind.value}: advertise one at which others reach this node")
-        if kind in (Kind.LOOPBACK, Kind.LINK_LOCAL) and kind is not origin:
+        if kind in LOCAL and kind is not origin:
             raise Forbidden(
                 f"{uri[:100]} is {kind.value}, and this does not come from there: advertise one that others reach"
             )
@@ -111,7 +113,7 @@ def reach_of(uri: str, own_uris: Iterable[str], *, neighbour: bool) -> Reach:
     node says it can be reached, which is where those who are to reach it are too. `neighbour`: the recipient is
     registered at a seed on this machine, which has made sure of where the registration came from."""
     kind = kind_of(urlsplit(uri).hostname or "")
-    if kind not in (Kind.LOOPBACK, Kind.LINK_LOCAL):
+    if kind not in LOCAL:
         return FAR
     own = {kind_of(urlsplit(own_uri).hostname or "") for own_uri in own_uris}
     return FAR | {kind} if neighbour or kind in own else FAR

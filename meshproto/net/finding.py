@@ -8,7 +8,7 @@ answered or overdue: that finds out a connection that is dead (:class:`meshproto
 from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple
 
-from msgspec import structs
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -74,17 +74,20 @@ class Finding:
         return Located(verify(contact.signed), contact.signed, None)
 
     async def _newest(self, located: Located) -> Located:
-        """A seed may be behind, or say what was true once: a newer record of this user that was seen before counts
-        more. What is sealed for an old mail key may be read by who has stolen that."""
-        contact = await self._store.contacts.get(located.record.name)
-        if contact is None or contact.key != located.record.key:
+        """A seed is behind at times, or repeats what was true once: a newer record that the contact has sent counts
+        more. Asked of the disk, and only when a seed was: no memory hears of what comes by mail."""
+        try:
+            contact = await self._store.contacts.get(located.record.name)
+        except Unavailable:
+            return located
+        if contact is None or contact.key != located.record.key or contact.signed == located.signed:
             return located
         known = verify(contact.signed)
-        return (
-            located
-            if known.seq <= located.record.seq or not known.uris
-            else structs.replace(located, record=known, signed=contact.signed)
-        )
+        if known.seq <= located.record.seq or not known.uris:
+            return located
+        # The seed has seen where the addresses it was given came from, and no others.
+        neighbour = located.neighbour and known.uris == located.record.uris
+        return replace(located, record=known, signed=contact.signed, neighbour=neighbour)
 
     def forget(self, name: str) -> None:
         """What was cached of the user was no good."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 
 from meshproto import wire
 from meshproto.core.addresses import Addresses
@@ -62,18 +62,21 @@ class Searcher:
 
     def locate(self, name: str = "Bobby") -> "Deferred[Located]":
         located = start(self.finding.locate(name))
+        self.settle()
+        return located
+
+    def settle(self) -> None:
         self.street.settle()
         self.disk.clock.advance(0)
-        return located
 
     def after(self, located: "Deferred[Located]", seconds: float) -> "Deferred[Located]":
         self.street.run(seconds)
         self.disk.clock.advance(0)
         return located
 
-    def meet(self) -> None:
-        """Bobby is an old acquaintance."""
-        signed = found().signed
+    def meet(self, seq: int = 1, uri: str = "http://192.0.2.1:3000") -> None:
+        """Bobby is an old acquaintance, and this is the newest record of theirs."""
+        signed = BOBBY.sign("Bobby", [uri], seq)
         self.disk.run(self.store.contacts.trust(verify(signed), signed, 0))
 
 
@@ -206,7 +209,7 @@ def test_what_was_found_is_asked_again(node: Searcher) -> None:
     assert len(node.street.asked("lookup")) == 1
     light(node, "s0:1", found(seq=2))
     fresh = start(node.finding.locate("Bobby", fresh=True))
-    node.after(fresh, 0)
+    node.settle()
     assert result_of(fresh).record.seq == 2
     node.street.run(FOUND_TTL_S)
     result_of(node.locate())
@@ -246,6 +249,28 @@ def test_an_answer_that_does_not_fit(answer: Reply) -> None:
     node.finding.close()
     node.street.far("a:1").lose()
     node.disk.close()
+
+
+def test_an_older_record_than_the_contact_has_sent(node: Searcher) -> None:
+    """A seed that repeats what was true once sends nobody to an old address, nor has it sealed for an old mail key; a
+    newer record than the known one is taken."""
+    node.meet(seq=5, uri="http://192.0.2.5:3000")
+    light(node, "s0:1", found(seq=4))
+    node.move_to("s0:1")
+    for _ in range(2):  # from the cache too
+        assert result_of(node.locate()).record.uris == ["http://192.0.2.5:3000"]
+    node.finding.forget("Bobby")
+    light(node, "s0:1", found(seq=6))
+    assert result_of(node.locate()).record.seq == 6
+
+
+def test_an_older_record_while_the_disk_refuses(node: Searcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is unreachable because the disk cannot tell what is known of them."""
+    node.meet(seq=5)
+    monkeypatch.setattr(node.store.contacts, "get", lambda name: fail(Unavailable("the disk refuses")))
+    light(node, "s0:1", found(seq=4))
+    node.move_to("s0:1")
+    assert result_of(node.locate()).record.seq == 4
 
 
 def test_thousands_that_fail_at_once() -> None:
@@ -301,6 +326,17 @@ def test_who_is_registered_at_a_seed_on_this_machine(node: Searcher, ip: str, ho
     node.move_to("s1:1", ip)
     located = result_of(node.locate())
     assert located.neighbour is neighbour
+
+
+@pytest.mark.parametrize(("uri", "neighbour"), [("http://192.0.2.1:3000", True), ("http://127.0.0.1:22", False)])
+def test_a_neighbour_whose_newer_record_the_seed_has_not_seen(node: Searcher, uri: str, neighbour: bool) -> None:
+    """A contact who is registered at the seed on this machine, and sends a newer record by mail, is a neighbour at the
+    addresses that the seed has seen, and at no other."""
+    node.meet(seq=5, uri=uri)
+    light(node, "s1:1", msgspec.structs.replace(found(), home="s1-1"))
+    node.move_to("s1:1", "127.0.0.1")
+    located = result_of(node.locate())
+    assert (located.record.seq, located.neighbour) == (5, neighbour)
 
 
 def test_no_other_seed_can_make_neighbours(node: Searcher) -> None:
