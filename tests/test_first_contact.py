@@ -111,7 +111,7 @@ class TestOwner:
 
     def test_the_own_name_is_nobody_elses(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         """Also when a seed says so, and however it is written."""
-        monkeypatch.setattr(Writers, "_owner", lambda self, name: succeed(b64(MALLORY.key)))
+        monkeypatch.setattr(Writers, "_owner", lambda *_: succeed(b64(MALLORY.key)))
         for name in ("UserX", "userx"):
             answer = write(world, name, MALLORY)
             assert refusal(answer) == (403, "not the owner of the name", "that is this node's own name")
@@ -149,6 +149,24 @@ class TestOwner:
         world.run(30)
         assert sorted(answer.code for answer in answers) == [429, 429, 503, 503, 503]
         assert len(asked) == 3
+
+    def test_a_flood_of_one_network_leaves_lookups_to_others(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whoever invents names is told to come back, and a stranger from elsewhere is looked up meanwhile."""
+        monkeypatch.setattr(writers, "LOOKUPS_PER_NETWORK_MAX", 2)
+        world.add_user("Cyd", seeds=["seedX"])
+        world.run_until(world.registered)
+        assert world.get("Cyd", "/lookup/UserX").code == 200
+        world.cut("UserX", "seedX")
+        answers: list[Answer] = []
+        for number in range(5):
+            flood = world.request("POST", "UserX", "/deliver", batch(world, f"Mallory{number}", MALLORY))
+            flood.addCallback(answers.append)
+        world.settle()
+        assert [answer.code for answer in answers] == [429] * 3
+        waits = world.send("Cyd", "UserX", "hello", wait=8)
+        assert "no address of Cyd is known" in waits.json["reason"]
 
     def test_what_is_remembered_has_an_end(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(writers, "OWNERS_MAX", 3)

@@ -126,6 +126,7 @@ class BoundedRequest(Request):
     unhurried = False
     too_large = False
     received_bytes = 0
+    pieces = 0
     refusal: MeshError | None = None
 
     def gotLength(self, length: int | None) -> None:
@@ -140,7 +141,7 @@ class BoundedRequest(Request):
         if self._is_public(channel._path):  # the channel keeps the request line to itself until the body is there
             self.refusal = channel.limits.request(channel.network)
         if length != 0 and self.refusal is None:
-            self.refusal = channel.limits.new_body()
+            self.refusal = channel.limits.new_body(channel.network)
 
     def _is_public(self, target: bytes) -> bool:
         # Unquoted as Klein does it: who writes a letter as %xx is counted too.
@@ -148,6 +149,7 @@ class BoundedRequest(Request):
 
     def handleContentChunk(self, data: bytes) -> None:
         self.received_bytes += len(data)
+        self.pieces += 1
         self.too_large = self.too_large or self.received_bytes > self.body_bytes_max
         if self.received_bytes > DISCARD_BYTES_MAX:
             self._hang_up()

@@ -182,7 +182,7 @@ class Channel(HTTPChannel):
         self.limits.body_over(self.number)
         self.limits.idle(self.number)
         if request.code < 400:
-            self.limits.proven(self.network, request.received_bytes)
+            self.limits.proven(self.network, request.received_bytes, request.pieces)
         self._phase = Phase.IDLE
         self._savedTimeOut = IDLE_TIMEOUT_S  # not what was left for the body
         super().requestDone(request)

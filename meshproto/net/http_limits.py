@@ -15,6 +15,8 @@ HTTP_CONNECTIONS_MAX: Final = 8192
 them, and keeps them for a minute; a crowd of five thousand that only waits pushes nobody out."""
 NETWORK_CONNECTIONS_MAX: Final = 1024
 """Of one network: a house or a company behind one address; seven such leave an eighth to the others."""
+PIECE_BYTES: Final = 512
+"""What each piece of a body counts besides its bytes: one in chunks of a byte each is as much work as a longer one."""
 REQUESTS: Final = Rate(per_s=500.0, burst=1000.0)
 """Public requests of one network: a peer has one batch of up to 1000 messages under way at a time, so that this is some
 hundred busy peers behind one address, and less than a node can do."""
@@ -99,9 +101,9 @@ class Limits:
 
     # bodies
 
-    def new_body(self) -> MeshError | None:
+    def new_body(self, network: str) -> MeshError | None:
         """Why a request with a body may not be served now."""
-        if not self._bodies.is_full(self.seconds()):
+        if not self._bodies.is_full(network, self.seconds()):
             return None
         return Unavailable("too many large requests are under way", retry_after_s=BODIES_FULL_S)
 
@@ -109,19 +111,19 @@ class Limits:
         """So many more bytes of a request's body have come: why they may not be kept. Others may be pushed out for
         them, or the request itself."""
         now = self.seconds()
-        wait_s = self._unproven.take(network, now, amount)
+        wait_s = self._unproven.take(network, now, amount + PIECE_BYTES)
         if wait_s:
             mib = UNPROVEN_BYTES.per_s / 2**20
             return SlowDown(
                 f"more than {mib:g} MiB a second from {called(network)} came to nothing", retry_after_s=wait_s
             )
-        for goes in self._bodies.add(number, amount, now):
+        for goes in self._bodies.add(number, network, amount, now):
             self._channels[goes].push_out()
         return None
 
-    def proven(self, network: str, amount: int) -> None:
-        """The request was served: its body was worth its bytes."""
-        self._unproven.give_back(network, amount)
+    def proven(self, network: str, amount: int, pieces: int) -> None:
+        """The request was served: its body, so many bytes in so many pieces, was worth them."""
+        self._unproven.give_back(network, amount + pieces * PIECE_BYTES)
 
     def body_complete(self, number: int) -> None:
         self._bodies.complete(number)

@@ -26,7 +26,8 @@ class PublicFront:
 
     @app.route("/deliver", methods=["POST"])
     async def deliver(self, request: IRequest) -> bytes:
-        answer = await self._receiving.deliver(read_body(request, SEALED_BYTES_MAX))
+        network = getattr(request.channel, "network", "")  # type: ignore[attr-defined]
+        answer = await self._receiving.deliver(read_body(request, SEALED_BYTES_MAX), network)
         request.setHeader(b"content-type", b"application/json")
         return answer
 

@@ -53,7 +53,7 @@ class Receiving:
         clock: IReactorTime,
         now_ms: NowMs,
         entropy: Entropy,
-        check: Callable[[Record], Awaitable[None]],
+        check: Callable[[Record, str], Awaitable[None]],
         heard: Callable[[str], None],
     ) -> None:
         self._identity = identity
@@ -66,12 +66,12 @@ class Receiving:
         self._readers: Waiters[None, bool] = Waiters(clock, READERS_MAX)
         self._stopped = False
 
-    async def deliver(self, body: bytes) -> bytes:
-        """A sealed batch -> the sealed receipt, when its letters are on disk. Raises what
+    async def deliver(self, body: bytes, network: str = "") -> bytes:
+        """A sealed batch, from a network -> the sealed receipt, when its letters are on disk. Raises what
         :func:`meshproto.core.envelope.open_batch` and `check` do, :class:`KeyChanged`, and
         :class:`meshproto.errors.Unavailable`; then nothing of it was kept."""
         opened = open_batch(body, self._identity())
-        await self._check(opened.sender)
+        await self._check(opened.sender, network)
         return await shield(ensureDeferred(self._keep(opened)))
 
     async def _keep(self, opened: Opened) -> bytes:

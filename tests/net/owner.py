@@ -43,7 +43,7 @@ class Owner:
             self.clock,
             lambda: NOW_MS,
             self.entropy,
-            check=lambda _: succeed(None),
+            check=lambda *_: succeed(None),
             heard=lambda _: None,
         )
         self.programs = Programs([], self.receiving, self.store, self.clock, lambda: NOW_MS, Random(1))
