@@ -116,6 +116,11 @@ def answer_errors(app: Klein, log: Logger) -> None:
 # -- HTTP itself --------------------------------------------------------------------------------------------------
 
 
+SMALL_PIECE_BYTES: Final = 64
+SMALL_PIECES_MAX: Final = 1000
+"""Chunks of a body that may be smaller than that on average: each is as much work as kilobytes are."""
+
+
 class BoundedRequest(Request):
     """A request whose body is kept only as far as any route takes it: `body_bytes_max`; in memory, where the listener's
     :class:`Limits` count it. `public_paths`: those whose requests are counted by network; None: all."""
@@ -148,8 +153,13 @@ class BoundedRequest(Request):
         return self.public_paths is None or unquote_to_bytes(target.partition(b"?")[0]) in self.public_paths
 
     def handleContentChunk(self, data: bytes) -> None:
+        if self.channel.over:
+            return
         self.received_bytes += len(data)
         self.pieces += 1
+        if self.pieces > SMALL_PIECES_MAX and self.received_bytes < self.pieces * SMALL_PIECE_BYTES:
+            self.channel.refuse(BadParams(f"a body in pieces of less than {SMALL_PIECE_BYTES} bytes is not taken"))
+            return
         self.too_large = self.too_large or self.received_bytes > self.body_bytes_max
         if self.received_bytes > DISCARD_BYTES_MAX:
             self._hang_up()

@@ -15,7 +15,7 @@ from meshproto.errors import MeshError
 from meshproto.net import http_limits
 from meshproto.net.door import Door
 from meshproto.net.front_request import FrontRequest
-from meshproto.net.http import DISCARD_BYTES_MAX, BoundedRequest
+from meshproto.net.http import DISCARD_BYTES_MAX, SMALL_PIECES_MAX, BoundedRequest
 from meshproto.net.http_channel import (
     BODY_BYTES_PER_S,
     BODY_LOOK_S,
@@ -448,6 +448,14 @@ class TestRates:
         head = b"POST /deliver HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
         chunked.say(head + b"1\r\nx\r\n" * 200 + b"0\r\n\r\n")
         assert chunked.status == 429
+
+    def test_small_pieces(self, world: World, client: RawHTTP) -> None:
+        """Chunks of a byte each are taken so far, and then the connection ends with a reason."""
+        head = b"POST /deliver HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+        client.say(head + b"1\r\nx\r\n" * SMALL_PIECES_MAX)
+        assert not client.closed
+        client.say(b"1\r\nx\r\n" * 10)
+        assert refused(client)[0] == 400
 
     def test_bytes_that_were_of_use_do_not_count(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         """A peer may send any amount of batches that are taken."""
