@@ -39,9 +39,9 @@ def attempts(world: World, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     codes: list[str] = []
     deliver = receiving.deliver
 
-    async def watched(body: bytes) -> bytes:
+    async def watched(body: bytes, network: str) -> bytes:
         try:
-            receipt = await deliver(body)
+            receipt = await deliver(body, network)
         except Exception as error:
             codes.append(type(error).__name__)
             raise
