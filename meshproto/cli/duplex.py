@@ -58,11 +58,10 @@ class Duplex(io.RawIOBase):
     def readinto(self, buffer: Any, /) -> int:
         """What has come, at least one byte; 0 at the end. Raises `OSError`."""
         while True:
-            blocked = False
             try:
                 return self._received(self._connection.recv_into(buffer))
             except _READ_LATER:
-                pass
+                blocked = False  # nothing has come yet; there may be something to write meanwhile
             except ssl.SSLWantWriteError:
                 blocked = True
             blocked = self._write() or blocked

@@ -1,25 +1,11 @@
 """The contacts on disk: pinned to the key that was seen first."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from meshproto.errors import StaleRecord
-from meshproto.net.user_store import SCHEMA, SCHEMA_VERSION, UserStore
+from meshproto.net.user_store import UserStore
 from tests.net.on_clock import OnClock
 from tests.net.user_rows import letter, user
-
-
-@pytest.fixture
-def disk() -> Iterator[OnClock]:
-    disk = OnClock(SCHEMA, SCHEMA_VERSION)
-    yield disk
-    disk.close()
-
-
-@pytest.fixture
-def store(disk: OnClock) -> UserStore:
-    return UserStore(disk.database)
 
 
 class TestContacts:

@@ -1,7 +1,5 @@
 """The inbox on disk: each letter once and in order, as long as it is kept."""
 
-from collections.abc import Iterator
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,18 +13,6 @@ from meshproto.net import outbox_table
 from meshproto.net.user_store import SCHEMA, SCHEMA_VERSION, UserStore
 from tests.net.on_clock import OnClock
 from tests.net.user_rows import LARGE, NOW_MS, letter, user
-
-
-@pytest.fixture
-def disk() -> Iterator[OnClock]:
-    disk = OnClock(SCHEMA, SCHEMA_VERSION)
-    yield disk
-    disk.close()
-
-
-@pytest.fixture
-def store(disk: OnClock) -> UserStore:
-    return UserStore(disk.database)
 
 
 class TestReceive:

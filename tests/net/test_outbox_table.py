@@ -1,6 +1,5 @@
 """The outbox on disk: accepted once, ended once, listed in order."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,18 +15,6 @@ from meshproto.net.outbox_table import FIRST, OVERDUE_MAX, Accepted, Draft, Over
 from meshproto.net.user_store import SCHEMA, SCHEMA_VERSION, UserStore
 from tests.net.on_clock import OnClock
 from tests.net.user_rows import LARGE, NOW_MS, accept, draft
-
-
-@pytest.fixture
-def disk() -> Iterator[OnClock]:
-    disk = OnClock(SCHEMA, SCHEMA_VERSION)
-    yield disk
-    disk.close()
-
-
-@pytest.fixture
-def store(disk: OnClock) -> UserStore:
-    return UserStore(disk.database)
 
 
 class TestAccept:

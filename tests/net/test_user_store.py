@@ -1,6 +1,5 @@
 """What else a user node keeps: its sequence, its seeds, how far its programs have come; and its file."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,18 +12,6 @@ from meshproto.net.store import ClockedDatabase
 from meshproto.net.user_store import SCHEMA, SCHEMA_VERSION, UPGRADES, Start, UserStore, begin_cursors, read_start
 from tests.net.on_clock import OnClock
 from tests.net.user_rows import NOW_MS, accept, draft, letter, user
-
-
-@pytest.fixture
-def disk() -> Iterator[OnClock]:
-    disk = OnClock(SCHEMA, SCHEMA_VERSION)
-    yield disk
-    disk.close()
-
-
-@pytest.fixture
-def store(disk: OnClock) -> UserStore:
-    return UserStore(disk.database)
 
 
 class TestStart:
