@@ -34,10 +34,9 @@ setup(
         "click>=8.1,<9",
         "rich>=13,<16",
         "segno>=1.6,<2",
+        "httptools>=0.6.4,<1",
     ],
     extras_require={
-        # The plots of `python -m bench.gossip`.
-        "bench": ["matplotlib>=3.9,<4"],
         "dev": [
             "pytest>=8.3,<10",
             "pytest-twisted>=1.14.3,<2",
@@ -50,6 +49,8 @@ setup(
             "setuptools>=77,<90",
             "sortedcontainers-stubs>=2.4,<3",
             "schemathesis>=4.10,<5",
+            # The plots of `make bench`.
+            "matplotlib>=3.9,<4",
             # `python -m bench.fuzz_guided`; it comes ready-made for these only.
             "atheris>=3,<4; sys_platform == 'linux' and platform_machine == 'x86_64' and python_version < '3.14'",
         ],

@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.json:
         options.json.write_bytes(msgspec.json.format(msgspec.json.encode(rows)) + b"\n")
     if options.plot:
-        from bench import plot  # noqa: PLC0415 -- needs matplotlib, which few have
+        from bench import plot  # noqa: PLC0415 -- takes a second to import
 
         plot.draw(rows, options.plot)
     return 1 if any(row.missed for row in rows) else 0
@@ -101,7 +101,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="sizes of the mesh (%(default)s)")
     options.add_argument("--only", metavar="KINDS", help=f"some of {','.join(KINDS)}")
     options.add_argument("--json", type=Path, metavar="FILE", help="write the rows there as well")
-    options.add_argument("--plot", type=Path, metavar="FILE", help="draw the first two figures (needs matplotlib)")
+    options.add_argument("--plot", type=Path, metavar="FILE", help="draw the first two figures")
     return options
 
 

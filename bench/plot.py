@@ -1,11 +1,11 @@
-"""The plot of `python -m bench.gossip --plot`. Needs matplotlib, which only `pip install .[bench]` brings."""
+"""The plot of `python -m bench.gossip --plot`."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from matplotlib import rc_context  # type: ignore[import-not-found, unused-ignore]
-from matplotlib.figure import Figure  # type: ignore[import-not-found, unused-ignore]
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 
 MEMBERLIST_S: Final = {30: 0.9, 100: 1.1, 1000: 1.7}
 """memberlist with its default parameters, simulated: all nodes informed."""
