@@ -8,6 +8,7 @@ time, to find the id that its error answer must carry.
 """
 
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
@@ -477,6 +478,11 @@ def decode_value(raw: Raw | bytes | str, kind: type[T]) -> T:
 
 def encode_value(value: Any) -> bytes:
     return _encoder.encode(value)
+
+
+def encode_lines(values: Iterable[Any]) -> bytes:
+    """A line of JSON each (https://github.com/ndjson/ndjson-spec)."""
+    return _encoder.encode_lines(values)
 
 
 def encode_request(method: str, params: Struct, request_id: Id | None = None) -> bytes:

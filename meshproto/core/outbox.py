@@ -113,26 +113,29 @@ class Outbox:
 
     # -- what comes in -------------------------------------------------------------------------------------------
 
-    def reserve(self, key: str, to: str) -> None:
-        """Keep room for one more message until :meth:`release`, while it is written. Raises :class:`SlowDown` when it
-        is one too many."""
+    def reserve(self, key: str, to: str, wanted: int = 1) -> int:
+        """Keep room for some more messages until :meth:`release`, while they are written: for so many. Raises
+        :class:`SlowDown` when already one is too many."""
         queue = self.queues.get(key)
         known = len(self.queues) + len(self._reserved)
-        if self.waiting + self._reserved_total >= OUTBOX_MESSAGES_MAX:
+        waiting = self._reserved[key] + (queue.waiting if queue else 0)
+        room_in_all = OUTBOX_MESSAGES_MAX - self.waiting - self._reserved_total
+        room = min(wanted, room_in_all, RECIPIENT_MESSAGES_MAX - waiting)
+        if room_in_all <= 0:
             detail = f"the outbox is full: {OUTBOX_MESSAGES_MAX} messages wait"
-        elif (waiting := self._reserved[key] + (queue.waiting if queue else 0)) >= RECIPIENT_MESSAGES_MAX:
+        elif room <= 0:
             detail = f"{waiting} messages wait for {to} already"
         elif queue is None and key not in self._reserved and known >= RECIPIENTS_MAX:
             detail = f"messages wait for {RECIPIENTS_MAX} recipients already"
         else:
-            self._reserved[key] += 1
-            self._reserved_total += 1
-            return
+            self._reserved[key] += room
+            self._reserved_total += room
+            return room
         raise SlowDown(detail, retry_after_s=OUTBOX_FULL_RETRY_S)
 
-    def release(self, key: str) -> None:
-        self._reserved[key] -= 1
-        self._reserved_total -= 1
+    def release(self, key: str, reserved: int = 1) -> None:
+        self._reserved[key] -= reserved
+        self._reserved_total -= reserved
         if not self._reserved[key]:
             del self._reserved[key]
 
@@ -145,22 +148,22 @@ class Outbox:
         self._enqueue(key, queue)
         return self._serve(now)
 
-    def add(self, key: str, messages: Iterable[Message], now: float, *, doubtful: bool = False) -> list[Effect]:
+    def add(self, key: str, messages: Sequence[Message], now: float, *, doubtful: bool = False) -> list[Effect]:
         """Messages that are on disk now, in the order of their rows. `doubtful`: the recipient is said to be away."""
+        queue = self.queues.get(key)
+        if queue is None:
+            queue = self.queues[key] = Queue(messages[0].name, messages[0].sent_at, doubtful=doubtful)
+        elif not queue.attempts:
+            queue.doubtful = queue.doubtful and doubtful
+        queue.waiting += len(messages)
+        self.waiting += len(messages)
         for message in messages:
-            queue = self.queues.get(key)
-            if queue is None:
-                queue = self.queues[key] = Queue(message.name, message.sent_at, doubtful=doubtful)
-            elif not queue.attempts:
-                queue.doubtful = queue.doubtful and doubtful
-            queue.waiting += 1
-            self.waiting += 1
             if queue.on_disk or queue.full or self._crowded:
-                queue.on_disk = True
-            else:
-                self._bytes += len(message.message)
-                queue.push(message)
-            self._enqueue(key, queue)
+                queue.on_disk = True  # from here on all of them
+                break
+            self._bytes += len(message.message)
+            queue.push(message)
+        self._enqueue(key, queue)
         return self._serve(now)
 
     def loaded(self, key: str, messages: Iterable[Message], now: float) -> list[Effect]:
@@ -442,8 +445,7 @@ class Outbox:
     ) -> list[Effect]:
         """`unseen`: rows that are on disk only."""
         rows = (*(message.row for message in messages), *unseen)
-        for row in rows:
-            self._unmarked[row] = queue.status_of(row)
+        self._unmarked.update((row, queue.status_of(row)) for row in rows)
         self.waiting -= len(rows)
         queue.waiting -= len(rows)
         self._bytes -= sum(len(message.message) for message in messages)

@@ -5,20 +5,24 @@ From then on it belongs to the outbox alone. Whoever asked may wait for a while 
 wait, or hang up, changes nothing.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from twisted.internet.defer import Deferred, DeferredSemaphore, ensureDeferred
+from msgspec import Struct
+from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.python.failure import Failure
 
 from meshproto.core.identity import parse_address
 from meshproto.core.lookup import Located
 from meshproto.core.queue import Message, Status
-from meshproto.errors import MeshError
+from meshproto.errors import MeshError, SlowDown
 from meshproto.net.contacts import Contacts
-from meshproto.net.deferred import shield, together
-from meshproto.net.outbox_table import Accepted, Draft, OutboxTable
+from meshproto.net.deferred import together
+from meshproto.net.outbox_table import Accepted, Draft, OutboxTable, Verdict
 from meshproto.net.seeds import Seeds
-from meshproto.net.sending import End, Sending
+from meshproto.net.sending import Follower, Sending
 
 LOOKUPS_MAX: Final = 64
 """Names of one request that are looked up at a time."""
@@ -32,24 +36,26 @@ class Order(NamedTuple):
     wait_s: float
 
 
-class Outcome(NamedTuple):
-    """How far a message has come. `reason`: why it is not further."""
+class Outcome(Struct, frozen=True, omit_defaults=True):
+    """How far a message has come, as it is shown to its sender. `reason`: why it is not further."""
 
     id: str
     to: str
     status: Status
-    reason: str | None
+    reason: str | None = None
 
 
 class Taken(NamedTuple):
-    """An accepted message. `end` fires with its end, or None when the waiting is over; None: nobody waits."""
+    """An accepted message, on disk under `row`. `wait_s`: how long its sender wants to wait for its end; 0: there is
+    nothing to wait for."""
 
     recipient: str
+    row: int
     id: str
     to: str
     status: Status
     reason: str | None
-    end: "Deferred[End | None] | None"
+    wait_s: float
 
 
 class Accepting:
@@ -63,7 +69,8 @@ class Accepting:
         """Accept a message and wait for its end. Raises :class:`meshproto.errors.UserNotFound`, :class:`KeyChanged`,
         :class:`meshproto.errors.IdReused`, :class:`meshproto.errors.SlowDown` (outbox full),
         :class:`meshproto.errors.Unavailable` (no seed and no known address, or the disk); then nothing was kept."""
-        (taken,) = await self.take([order])
+        found = {order.to: await self._find_one(order.to)}
+        (taken,) = await self._keep([order], found, patient=True)
         if isinstance(taken, MeshError):
             raise taken
         return await self.outcome(taken)
@@ -72,22 +79,36 @@ class Accepting:
         """Accept messages, in this order, in one commit; for each it is told what came of it. Not `patient`: nobody
         waits for those whose recipient is known to be away."""
         found = await self._find(dict.fromkeys(order.to for order in orders))
-        return await shield(ensureDeferred(self._keep(orders, found, patient)))
+        return await self._keep(orders, found, patient=patient)
 
     async def outcome(self, taken: Taken) -> Outcome:
         """What an accepted message has come to when the waiting is over: its end, or it is queued."""
-        status, reason = taken.status, taken.reason
-        if taken.end is not None:
-            status, reason = await taken.end or (status, self._sending.why(taken.recipient))
+        end = self._sending.end_of(taken.row, taken.wait_s) if taken.wait_s else None
+        if end is None:
+            return Outcome(taken.id, taken.to, taken.status, taken.reason)
+        status, reason = await end or (taken.status, self.why(taken))
         return Outcome(taken.id, taken.to, status, reason)
+
+    def follow(self, taken: Taken, follower: Follower) -> bool:
+        """See :meth:`Sending.follow`."""
+        return self._sending.follow(taken.row, follower)
+
+    def unfollow(self, taken: Taken, follower: Follower) -> None:
+        self._sending.unfollow(taken.row, follower)
+
+    def why(self, taken: Taken) -> str | None:
+        """Why a message that waits is not further."""
+        return self._sending.why(taken.recipient)
 
     def is_served(self, recipient: str) -> bool:
         """Whether the recipient takes messages, as far as anybody knows: when there is no room there soon will be."""
         return not self._sending.is_failing(recipient)
 
     async def _find(self, addresses: Iterable[str]) -> dict[str, Located | MeshError]:
-        limit = DeferredSemaphore(LOOKUPS_MAX)
         names = list(addresses)
+        if len(names) == 1:
+            return {names[0]: await self._find_one(names[0])}
+        limit = DeferredSemaphore(LOOKUPS_MAX)
         found = [limit.run(self._find_one, name) for name in names]
         return dict(zip(names, await together(found), strict=True))
 
@@ -100,52 +121,91 @@ class Accepting:
             return error
         return located
 
-    async def _keep(
-        self, orders: Sequence[Order], found: dict[str, Located | MeshError], patient: bool
-    ) -> list[Taken | MeshError]:
-        results: dict[int, Taken | MeshError] = {}
-        room: list[int] = []
+    def _keep(
+        self, orders: Sequence[Order], found: dict[str, Located | MeshError], *, patient: bool
+    ) -> Deferred[list[Taken | MeshError]]:
+        """To cancel it is to hear no more of it: what is being written is written, and sent."""
+        verdicts: dict[int, Verdict] = {
+            number: located for number, order in enumerate(orders) if isinstance(located := found[order.to], MeshError)
+        }
+        reserved = self._reserve(orders, verdicts)
+        going = [number for number in range(len(orders)) if number not in verdicts]
+        kept: Deferred[list[Taken | MeshError]] = Deferred()
+
+        def release() -> None:
+            for recipient, room in reserved.items():
+                self._sending.release(recipient, room)
+
+        def written(taken: Sequence[Verdict]) -> None:
+            release()
+            verdicts.update(zip(going, taken, strict=True))
+            kept.callback(self._accepted(orders, verdicts, found, patient))
+
+        def not_written(failure: Failure) -> None:
+            release()
+            if isinstance(failure.value, MeshError):
+                verdicts.update(dict.fromkeys(going, failure.value))
+                kept.callback(self._accepted(orders, verdicts, found, patient))
+            else:
+                kept.errback(failure)
+
+        if going:
+            self._table.accept([orders[number].draft for number in going]).addCallbacks(written, not_written)
+        else:
+            written([])
+        return kept
+
+    def _reserve(self, orders: Sequence[Order], verdicts: dict[int, Verdict]) -> dict[str, int]:
+        """Room in the outbox for those without a verdict, by recipient; those that are too many get one."""
+        wanted: dict[str, list[int]] = {}
         for number, order in enumerate(orders):
-            located = found[order.to]
+            if number not in verdicts:
+                wanted.setdefault(order.draft.recipient, []).append(number)
+        reserved: dict[str, int] = {}
+        for recipient, numbers in wanted.items():
+            room = 0
             try:
-                if isinstance(located, MeshError):
-                    raise located
-                self._sending.reserve(order.draft.recipient, order.draft.to)
-                room.append(number)
-            except MeshError as error:
-                results[number] = error
-        try:
-            drafts = [orders[number].draft for number in room]
-            accepted = await self._table.accept(drafts) if drafts else []
-        except MeshError as error:
-            results |= dict.fromkeys(room, error)
-            accepted = []
-        finally:
-            for number in room:
-                self._sending.release(orders[number].draft.recipient)
+                while room < len(numbers):
+                    to = orders[numbers[room]].draft.to
+                    room += self._sending.reserve(recipient, to, len(numbers) - room)
+            except SlowDown as full:
+                verdicts.update(dict.fromkeys(numbers[room:], full))
+            if room:
+                reserved[recipient] = room
+        return reserved
+
+    def _accepted(
+        self,
+        orders: Sequence[Order],
+        verdicts: dict[int, Verdict],
+        found: dict[str, Located | MeshError],
+        patient: bool,
+    ) -> list[Taken | MeshError]:
+        """What is on disk goes into the outbox."""
+        results: list[Taken | MeshError] = []
         fresh: dict[str, list[Message]] = {}
         away: set[str] = set()
-        for number, one in zip(room, accepted, strict=False):
-            if isinstance(one, MeshError):
-                results[number] = one
+        for number, order in enumerate(orders):
+            verdict, recipient = verdicts[number], order.draft.recipient
+            if isinstance(verdict, MeshError):
+                results.append(verdict)
                 continue
-            order = orders[number]
-            results[number] = self._taken(order, one, patient)
-            if one.fresh:
-                fresh.setdefault(order.draft.recipient, []).append(one.message)
+            results.append(self._taken(order, verdict, patient))
+            if verdict.fresh:
+                fresh.setdefault(recipient, []).append(verdict.message)
             if _is_away(found[order.to]):
-                away.add(order.draft.recipient)
+                away.add(recipient)
         for recipient, messages in fresh.items():
             self._sending.add(recipient, messages, doubtful=recipient in away)
-        return [results[number] for number in range(len(orders))]
+        return results
 
     def _taken(self, order: Order, accepted: Accepted, patient: bool) -> Taken:
         recipient, message = order.draft.recipient, accepted.message
         if accepted.status.final:
-            return Taken(recipient, message.id, message.to, accepted.status, accepted.reason, None)
-        waits = order.wait_s > 0 and (patient or not self._sending.is_failing(recipient))
-        end = self._sending.end_of(message.row, order.wait_s) if waits else None
-        return Taken(recipient, message.id, message.to, Status.QUEUED, self._sending.why(recipient), end)
+            return Taken(recipient, message.row, message.id, message.to, accepted.status, accepted.reason, 0.0)
+        wait_s = order.wait_s if patient or not self._sending.is_failing(recipient) else 0.0
+        reason = self._sending.why(recipient)
+        return Taken(recipient, message.row, message.id, message.to, Status.QUEUED, reason, wait_s)
 
 
 def _is_away(located: Located | MeshError) -> bool:

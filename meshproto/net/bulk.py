@@ -5,11 +5,13 @@ disk and needs no sizes from anyone. Results go out in the order of the lines. N
 results are due or the client does not take those it has, so a stream of any length takes bounded memory.
 """
 
+from __future__ import annotations
+
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, cast
 
-from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.web.http import Request
@@ -17,10 +19,12 @@ from zope.interface import implementer
 
 from meshproto.core.ndjson import Splitter
 from meshproto.errors import BadParams, MeshError, SlowDown, TooLarge
-from meshproto.net.accepting import Accepting, Order, Taken
+from meshproto.net.accepting import Accepting, Order, Outcome, Taken
 from meshproto.net.asked import SEND_BYTES_MAX, SendBody, parse_body
-from meshproto.net.shown import failed, told
-from meshproto.wire import encode_value
+from meshproto.net.clocks import Alarm
+from meshproto.net.sending import End
+from meshproto.net.shown import failed
+from meshproto.wire import encode_lines
 
 GROUP_LINES_MAX: Final = 1000
 """Lines committed together; as many as a batch holds."""
@@ -29,8 +33,8 @@ WINDOW_LINES: Final = 4000
 on disk."""
 BUFFER_BYTES_MAX: Final = 1024 * 1024
 """What has been received and not been looked at yet; then reading pauses."""
-WRITE_BYTES: Final = 32 * 1024
-"""Results are written in pieces of about this size, or when the next one is not known yet."""
+WRITE_LINES: Final = 250
+"""Results are written so many at a time, some ten kilobytes, or when the next one is not known yet."""
 KEEP_OPEN_S: Final = 20.0
 """How often the connection is told that it is not idle, while results are due: a delivery may take its time."""
 ROOM_LOOK_S: Final = 0.1
@@ -119,25 +123,23 @@ class LineStream:
 
 @implementer(IPushProducer)
 class Results:
-    """What goes out, as far as the client takes it."""
+    """What goes out, as far as the client takes it. `resumed` is called when there is room for more."""
 
     def __init__(self, request: Request) -> None:
         self._request = request
-        self._blocked: Deferred[None] | None = None
+        self.resumed: Callable[[], None] = _nothing
+        self._blocked = False
         request.setHeader(b"content-type", b"application/x-ndjson")
         request.registerProducer(self, True)
 
-    async def write(self, lines: bytes) -> None:
-        """Returns when there is room for more."""
+    def write(self, lines: bytes) -> None:
         self._request.write(lines)
         self.keep_open()
-        if self._blocked is not None:
-            await self._blocked
 
     @property
     def blocked(self) -> bool:
         """The client does not take what there is."""
-        return self._blocked is not None
+        return self._blocked
 
     def keep_open(self) -> None:
         """The connection is not idle."""
@@ -145,13 +147,11 @@ class Results:
             self._request.channel.resetTimeout()
 
     def pauseProducing(self) -> None:
-        if self._blocked is None:
-            self._blocked = Deferred()
+        self._blocked = True
 
     def resumeProducing(self) -> None:
-        if self._blocked is not None:
-            blocked, self._blocked = self._blocked, None
-            blocked.callback(None)
+        self._blocked = False
+        self.resumed()
 
     def stopProducing(self) -> None:
         """The connection is gone, and whoever waits is cancelled."""
@@ -160,15 +160,33 @@ class Results:
         self._request.unregisterProducer()
 
 
-T = TypeVar("T")
+def _nothing() -> None:
+    """Nobody waits for room."""
 
 
-class _Failed(NamedTuple):
-    """A line that came to nothing; `given`: what of it could be read."""
+class _Due:
+    """The result of a line: `shown`, as soon as it is known."""
 
-    line: int
-    error: MeshError
-    given: dict[str, str]
+    __slots__ = ("shown",)
+
+    def __init__(self, shown: Outcome | dict[str, Any] | None) -> None:
+        self.shown = shown
+
+
+class _Awaited(_Due):
+    """That of a message on its way: its end, or how far it is at the time `until`. `news` is called when it ends."""
+
+    __slots__ = ("_news", "taken", "until")
+
+    def __init__(self, taken: Taken, until: float, news: Callable[[], None]) -> None:
+        super().__init__(None)
+        self.taken = taken
+        self.until = until
+        self._news = news
+
+    def told(self, end: End) -> None:
+        self.shown = Outcome(self.taken.id, self.taken.to, *end)
+        self._news()
 
 
 MakeOrder = Callable[[SendBody], Order]
@@ -179,77 +197,84 @@ class Bulk:
     """One stream."""
 
     def __init__(
-        self, stream: LineStream, results: Results, accepting: Accepting, make_order: MakeOrder, clock: IReactorTime
+        self,
+        stream: LineStream,
+        results: Results,
+        accepting: Accepting,
+        make_order: MakeOrder,
+        clock: IReactorTime,
     ) -> None:
         self._stream = stream
         self._results = results
         self._accepting = accepting
         self._make_order = make_order
         self._clock = clock
-        self._due: deque[Taken | _Failed] = deque()
-        self._some: Deferred[None] | None = None
-        self._room: Deferred[None] | None = None
-        self._complete = False
+        self._due: deque[_Due] = deque()  # in the order of the lines
+        self._news: IDelayedCall | None = None
+        self._patience = Alarm(clock, self._write)
+        self._fewer: Deferred[None] | None = None
+        results.resumed = self._write
 
     async def run(self) -> None:
         """Until the end of the stream, when all results are written."""
         keeping = LoopingCall(self._keep_open)
         keeping.clock = self._clock
         keeping.start(KEEP_OPEN_S, now=False)
-        writing = ensureDeferred(self._write())
-        writing.addBoth(self._over)
         try:
-            await self._read(writing)
-            await writing
-        except Exception:
+            while group := await self._stream.group():
+                self._due.extend(await self._take(group))
+                self._write()
+                await self._at_most(WINDOW_LINES)
+            await self._at_most(0)
+        finally:
             keeping.stop()
-            if not writing.called:
-                writing.cancel()
-                writing.addErrback(lambda failure: failure.trap(CancelledError))
-            raise
-        keeping.stop()
-
-    async def _read(self, writing: "Deferred[None]") -> None:
-        while group := await self._stream.group():
-            self._due.extend(await self._take(group))
-            _tell(self._some)
-            while len(self._due) > WINDOW_LINES and not writing.called:
-                self._room = Deferred()
-                await self._room
-        self._complete = True
-        _tell(self._some)
+            self._end()
 
     def stop(self) -> None:
         """Read no more; :meth:`run` ends when the results that are due are written."""
         self._stream.broken()
 
+    async def _at_most(self, lines: int) -> None:
+        """Wait until no more results are due."""
+        while len(self._due) > lines:
+            self._fewer = Deferred()
+            await self._fewer
+
     def _keep_open(self) -> None:
         if self._due and not self._results.blocked:
             self._results.keep_open()
 
-    def _over(self, result: T) -> T:
-        """Nobody shall wait for a writer that has ended."""
-        _tell(self._room)
-        return result
+    def _end(self) -> None:
+        """Nothing is awaited any more."""
+        self._patience.stop()
+        if self._news is not None:
+            self._news.cancel()
+        for due in self._due:
+            if isinstance(due, _Awaited) and due.shown is None:
+                self._accepting.unfollow(due.taken, due)
+        self._due.clear()
 
     # -- in ------------------------------------------------------------------------------------------------------
 
-    async def _take(self, group: Sequence[tuple[int, bytes | None]]) -> list[Taken | _Failed]:
-        results: dict[int, Taken | _Failed] = {}
+    async def _take(self, group: Sequence[tuple[int, bytes | None]]) -> list[_Due]:
+        results: dict[int, _Due] = {}
         orders: dict[int, Order] = {}
         for number, line in group:
             try:
                 orders[number] = self._order(line)
             except MeshError as error:
-                results[number] = _Failed(number, error, {})
+                results[number] = _Due(failed(error, line=number))
         until = self._clock.seconds() + ROOM_WAIT_S
         while orders:
             taken = await self._accepting.take(list(orders.values()), patient=False)
             full: dict[int, Order] = {}
             for (number, order), one in zip(orders.items(), taken, strict=True):
+                if isinstance(one, Taken):
+                    results[number] = self._follow(one)
+                    continue
                 if isinstance(one, SlowDown) and self._accepting.is_served(order.draft.recipient):
                     full[number] = order
-                results[number] = one if isinstance(one, Taken) else _failed(number, order, one)
+                results[number] = _Due(failed(one, line=number, id=order.draft.id, to=order.to))
             if not full or self._clock.seconds() >= until:
                 break
             orders = full
@@ -264,47 +289,45 @@ class Bulk:
             raise BadParams("a line goes to one name: write a line for each")
         return self._make_order(body)
 
+    def _follow(self, taken: Taken) -> _Due:
+        if taken.wait_s:
+            due = _Awaited(taken, self._clock.seconds() + taken.wait_s, self._told)
+            if self._accepting.follow(taken, due):
+                return due
+        return _Due(Outcome(taken.id, taken.to, taken.status, taken.reason))
+
     # -- out -----------------------------------------------------------------------------------------------------
 
-    async def _write(self) -> None:
-        text: list[bytes] = []
-        size = 0
-        while True:
-            if text and (size >= WRITE_BYTES or not self._due or not _is_known(self._due[0])):
-                await self._results.write(b"".join(text))
-                text, size = [], 0
-            if self._due:
-                line = await self._line(self._due[0])
-                self._due.popleft()
-                text.append(line)
-                size += len(line)
-                if len(self._due) <= WINDOW_LINES:
-                    _tell(self._room)
-            elif self._complete:
-                return
-            else:
-                self._some = Deferred()
-                await self._some
+    def _told(self) -> None:
+        """A result is known; with those that are told in the same turn it is written in one piece."""
+        if self._news is None:
+            self._news = self._clock.callLater(0, self._write_news)
 
-    async def _line(self, result: Taken | _Failed) -> bytes:
-        if isinstance(result, _Failed):
-            shown = failed(result.error, line=result.line, **result.given)
-        else:
-            shown = told(await self._accepting.outcome(result))
-        return encode_value(shown) + b"\n"
+    def _write_news(self) -> None:
+        self._news = None
+        self._write()
 
+    def _write(self) -> None:
+        """All results that are known, as far as the client takes them."""
+        while not self._results.blocked and (known := self._next()):
+            self._results.write(encode_lines(known))
+        if self._fewer is not None and not self._fewer.called:
+            self._fewer.callback(None)
 
-def _failed(number: int, order: Order, error: MeshError) -> _Failed:
-    return _Failed(number, error, {"id": order.draft.id, "to": order.to})
-
-
-def _is_known(result: Taken | _Failed) -> bool:
-    return isinstance(result, _Failed) or result.end is None or bool(result.end.called)
-
-
-def _tell(waiting: "Deferred[None] | None") -> None:
-    if waiting is not None and not waiting.called:
-        waiting.callback(None)
+    def _next(self) -> list[Outcome | dict[str, Any]]:
+        known: list[Outcome | dict[str, Any]] = []
+        while self._due and len(known) < WRITE_LINES:
+            due = self._due[0]
+            if due.shown is None and isinstance(due, _Awaited):
+                if due.until > self._clock.seconds():
+                    self._patience.at(due.until)
+                    break
+                taken = due.taken
+                self._accepting.unfollow(taken, due)
+                due.shown = Outcome(taken.id, taken.to, taken.status, self._accepting.why(taken))
+            known.append(cast("Outcome | dict[str, Any]", due.shown))
+            self._due.popleft()
+        return known
 
 
 def _stop(timer: IDelayedCall) -> None:

@@ -52,7 +52,7 @@ from meshproto.net.qr import answer_qr
 from meshproto.net.receiving import Receiving, shown
 from meshproto.net.seeds import Seeds
 from meshproto.net.sending import Sending
-from meshproto.net.shown import contact_shown, failed, outcome, recipient_shown, told
+from meshproto.net.shown import contact_shown, failed, outcome, recipient_shown
 from meshproto.net.user_store import UserStore
 from meshproto.wire import ID_CHARS_MAX, encode_value, fold
 
@@ -177,10 +177,10 @@ class Front:
                 orders[name] = error
         return orders
 
-    async def _result(self, to: str, order: Order | MeshError, taken: Taken | MeshError) -> dict[str, Any]:
+    async def _result(self, to: str, order: Order | MeshError, taken: Taken | MeshError) -> Outcome | dict[str, Any]:
         """One of several recipients: what came of it, whatever it is."""
         if isinstance(taken, Taken):
-            return told(await self._accepting.outcome(taken))
+            return await self._accepting.outcome(taken)
         known = {"id": order.draft.id} if isinstance(order, Order) else {}
         return failed(taken, **known, to=to)
 
@@ -231,7 +231,7 @@ class Front:
             for message, end in zip(kept, await together(ends), strict=True)
         ]
         if len(outcomes) > 1:
-            return answer_json(request, {"results": [told(one) for one in outcomes]}, 207)
+            return answer_json(request, {"results": outcomes}, 207)
         return outcome(request, outcomes[0], wanted=Status.CANCELLED)
 
     @app.route("/outbox/retry", methods=["POST"])

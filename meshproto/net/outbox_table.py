@@ -5,9 +5,12 @@ On disk a message is `queued` until it comes to one of the ends; how far it is i
 what became of it, and so that its id, sent again, is not a new message.
 """
 
+from __future__ import annotations
+
 import secrets
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Any, Final, NamedTuple, TypeVar
 
 from msgspec import Struct
@@ -16,7 +19,7 @@ from twisted.python.failure import Failure
 
 from meshproto.core.envelope import BATCH_BYTES_MAX, BATCH_MESSAGES_MAX
 from meshproto.core.queue import Message, Status
-from meshproto.errors import IdReused, NotFound, Unavailable
+from meshproto.errors import IdReused, MeshError, NotFound, Unavailable
 from meshproto.net.store import RETRY_S, Database, Job
 
 SCHEMA: Final = """
@@ -94,6 +97,10 @@ class Accepted(NamedTuple):
     reason: str | None
 
 
+Verdict = Accepted | MeshError
+"""What came of a draft: :class:`IdReused`, or :class:`Unavailable`, or it was accepted."""
+
+
 class Kept(Struct, frozen=True):
     """One message of the outbox, as it stands on disk."""
 
@@ -148,21 +155,25 @@ class OutboxTable:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._unsure: set[_Attempt] = set()
+        self._numbers = count(secrets.randbits(62))  # from elsewhere after each start
 
     @property
     def problem(self) -> str | None:
         """Why the disk does not take anything, while it does not."""
         return self._database.problem
 
-    def accept(self, drafts: Sequence[Draft]) -> "Deferred[list[Accepted | IdReused | Unavailable]]":
+    def accept(self, drafts: Sequence[Draft]) -> Deferred[list[Verdict]]:
         """Keep messages, in this order. The same id for the same recipient is the same message, and
         :class:`IdReused` when it has another text or type, or is for another key."""
-        attempts = [_Attempt(draft.recipient, draft.id, secrets.randbits(62)) for draft in drafts]
+        numbers = [next(self._numbers) for _ in drafts]
 
-        def job(connection: sqlite3.Connection) -> list[Accepted | IdReused]:
-            return [_accept(connection, draft, attempt.number) for draft, attempt in zip(drafts, attempts, strict=True)]
+        def attempts() -> list[_Attempt]:
+            return [_Attempt(draft.recipient, draft.id, number) for draft, number in zip(drafts, numbers, strict=True)]
 
-        def check(taken: list[Accepted | IdReused]) -> list[Accepted | IdReused | Unavailable]:
+        def job(connection: sqlite3.Connection) -> list[Verdict]:
+            return _accept(connection, drafts, numbers)
+
+        def check(taken: list[Verdict]) -> list[Verdict]:
             unsure = {(attempt.recipient, attempt.id) for attempt in self._unsure}
             return [
                 Unavailable(f"the message {draft.id!r} is being undone: send it again", retry_after_s=RETRY_S)
@@ -171,9 +182,11 @@ class OutboxTable:
                 for draft, one in zip(drafts, taken, strict=True)
             ]
 
-        return self._undoing(job, attempts, durable=True).addCallback(check)
+        return self._undoing(job, attempts, durable=True).addCallback(
+            lambda taken: check(taken) if self._unsure else taken
+        )
 
-    def _undoing(self, job: Job[T], attempts: "Sequence[_Attempt]", *, durable: bool) -> "Deferred[T]":
+    def _undoing(self, job: Job[T], attempts: Callable[[], Sequence[_Attempt]], *, durable: bool) -> Deferred[T]:
         """A disk that fails in the middle of a commit may have taken it. Whoever asked is told that nothing was kept,
         so nothing must be: when the job fails, the next one that goes through here first undoes its attempts."""
         undone, self._unsure = self._unsure, set()
@@ -187,12 +200,12 @@ class OutboxTable:
         def failed(failure: Failure) -> Failure:
             self._unsure |= undone
             if failure.check(Unavailable) and len(self._unsure) < UNSURE_MAX:
-                self._unsure.update(attempts)
+                self._unsure.update(attempts())
             return failure
 
-        return self._database.submit(both, durable=durable).addErrback(failed)
+        return self._database.submit(both if undone else job, durable=durable).addErrback(failed)
 
-    def prune(self, after: int, ended_before_ms: int) -> "Deferred[int | None]":
+    def prune(self, after: int, ended_before_ms: int) -> Deferred[int | None]:
         """Delete messages that ended before, among the next :data:`PRUNE_ROWS` after the row. The row to go on after,
         None at the end."""
 
@@ -210,19 +223,21 @@ class OutboxTable:
 
         return self._database.submit(job, durable=False)
 
-    def finish(self, rows: Sequence[int], status: Status, reason: str | None, now_ms: int) -> "Deferred[None]":
+    def finish(self, rows: Sequence[int], status: Status, reason: str | None, now_ms: int) -> Deferred[None]:
         """Messages have come to an end; one that had already stays as it is. Not synced: when the power fails they are
         sent again, and the recipients know their ids."""
+        update = "UPDATE outbox SET status=?, reason=?, changed_at=? WHERE status='queued' AND row"
 
         def job(connection: sqlite3.Connection) -> None:
-            connection.executemany(
-                "UPDATE outbox SET status=?, reason=?, changed_at=? WHERE row=? AND status='queued'",
-                [(status.value, reason, now_ms, row) for row in rows],
-            )
+            end = (status.value, reason, now_ms)
+            if _is_run(rows):
+                connection.execute(f"{update} BETWEEN ? AND ?", (*end, rows[0], rows[-1]))
+            else:
+                connection.executemany(f"{update}=?", [(*end, row) for row in rows])
 
         return self._database.submit(job, durable=False)
 
-    def waiting_after(self, recipient: str, row: int) -> "Deferred[list[Message]]":
+    def waiting_after(self, recipient: str, row: int) -> Deferred[list[Message]]:
         """The next waiting messages for the recipient: at most a batch."""
 
         def job(connection: sqlite3.Connection) -> list[Message]:
@@ -241,7 +256,7 @@ class OutboxTable:
 
         return self._database.submit(job, durable=False)
 
-    def overdue(self, now_ms: int, after: Place) -> "Deferred[Overdue]":
+    def overdue(self, now_ms: int, after: Place) -> Deferred[Overdue]:
         """Waiting messages whose time is over, at most :data:`OVERDUE_MAX` after that place."""
 
         def job(connection: sqlite3.Connection) -> Overdue:
@@ -258,11 +273,11 @@ class OutboxTable:
             ).fetchone()
             return Overdue(rows, Place(*found[-1][1:]) if len(found) == OVERDUE_MAX else None, next_at)
 
-        return self._undoing(job, [], durable=False)
+        return self._undoing(job, list, durable=False)
 
     # -- to look at ----------------------------------------------------------------------------------------------
 
-    def page(self, status: Status | None, recipient: str | None, after: int | None, limit: int) -> "Deferred[Page]":
+    def page(self, status: Status | None, recipient: str | None, after: int | None, limit: int) -> Deferred[Page]:
         """At most `limit` messages beyond the row `after`: those that wait (:attr:`Status.QUEUED`) oldest first,
         others, or all (None), newest first. For these at most :data:`LOOK_ROWS` rows are looked at."""
         waits = status is Status.QUEUED
@@ -292,7 +307,7 @@ class OutboxTable:
 
         return self._database.submit(waiting if waits else others, durable=False)
 
-    def by_id(self, message_id: str, recipient: str | None = None) -> "Deferred[list[Kept]]":
+    def by_id(self, message_id: str, recipient: str | None = None) -> Deferred[list[Kept]]:
         """One for each recipient, or for this one. Fails with :class:`NotFound`."""
 
         def job(connection: sqlite3.Connection) -> list[Kept]:
@@ -324,41 +339,60 @@ def within_bytes(rows: list[Any], bytes_max: int) -> list[Any]:
     return rows
 
 
+def _is_run(rows: Sequence[int]) -> bool:
+    """Whether none is missing between the first and the last, as in most batches."""
+    return len(rows) > 1 and list(rows) == list(range(rows[0], rows[-1] + 1))
+
+
 def _last_row(connection: sqlite3.Connection) -> int:
     (row,) = connection.execute("SELECT max(row) FROM outbox").fetchone()
     return int(row or 0)
 
 
-def _accept(connection: sqlite3.Connection, draft: Draft, attempt: int) -> Accepted | IdReused:
+_INSERT: Final = (
+    "INSERT INTO outbox (recipient, id, name, type, message, sent_at, expires_at, status, changed_at, attempt) "
+    "VALUES (?1,?2,?3,?4,?5,?6,?7,'queued',?6,?8)"
+)
+
+
+def _accept(connection: sqlite3.Connection, drafts: Sequence[Draft], numbers: Sequence[int]) -> list[Verdict]:
+    """`numbers`: of the attempts. All at once, as long as no id is there already."""
+    rows = [
+        (draft.recipient, draft.id, draft.to, draft.type, draft.message, draft.sent_at, draft.expires_at, number)
+        for draft, number in zip(drafts, numbers, strict=True)
+    ]
+    if len(rows) == 1:
+        return [_accept_one(connection, drafts[0], rows[0])]
+    connection.execute("SAVEPOINT drafts")
+    try:
+        connection.executemany(_INSERT, rows)
+    except sqlite3.IntegrityError:
+        connection.execute("ROLLBACK TO drafts")
+        return [_accept_one(connection, draft, row) for draft, row in zip(drafts, rows, strict=True)]
+    finally:
+        connection.execute("RELEASE drafts")
+    first = _last_row(connection) + 1 - len(rows)  # AUTOINCREMENT leaves no gap
+    return [Accepted(_message(row, draft), True, Status.QUEUED, None) for row, draft in enumerate(drafts, first)]
+
+
+def _accept_one(connection: sqlite3.Connection, draft: Draft, row: tuple[object, ...]) -> Verdict:
+    cursor = connection.execute(f"{_INSERT} ON CONFLICT DO NOTHING", row)
+    if cursor.rowcount:
+        return Accepted(_message(cursor.lastrowid or 0, draft), True, Status.QUEUED, None)
     known = connection.execute(
         f"SELECT {_MESSAGE}, status, reason, attempt FROM outbox WHERE recipient=? AND id=?",  # noqa: S608
         (draft.recipient, draft.id),
     ).fetchone()
-    if known is not None:
-        message, status, reason = Message(*known[:7]), Status(known[7]), known[8]
-        other_key = message.to.partition("~")[2] != draft.to.partition("~")[2]
-        if other_key or (message.message, message.type) != (draft.message, draft.type):
-            return IdReused(f"the id {draft.id!r} was used for another message to {message.to}")
-        # The disk may have taken what it said it had not, and the job run again.
-        return Accepted(message, known[9] == attempt, status, reason)
-    cursor = connection.execute(
-        "INSERT INTO outbox (recipient, id, name, type, message, sent_at, expires_at, status, changed_at, attempt) "
-        "VALUES (?,?,?,?,?,?,?,'queued',?,?)",
-        (
-            draft.recipient,
-            draft.id,
-            draft.to,
-            draft.type,
-            draft.message,
-            draft.sent_at,
-            draft.expires_at,
-            draft.sent_at,
-            attempt,
-        ),
-    )
-    row = cursor.lastrowid or 0
-    message = Message(row, draft.id, draft.to, draft.type, draft.message, draft.sent_at, draft.expires_at)
-    return Accepted(message, True, Status.QUEUED, None)
+    message, status, reason = Message(*known[:7]), Status(known[7]), known[8]
+    other_key = message.to.partition("~")[2] != draft.to.partition("~")[2]
+    if other_key or (message.message, message.type) != (draft.message, draft.type):
+        return IdReused(f"the id {draft.id!r} was used for another message to {message.to}")
+    # The disk may have taken what it said it had not, and the job run again.
+    return Accepted(message, known[9] == row[-1], status, reason)
+
+
+def _message(row: int, draft: Draft) -> Message:
+    return Message(row, draft.id, draft.to, draft.type, draft.message, draft.sent_at, draft.expires_at)
 
 
 def _kept(connection: sqlite3.Connection, which: str, values: tuple[object, ...]) -> list[Kept]:

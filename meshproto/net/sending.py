@@ -4,9 +4,11 @@ A batch that fails is looked up again at once, since the recipient may have move
 what is tried after that is the outbox's decision. An end is told to those who wait for it when it is on disk.
 """
 
+from __future__ import annotations
+
 from collections import deque
-from collections.abc import Iterable
-from typing import Final, NamedTuple, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 from msgspec import Raw
 from twisted.application.service import Service
@@ -24,14 +26,14 @@ from meshproto.errors import MeshError, NoAnswer, NotFound, PeerError, PeerRefus
 from meshproto.net.clocks import Alarm, NowMs
 from meshproto.net.contacts import Contacts
 from meshproto.net.courier import REASON_CHARS_MAX, Courier
-from meshproto.net.deferred import Waiters
 from meshproto.net.outbox_table import FIRST, Kept, OutboxTable, Overdue, Place, Waiting
 from meshproto.net.seeds import Seeds
 from meshproto.net.store import RETRY_S
 from meshproto.wire import fold
 
-WAITERS_MAX: Final = 10_000
-"""Requests that wait for their message's acknowledgement."""
+FOLLOWERS_MAX: Final = 50_000
+"""Who waits for a message's end: requests, and lines of streams, of which each has some thousand under way. About 200
+bytes each."""
 DRAIN_S: Final = 5.0
 """How long deliveries that are under way may take to end when the node stops."""
 EXPIRY_LOOK_S: Final = 60.0
@@ -56,6 +58,35 @@ class End(NamedTuple):
     reason: str | None
 
 
+class Follower(Protocol):
+    """Somebody who waits for a message's end."""
+
+    def told(self, end: End) -> None:
+        """It is on disk."""
+
+
+class _Waiting:
+    """A Deferred that fires with a message's end, or None when the time is over."""
+
+    def __init__(self, sending: Sending, row: int, clock: IReactorTime, wait_s: float) -> None:
+        self.done: Deferred[End | None] = Deferred(lambda _: self._leave())
+        self._sending = sending
+        self._row = row
+        self._timer = clock.callLater(wait_s, self._over)
+
+    def told(self, end: End) -> None:
+        self._timer.cancel()
+        self.done.callback(end)
+
+    def _over(self) -> None:
+        self._sending.unfollow(self._row, self)
+        self.done.callback(None)
+
+    def _leave(self) -> None:
+        self._timer.cancel()
+        self._sending.unfollow(self._row, self)
+
+
 class Sending(Service):
     log = Logger()
 
@@ -70,7 +101,8 @@ class Sending(Service):
         now_ms: NowMs,
         entropy: Entropy,
     ) -> None:
-        self._core = core
+        self._outbox = core
+        self._fresh: dict[tuple[str, bool], list[Message]] = {}
         self._table = table
         self._seeds = seeds
         self._contacts = contacts
@@ -82,7 +114,8 @@ class Sending(Service):
         self._attempts: set[Deferred[None]] = set()
         self._effects: deque[Effect] = deque()
         self._carrying_out = False
-        self._ends: Waiters[int, End] = Waiters(clock, WAITERS_MAX)
+        self._followers: dict[int, list[Follower]] = {}  # row -> who waits for its end
+        self._followers_count = 0
         self._next_tick = Alarm(clock, self._tick)
         self._next_expiry = Alarm(clock, self._look_for_overdue)
 
@@ -98,7 +131,7 @@ class Sending(Service):
                 )
             )
 
-    def stopService(self) -> "Deferred[None]":
+    def stopService(self) -> Deferred[None]:
         """Ends when the deliveries under way have ended and are marked so, or after :data:`DRAIN_S`. The rest stays on
         disk."""
         super().stopService()
@@ -116,27 +149,78 @@ class Sending(Service):
             await DeferredList(list(self._under_way))
         if timer.active():
             timer.cancel()
-        self._ends.tell_all(End(Status.QUEUED, "this node is shutting down"))
+        self._tell(list(self._followers), End(Status.QUEUED, "this node is shutting down"))
 
     # -- for those who send --------------------------------------------------------------------------------------
 
-    def reserve(self, recipient: str, to: str) -> None:
-        """Room for a message that is being written; see :meth:`Outbox.reserve`."""
-        self._core.reserve(recipient, to)
+    def reserve(self, recipient: str, to: str, wanted: int) -> int:
+        """Room for messages that are being written; see :meth:`Outbox.reserve`."""
+        return self._core.reserve(recipient, to, wanted)
 
-    def release(self, recipient: str) -> None:
-        self._core.release(recipient)
+    def release(self, recipient: str, reserved: int) -> None:
+        self._core.release(recipient, reserved)
 
-    def add(self, recipient: str, messages: list[Message], *, doubtful: bool) -> None:
-        """Messages that are on disk now. `doubtful`: the recipient is said to be away."""
+    def add(self, recipient: str, messages: Sequence[Message], *, doubtful: bool) -> None:
+        """Messages that are on disk now. `doubtful`: the recipient is said to be away. What one commit has brought
+        enters the outbox together, so that it travels together."""
+        if not self._fresh:
+            self._clock.callLater(0, self._let_in)
+        self._fresh.setdefault((recipient, doubtful), []).extend(messages)
+
+    def _let_in(self) -> None:
+        fresh, self._fresh = self._fresh, {}
+        if not fresh:
+            return
         if self.running:
             ahead_s = self._clock.seconds() - self._now_ms() / 1000
-            self._next_expiry.at(min(message.expires_at for message in messages) / 1000 + ahead_s)
-        self._carry_out(self._core.add(recipient, messages, self._now(), doubtful=doubtful))
+            first_ms = min(message.expires_at for messages in fresh.values() for message in messages)
+            self._next_expiry.at(first_ms / 1000 + ahead_s)
+        for (recipient, doubtful), messages in fresh.items():
+            self._carry_out(self._outbox.add(recipient, messages, self._now(), doubtful=doubtful))
 
-    def end_of(self, row: int, wait_s: float) -> "Deferred[End | None] | None":
+    @property
+    def _core(self) -> Outbox:
+        """With all that is on disk."""
+        self._let_in()
+        return self._outbox
+
+    def follow(self, row: int, follower: Follower) -> bool:
+        """Have the message's end told to somebody, when it is on disk, unless they :meth:`unfollow` before. Whether
+        there was room for them."""
+        if not self._has_room:
+            return False
+        self._followers.setdefault(row, []).append(follower)
+        self._followers_count += 1
+        return True
+
+    def unfollow(self, row: int, follower: Follower) -> None:
+        """They wait no longer."""
+        followers = self._followers[row]
+        followers.remove(follower)
+        self._followers_count -= 1
+        if not followers:
+            del self._followers[row]
+
+    def end_of(self, row: int, wait_s: float) -> Deferred[End | None] | None:
         """Fires with the message's end when it is on disk, or None after `wait_s`; None: too many wait."""
-        return self._ends.wait(row, wait_s) if self.running and not self._ends.full else None
+        if not self._has_room:
+            return None
+        waiting = _Waiting(self, row, self._clock, wait_s)
+        self.follow(row, waiting)
+        return waiting.done
+
+    @property
+    def _has_room(self) -> bool:
+        """For one more who waits."""
+        return bool(self.running) and self._followers_count < FOLLOWERS_MAX
+
+    def _tell(self, rows: Iterable[int], end: End) -> None:
+        for row in rows:
+            followers = self._followers.pop(row, None)
+            if followers is not None:
+                self._followers_count -= len(followers)
+                for follower in followers:
+                    follower.told(end)
 
     # -- for the owner -------------------------------------------------------------------------------------------
 
@@ -237,11 +321,11 @@ class Sending(Service):
                 marking.addCallbacks(self._marked, self._not_marked, callbackArgs=(effect,), errbackArgs=(effect,))
                 self._follow(marking)
 
-    def _attempt_over(self, result: T, attempt: "Deferred[None]") -> T:
+    def _attempt_over(self, result: T, attempt: Deferred[None]) -> T:
         self._attempts.discard(attempt)
         return result
 
-    def _follow(self, work: "Deferred[None]") -> None:
+    def _follow(self, work: Deferred[None]) -> None:
         def over(result: T) -> T:
             self._under_way.discard(work)
             return result  # a bug is told of by Twisted
@@ -263,8 +347,7 @@ class Sending(Service):
         self._carry_out(self._core.not_loaded(key, failure.getErrorMessage(), self._now()))
 
     def _marked(self, _: None, finish: Finish) -> None:
-        for row in finish.rows:
-            self._ends.tell(row, End(finish.status, finish.reason))
+        self._tell(finish.rows, End(finish.status, finish.reason))
         self._carry_out(self._core.marked(finish.rows, self._now()))
 
     def _not_marked(self, failure: Failure, finish: Finish) -> None:

@@ -12,17 +12,12 @@ from meshproto.net.contacts_table import Contact
 from meshproto.net.http import answer_json, answer_problem
 
 
-def told(outcome: Outcome) -> dict[str, Any]:
-    shown: dict[str, Any] = {"id": outcome.id, "to": outcome.to, "status": outcome.status}
-    return shown if outcome.reason is None else {**shown, "reason": outcome.reason}
-
-
 def outcome(request: IRequest, outcome: Outcome, wanted: Status = Status.DELIVERED) -> bytes:
     """200 for the end that was `wanted`, 202 for none yet, 409 for another."""
     if outcome.status is wanted:
-        return answer_json(request, told(outcome))
+        return answer_json(request, outcome)
     if not outcome.status.final:
-        return answer_json(request, told(outcome), 202)
+        return answer_json(request, outcome, 202)
     detail = outcome.reason or f"the message is {outcome.status}"
     return answer_problem(request, 409, f"message {outcome.status}", detail, id=outcome.id, to=outcome.to)
 
