@@ -38,7 +38,7 @@ from meshproto.core.identity import Identity
 from meshproto.errors import BadState
 from meshproto.net.database_file import connect
 from meshproto.net.seed_store import SCHEMA, SCHEMA_VERSION, SeedStore
-from meshproto.net.store import ClockedDatabase
+from meshproto.net.store import SQLiteDatabase
 from meshproto.wire import EntryValue, encode_value, split_address
 
 OLD: Final = "old"
@@ -312,7 +312,7 @@ def write(path: Path, names: int) -> None:
     clock = Clock()
     connection = connect(path, SCHEMA, SCHEMA_VERSION)
     connection.execute(f"PRAGMA cache_size=-{WRITE_CACHE_KBYTES}")
-    store = SeedStore(ClockedDatabase(connection, clock))
+    store = SeedStore(SQLiteDatabase(connection, clock))
     numbers = list(range(names))
     random.Random(RANDOM_SEED).shuffle(numbers)
     portions = [numbers[at : at + SIGNED_AT_A_TIME] for at in range(0, names, SIGNED_AT_A_TIME)]

@@ -31,7 +31,7 @@ from meshproto.cli.processes import Children, Failed, until
 from meshproto.core.envelope import Letter
 from meshproto.core.identity import Identity, Record, verify
 from meshproto.net.database_file import connect
-from meshproto.net.store import ClockedDatabase
+from meshproto.net.store import SQLiteDatabase
 from meshproto.net.user_store import SCHEMA, SCHEMA_VERSION, UserStore
 from meshproto.wire import SignedRecord
 
@@ -173,7 +173,7 @@ def fill(path: Path, messages: int) -> None:
     clock = Clock()
     connection = connect(path, SCHEMA, SCHEMA_VERSION)
     connection.execute("PRAGMA synchronous=OFF")  # it is not there yet; how fast it comes is not measured
-    inbox = UserStore(ClockedDatabase(connection, clock)).inbox
+    inbox = UserStore(SQLiteDatabase(connection, clock)).inbox
     for first in range(0, messages, BATCH):
         # Ids as nodes give them: they rise with time.
         numbers = range(first, min(first + BATCH, messages))

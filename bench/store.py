@@ -1,6 +1,6 @@
 """How fast messages get onto the disk, beside what the disk can do: `python -m bench.store`.
 
-The real :class:`ThreadedDatabase` and :meth:`OutboxTable.accept`, on a file, with 200-byte messages: one at a time, and
+The real :class:`SQLiteDatabase` and :meth:`OutboxTable.accept`, on a file, with 200-byte messages: one at a time, and
 with many in flight, so that they share commits. Beside each stands the bare limit: how often a loop of nothing else
 can append as many bytes as such a commit writes, and sync them. All of it in turn, round after round, so that whatever
 else the machine does meets everything alike.
@@ -24,7 +24,8 @@ from twisted.internet.task import react
 
 from meshproto.net.database_file import connect
 from meshproto.net.outbox_table import Draft
-from meshproto.net.store import ThreadedDatabase
+from meshproto.net.store import SQLiteDatabase
+from meshproto.net.syncing import SyncThread
 from meshproto.net.user_store import SCHEMA, SCHEMA_VERSION, UserStore
 
 IN_FLIGHT: Final = (1, 16, 64, 256, 1000)
@@ -151,7 +152,8 @@ class Load:
         self._in_flight = in_flight
         self._reactor = _Counting(reactor)
         self._connection = connect(path, SCHEMA, SCHEMA_VERSION)
-        self._store = UserStore(ThreadedDatabase(self._connection, self._reactor))  # type: ignore[arg-type]
+        clock: Any = self._reactor
+        self._store = UserStore(SQLiteDatabase(self._connection, clock, SyncThread(self._connection, clock)))
         self._rng = random.Random(in_flight)
         self._took: list[float] = []
         self._end = 0.0
@@ -202,11 +204,14 @@ class Load:
 
 
 class _Counting:
-    """The reactor; `groups`: how often the writer has told of a commit."""
+    """The reactor; `groups`: how often the disk's thread has told of a commit."""
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
         self.groups = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reactor, name)
 
     def callFromThread(self, call: Callable[..., object], *arguments: Any) -> None:
         self.groups += 1

@@ -20,7 +20,8 @@ from meshproto.net.listening import is_loopback, local_address
 from meshproto.net.names_file import NamesFile
 from meshproto.net.seeding import SeedService
 from meshproto.net.state import REGISTER_TOKEN_FILE, StateDir
-from meshproto.net.store import ThreadedDatabase
+from meshproto.net.store import SQLiteDatabase
+from meshproto.net.syncing import SyncThread
 from meshproto.net.tls_listening import check_endpoint, is_tls
 from meshproto.net.turns import Turns
 from meshproto.tap import NodeOptions, NodeService, addresses, read_keys
@@ -109,7 +110,7 @@ class SeedNode(NodeService):
             entries=seed_store.read_entries(connection),
             peers=[*options["peer"], *seed_store.read_peers(connection)],
         )
-        store = seed_store.SeedStore(ThreadedDatabase(connection, reactor))
+        store = seed_store.SeedStore(SQLiteDatabase(connection, reactor, SyncThread(connection, reactor)))
         self.seed = SeedService(core, store, reactor, self.endpoints.seed, time.time)
         if options["http"] is not None:
             self._open_http(core)

@@ -29,7 +29,8 @@ from meshproto.net.node import UserNode
 from meshproto.net.program import Program
 from meshproto.net.retention import Keep
 from meshproto.net.state import TOKEN_FILE, StateDir
-from meshproto.net.store import ThreadedDatabase
+from meshproto.net.store import SQLiteDatabase
+from meshproto.net.syncing import SyncThread
 from meshproto.net.tls_listening import check_endpoint, is_tls
 from meshproto.net.unix_socket import is_unix, socket_path
 from meshproto.net.writers import ANYONE, CONTACTS, Accept
@@ -159,7 +160,7 @@ class UserService(NodeService):
             save=state.save,
             uris=lambda: [self.uri],
             seeds=options["seed"],
-            store=user_store.UserStore(ThreadedDatabase(connection, reactor)),
+            store=user_store.UserStore(SQLiteDatabase(connection, reactor, SyncThread(connection, reactor))),
             start=user_store.read_start(connection),
             peers=self._peers,
             connect=Dialling(reactor, self.trust, options["seed"]),

@@ -38,7 +38,7 @@ from meshproto.net.http import LOOPBACK_HOSTS
 from meshproto.net.lines import LinesFactory
 from meshproto.net.node import UserNode
 from meshproto.net.seeding import SeedService
-from meshproto.net.store import ClockedDatabase, Database
+from meshproto.net.store import Database, SQLiteDatabase
 from meshproto.net.writers import ANYONE, Accept
 from tests.disk import SlowDatabase, Trouble, TroubledConnection, bring_to_light
 from tests.network import Endpoints, Host, Network, dial_from
@@ -222,7 +222,7 @@ class World(Network):
     def _database(self, name: str, connection: sqlite3.Connection) -> Database:
         host, trouble = self.hosts[name], self.troubles[name]
         troubled = cast(sqlite3.Connection, TroubledConnection(connection, trouble))
-        return SlowDatabase(ClockedDatabase(troubled, host), host, trouble)
+        return SlowDatabase(SQLiteDatabase(troubled, host), host, trouble)
 
     def _start_seed(self, name: str) -> None:
         host, plan = self.hosts[name], self._plans[name]

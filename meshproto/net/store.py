@@ -1,8 +1,12 @@
-"""SQLite under Twisted: one connection, one writer, group commit.
+"""SQLite under Twisted: one connection in the reactor's thread, one thread that syncs, group commit.
 
-A job is a function of the connection. Whatever jobs gather while the last commit is syncing go into the next one
-together, so a disk that syncs two thousand times a second takes tens of thousands of rows. A job's result is told only
-when its commit is on disk (WAL, synchronous=FULL): *acknowledged means on disk* begins here.
+A job is a function of the connection. Jobs run between two turns of the reactor, those of one turn in one transaction,
+and their results are told when the disk has synced it; what gathers meanwhile goes into the next transaction. So a disk
+that syncs two thousand times a second takes tens of thousands of rows. *Acknowledged means on disk* begins here.
+
+Statements take microseconds, and a sync takes as long as the disk likes: so the statements are run here, and the sync
+elsewhere (:class:`meshproto.net.syncing.Syncing`). With the statements in a thread too, each of them had to wait for
+the interpreter, half a millisecond when the reactor was busy: 64 messages took 60 ms to be written.
 
 **When the disk refuses** (it is full, broken, locked by another program, the file is gone), who wanted to write is told
 :class:`Unavailable`, who wanted to read is still answered, and the next group tries again: nothing has to be restarted
@@ -10,46 +14,50 @@ when there is room again. The connection stays the same one, on purpose: SQLite 
 transaction overwrites in the WAL what the failed one left there. A fresh connection would read the WAL anew, and could
 take up a transaction whose sync had failed as if it were on disk.
 
-**Told 503, and there all the same.** A COMMIT that failed in its very sync may have left a whole transaction in the
-WAL, and a crash before the next write makes it true at the restart. So `Unavailable` means *not known to be kept*,
-never *not kept*, and every job must bear to be sent again: a message has an id that is unique for its sender and
-recipient, in the outbox and in the inbox; a registration has a sequence; what was marked delivered was delivered. Only
-who sends again without an id of their own may be heard twice. While the process lives nobody sees such a transaction.
+**Told 503, and there all the same.** A transaction whose sync failed, or that failed in its COMMIT, may be in the WAL
+as a whole. So `Unavailable` means *not known to be kept*, never *not kept*, and every job must bear to be sent again: a
+message has an id that is unique for its sender and recipient, in the outbox and in the inbox; a registration has a
+sequence; what was marked delivered was delivered. Only who sends again without an id of their own may be heard twice.
+After a sync that failed nobody is shown anything until all of it is known to be on disk: a cursor that somebody has
+seen must not come to stand for another message when the power fails.
 
 The rules are in :mod:`meshproto.core`; the SQL is in :mod:`meshproto.net.seed_store` and
 :mod:`meshproto.net.user_store`; here is only how it gets to the disk.
 """
 
+from __future__ import annotations
+
 import os
 import sqlite3
-import sys
-import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
-from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IDelayedCall, IReactorFromThreads, IReactorTime
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from meshproto.errors import MeshError, Unavailable
 from meshproto.net.database_file import ADVICE, DAMAGED, END_LOCK, code
+from meshproto.net.syncing import Syncing
 
 GROUP_JOBS_MAX: Final = 2000
 """Jobs in one commit: a burst must not make the first of them wait for the last."""
 QUEUE_JOBS_MAX: Final = 100_000
 """Jobs that wait for the disk; past that new ones are refused."""
 RETRY_S: Final = 5.0
-HANDOVER_S: Final = 0.0005
-"""How long the reactor may keep the interpreter while the writer waits for it. A commit needs it a dozen times, each
-for a moment: with Python's 5 ms a lone message takes 12 ms when the reactor is busy, with this 7 ms."""
+LOCK_WAIT_MS: Final = 100
+"""How long a program that has locked the database is waited for: nothing else is done meanwhile."""
+CHECKPOINT_FRAMES: Final = 2000
+"""Pages in the WAL, eight megabytes, that begin a checkpoint. Nothing is written while it lasts, some milliseconds, so
+that the WAL begins anew and never outgrows this by more than one transaction."""
 
 T = TypeVar("T")
 Job = Callable[[sqlite3.Connection], T]
-Results = list[tuple["Deferred[Any]", Any]]
+Results = list[tuple[Deferred[Any], Any]]
 
 
 class Database(Protocol):
@@ -59,18 +67,18 @@ class Database(Protocol):
     def problem(self) -> str | None:
         """Why the disk refused the last that was to be written, and what to do; None once it takes it again."""
 
-    def submit(self, job: Job[T], *, durable: bool = True) -> "Deferred[T]":
+    def submit(self, job: Job[T], *, durable: bool = True) -> Deferred[T]:
         """Fires with the job's result when it is on disk; fails with what the job raised, or with
         :class:`Unavailable` when the disk does not take it. What is not `durable` is written too, so that it outlives
         this process, but nobody waits for the disk to sync it: the power failing may undo it."""
 
-    def close(self) -> "Deferred[None]":
+    def close(self) -> Deferred[None]:
         """What was submitted is written first."""
 
 
 class _Submitted(NamedTuple):
     job: Job[Any]
-    done: "Deferred[Any]"
+    done: Deferred[Any]
     durable: bool
 
 
@@ -96,10 +104,11 @@ class _Writer:
         self._name = Path(self.path).name or "the database"
         files = (self.path, f"{self.path}-wal") if self.path else ()
         self._inodes = {path: inode for path in files if (inode := _inode(path)) is not None}
-        (self._patience_ms,) = connection.execute("PRAGMA busy_timeout").fetchone()
-        self._synced: bool | None = None
+        connection.execute(f"PRAGMA busy_timeout={LOCK_WAIT_MS}")
+        connection.execute("PRAGMA synchronous=NORMAL")  # what is to be synced is, but not by COMMIT
         self._damaged = False
         self._sync_failed = False
+        self._doubtful = False  # what is written may not be on disk, and nobody has to know of it
 
     def commit(self, group: list[_Submitted]) -> Results:
         """Each Deferred with its result or Failure.
@@ -122,7 +131,6 @@ class _Writer:
     def _together(self, group: list[_Submitted], run: Callable[[Job[Any], sqlite3.Connection], Any]) -> Results:
         connection = self._connection
         try:
-            self._sync(any(submitted.durable for submitted in group))
             connection.execute("BEGIN")
             results = [(submitted.done, run(submitted.job, connection)) for submitted in group]
             self._look_for_files()
@@ -146,6 +154,8 @@ class _Writer:
 
     def _read_only(self, job: Job[Any]) -> Any:
         """The job's result if it writes nothing."""
+        if self._doubtful:
+            return self._unavailable()
         connection = self._connection
         connection.execute("PRAGMA query_only=ON")
         try:
@@ -158,11 +168,18 @@ class _Writer:
             self._undo()
             connection.execute("PRAGMA query_only=OFF")
 
-    def _sync(self, synced: bool) -> None:
-        """Whether the next commits wait for the disk."""
-        if synced != self._synced:
-            self._connection.execute("PRAGMA synchronous=FULL" if synced else "PRAGMA synchronous=NORMAL")
-            self._synced = synced
+    def not_synced(self, reason: Exception, results: Results) -> Results:
+        """What to tell those whose transaction could not be synced."""
+        self._refused(reason)
+        self._sync_failed = self._doubtful = True
+        return [(done, result if isinstance(result, Failure) else self._unavailable()) for done, result in results]
+
+    def not_carried_over(self, reason: Exception) -> None:
+        """A checkpoint has failed."""
+        self._refused(reason)
+
+    def _unavailable(self) -> Failure:
+        return Failure(Unavailable(self.problem or "", retry_after_s=RETRY_S))
 
     def _undo(self) -> None:
         if self._connection.in_transaction:
@@ -197,7 +214,7 @@ class _Writer:
         try:
             self._look_for_files()
             self._empty_wal()
-            self._sync(True)
+            connection.execute("PRAGMA synchronous=FULL")
             connection.execute("BEGIN IMMEDIATE")
             (version,) = connection.execute("PRAGMA user_version").fetchone()
             connection.execute(f"PRAGMA user_version={version}")
@@ -207,7 +224,9 @@ class _Writer:
             self._refused(reason)
         else:
             self.problem = None
-            connection.execute(f"PRAGMA busy_timeout={self._patience_ms}")
+            connection.execute(f"PRAGMA busy_timeout={LOCK_WAIT_MS}")
+        finally:
+            connection.execute("PRAGMA synchronous=NORMAL")
 
     def _empty_wal(self) -> None:
         """On a full disk this may be all the room there is. After an I/O error it has to be: when a sync fails, Linux
@@ -221,7 +240,7 @@ class _Writer:
             return
         if busy and self._sync_failed:
             raise _Refused(f"{self._name} is being read by another program after an I/O error; {END_LOCK}")
-        self._sync_failed = False
+        self._sync_failed = self._doubtful = False
 
     def _look_for_files(self) -> None:
         """SQLite goes on writing to a file that was deleted, and says that all is well; nobody will ever find it."""
@@ -270,19 +289,95 @@ def _refusal(waiting: int, *, closing: bool) -> Unavailable | None:
     return None
 
 
-class _Telling:
-    """What both databases tell, in the reactor's thread."""
+class SQLiteDatabase:
+    """One group of jobs at a time: it is committed, synced if somebody waits for that, and told. `syncing`: None where
+    there is no disk."""
 
     log = Logger()
-    _writer: _Writer
-    _problem: str | None = None
+
+    def __init__(self, connection: sqlite3.Connection, clock: IReactorTime, syncing: Syncing | None = None) -> None:
+        self._connection = connection
+        self._writer = _Writer(connection)
+        self._clock = clock
+        self._syncing = syncing
+        self._waiting: deque[_Submitted] = deque()
+        self._turn: IDelayedCall | None = None
+        self._busy = False
+        self._problem: str | None = None
+        self._closing: Deferred[None] | None = None
+        if syncing is not None:
+            connection.execute("PRAGMA wal_autocheckpoint=0")
 
     @property
     def problem(self) -> str | None:
         return self._problem
 
-    def _tell(self, results: Results, problem: str | None) -> None:
-        """`problem`: the writer's after this group. One line in the log when it begins and one when it is over."""
+    def submit(self, job: Job[T], *, durable: bool = True) -> Deferred[T]:
+        done: Deferred[T] = Deferred()
+        refusal = _refusal(len(self._waiting), closing=self._closing is not None)
+        if refusal is not None:
+            done.errback(refusal)
+            return done
+        self._waiting.append(_Submitted(job, done, durable))
+        if self._turn is None and not self._busy:
+            self._turn = self._clock.callLater(0, self._commit)
+        return done
+
+    def close(self) -> Deferred[None]:
+        if self._closing is None:
+            self._closing = Deferred()
+            if self._turn is not None:
+                self._turn.cancel()
+            if not self._busy:
+                self._go_on()
+        return self._closing
+
+    def _commit(self) -> None:
+        self._turn, self._busy = None, True
+        group = _next_group(self._waiting)
+        results = self._writer.commit(group)
+        if self._syncing is not None and self._writer.problem is None and any(one.durable for one in group):
+            self._syncing.sync(lambda wrong: self._synced(results, wrong))
+        else:
+            self._over(results)
+
+    def _synced(self, results: Results, wrong: Exception | None) -> None:
+        self._over(results if wrong is None else self._writer.not_synced(wrong, results))
+
+    def _checkpointed(self, wrong: Exception | None) -> None:
+        if wrong is not None:
+            self._writer.not_carried_over(wrong)
+        self._over([])
+
+    def _over(self, results: Results) -> None:
+        self._tell(results)
+        syncing = self._syncing
+        if syncing is not None and self._writer.problem is None and syncing.frames >= CHECKPOINT_FRAMES:
+            syncing.checkpoint(self._checkpointed)
+        else:
+            self._busy = False
+            self._go_on()
+
+    def _go_on(self) -> None:
+        if self._closing is None:
+            if self._waiting:
+                self._turn = self._clock.callLater(0, self._commit)
+        elif self._waiting:
+            self._commit()
+        else:
+            self._close(self._closing)
+
+    def _close(self, closing: Deferred[None]) -> None:
+        self._busy = True
+        if self._syncing is None:
+            self._connection.close()
+            closing.callback(None)
+        else:
+            self._syncing.close(lambda _: closing.callback(None))
+
+    def _tell(self, results: Results) -> None:
+        """One line in the log when the disk begins to refuse and one line when it is over."""
+        problem = self._writer.problem
         if problem is not None and self._problem is None:
             self.log.error("{path}: {problem}", path=self._writer.path, problem=problem)
         elif problem is None and self._problem is not None:
@@ -290,89 +385,3 @@ class _Telling:
         self._problem = problem
         for done, result in results:
             done.callback(result)
-
-
-class ThreadedDatabase(_Telling):
-    """The real one: a thread that does nothing but write."""
-
-    def __init__(self, connection: sqlite3.Connection, reactor: IReactorFromThreads) -> None:
-        sys.setswitchinterval(min(HANDOVER_S, sys.getswitchinterval()))
-        self._connection = connection
-        self._writer = _Writer(connection)
-        self._reactor = reactor
-        self._waiting: deque[_Submitted] = deque()
-        self._some = threading.Condition()
-        self._closing: Deferred[None] | None = None
-        self._thread = threading.Thread(target=self._write, name="store", daemon=True)
-        self._thread.start()
-
-    def submit(self, job: Job[T], *, durable: bool = True) -> "Deferred[T]":
-        done: Deferred[T] = Deferred()
-        with self._some:
-            refusal = _refusal(len(self._waiting), closing=self._closing is not None)
-            if refusal is None:
-                self._waiting.append(_Submitted(job, done, durable))
-                self._some.notify()
-        if refusal is not None:
-            done.errback(refusal)
-        return done
-
-    def close(self) -> "Deferred[None]":
-        with self._some:
-            if self._closing is None:
-                self._closing = Deferred()
-                self._some.notify()
-        return self._closing
-
-    def _write(self) -> None:
-        while True:
-            with self._some:
-                while not self._waiting and self._closing is None:
-                    self._some.wait()
-                group = _next_group(self._waiting)
-            if not group:
-                break
-            results = self._writer.commit(group)
-            self._reactor.callFromThread(self._tell, results, self._writer.problem)
-        self._connection.close()
-        assert self._closing is not None  # noqa: S101
-        self._reactor.callFromThread(self._closing.callback, None)
-
-
-class ClockedDatabase(_Telling):
-    """The same in one thread, for the fake world: what gathers until the next turn of the clock is one commit."""
-
-    def __init__(self, connection: sqlite3.Connection, clock: IReactorTime) -> None:
-        self._connection = connection
-        self._writer = _Writer(connection)
-        self._clock = clock
-        self._waiting: deque[_Submitted] = deque()
-        self._turn: IDelayedCall | None = None
-        self._closing = False
-
-    def submit(self, job: Job[T], *, durable: bool = True) -> "Deferred[T]":
-        done: Deferred[T] = Deferred()
-        refusal = _refusal(len(self._waiting), closing=self._closing)
-        if refusal is not None:
-            done.errback(refusal)
-            return done
-        self._waiting.append(_Submitted(job, done, durable))
-        if self._turn is None:
-            self._turn = self._clock.callLater(0, self._commit)
-        return done
-
-    def close(self) -> "Deferred[None]":
-        self._closing = True
-        if self._turn is not None and self._turn.active():
-            self._turn.cancel()
-        while self._waiting:
-            self._commit()
-        self._connection.close()
-        return succeed(None)
-
-    def _commit(self) -> None:
-        self._turn = None
-        group = _next_group(self._waiting)
-        if self._waiting and not self._closing:
-            self._turn = self._clock.callLater(0, self._commit)
-        self._tell(self._writer.commit(group), self._writer.problem)

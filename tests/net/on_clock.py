@@ -7,7 +7,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from meshproto.net.database_file import connect
-from meshproto.net.store import ClockedDatabase
+from meshproto.net.store import SQLiteDatabase
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ class OnClock:
         self.clock = Clock()
         self.connection = connect(":memory:", schema, schema_version)
         self._moody = Moody(self.connection)
-        self.database = ClockedDatabase(cast(sqlite3.Connection, self._moody), self.clock)
+        self.database = SQLiteDatabase(cast(sqlite3.Connection, self._moody), self.clock)
 
     def take_and_fail(self) -> None:
         """The next commit is done, and said to have failed."""

@@ -1,7 +1,6 @@
-"""Both databases with what a suite needs to run over either: the thread, and the one on a fake clock."""
+"""A database with what a suite needs to run over it: on a disk, with its thread, or on a fake clock."""
 
 import sqlite3
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ from twisted.internet.defer import DeferredList
 from twisted.internet.task import Clock
 
 from meshproto.net.database_file import connect
-from meshproto.net.store import ClockedDatabase, Database, Job, ThreadedDatabase
+from meshproto.net.store import Database, Job, SQLiteDatabase
+from meshproto.net.syncing import SyncThread
 
 SCHEMA = "CREATE TABLE words (word TEXT PRIMARY KEY)"
 VERSION = 1
@@ -43,25 +43,19 @@ class Threaded(Rig):
         from twisted.internet import reactor
 
         self.connection = connect(path, SCHEMA, VERSION)
-        self.database = ThreadedDatabase(self.connection, reactor)  # type: ignore[arg-type]
+        loop: Any = reactor
+        self.syncing = SyncThread(self.connection, loop)
+        self.database = SQLiteDatabase(self.connection, loop, self.syncing)
 
     def hold(self) -> Callable[[], object]:
-        held, go_on = threading.Event(), threading.Event()
-
-        def wait(_: sqlite3.Connection) -> None:
-            held.set()
-            go_on.wait(10)
-
-        self.database.submit(wait, durable=False)
-        assert held.wait(10)
-        return go_on.set
+        return self.work
 
 
 class Clocked(Rig):
     def __init__(self, path: Path | str = ":memory:") -> None:
         self.clock = Clock()
         self.connection = connect(path, SCHEMA, VERSION)
-        self.database = ClockedDatabase(self.connection, self.clock)
+        self.database = SQLiteDatabase(self.connection, self.clock)
 
     def hold(self) -> Callable[[], object]:
         return self.work

@@ -15,7 +15,7 @@ from meshproto.net import contacts, contacts_table
 from meshproto.net.contacts import Contacts
 from meshproto.net.contacts_table import ContactsTable
 from meshproto.net.database_file import connect
-from meshproto.net.store import ClockedDatabase
+from meshproto.net.store import SQLiteDatabase
 from meshproto.net.user_store import SCHEMA, SCHEMA_VERSION, UPGRADES
 from meshproto.wire import SignedRecord
 from tests.net.on_clock import OnClock
@@ -174,7 +174,7 @@ def test_contacts_of_the_second_schema_are_kept(tmp_path: Path) -> None:
     fresh = disk.connection.execute(columns).fetchall()
     disk.close()
     disk.connection = connect(path, SCHEMA, SCHEMA_VERSION, UPGRADES)
-    disk.database = ClockedDatabase(disk.connection, disk.clock)
+    disk.database = SQLiteDatabase(disk.connection, disk.clock)
     assert disk.connection.execute(columns).fetchall() == fresh
     rig = Rig(disk)
     rig.check(located("Bob", seq=2))

@@ -15,7 +15,7 @@ from meshproto.errors import Unavailable
 from meshproto.net.database_file import connect
 from meshproto.net.outbox_table import Accepted, Draft
 from meshproto.net.retention import DAY_S, ENDS_KEPT_S, IDS_KEPT_S, LOOK_S, PAUSE_S, Keep, Retention
-from meshproto.net.store import ClockedDatabase
+from meshproto.net.store import SQLiteDatabase
 from meshproto.net.user_store import SCHEMA, SCHEMA_VERSION, UserStore
 from meshproto.wire import SignedRecord
 from tests.net.on_clock import OnClock
@@ -168,7 +168,7 @@ def test_the_space_is_given_back(tmp_path: Path) -> None:
     disk = OnClock(SCHEMA, SCHEMA_VERSION)
     disk.close()
     disk.connection = connect(path, SCHEMA, SCHEMA_VERSION)
-    disk.database = ClockedDatabase(disk.connection, disk.clock)
+    disk.database = SQLiteDatabase(disk.connection, disk.clock)
     rig = Rig(disk)
     for number in range(20):
         rig.arrive(*(f"{number}-{one}" for one in range(100)), text="x" * 2000)

@@ -19,7 +19,7 @@ from meshproto.net.database_file import connect
 from meshproto.net.home import PING_S
 from meshproto.net.learning import LEARN_S
 from meshproto.net.seeds import Seeds
-from meshproto.net.store import ClockedDatabase
+from meshproto.net.store import SQLiteDatabase
 from meshproto.net.user_store import SCHEMA, SCHEMA_VERSION, UserStore, read_start
 from tests.core.users import user
 from tests.net.far import failure_of, result_of, start
@@ -41,7 +41,7 @@ class Node:
         self.back: list[str] = []
         self.perhaps_back: list[str] = []
         self.connection = connect(":memory:", SCHEMA, SCHEMA_VERSION)
-        self.database = ClockedDatabase(self.connection, self.street.clock)
+        self.database = SQLiteDatabase(self.connection, self.street.clock)
         self.seeds = Seeds(
             "UserX",
             lambda: user(1),

@@ -1,9 +1,11 @@
-"""One suite for both databases: the thread with a real file, and the one on a fake clock in memory. What happens when
-the disk refuses is in test_store_faults.py."""
+"""One suite for both: a real file with the thread that syncs, and a database in memory on a fake clock. What happens
+when the disk refuses is in test_store_faults.py."""
 
+import os
 import sqlite3
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,9 @@ from twisted.internet.defer import Deferred, DeferredList
 
 from meshproto.errors import BadState, NotFound, Unavailable
 from meshproto.net.database_file import connect, shrink
-from meshproto.net.store import GROUP_JOBS_MAX, HANDOVER_S, QUEUE_JOBS_MAX, RETRY_S, Job
-from tests.net.store_rig import SCHEMA, Clocked, Rig, Threaded, fail, insert, statements, words
+from meshproto.net.store import CHECKPOINT_FRAMES, GROUP_JOBS_MAX, QUEUE_JOBS_MAX, RETRY_S, Job, SQLiteDatabase
+from meshproto.net.syncing import HANDOVER_S, Done
+from tests.net.store_rig import SCHEMA, Clocked, Rig, Threaded, fail, insert, refusal, statements, words
 
 
 @pytest.fixture(params=["threaded", "clocked"])
@@ -37,7 +40,7 @@ async def test_group_commit(rig: Rig) -> None:
     go_on()
     rig.work()
     await many
-    assert len(seen) == (2 if isinstance(rig, Threaded) else 1)  # the thread's first one is the job that held it
+    assert len(seen) == 1
     assert await rig.submit(words) == [[str(number) for number in range(100)]]
 
 
@@ -49,7 +52,7 @@ async def test_group_jobs_max(rig: Rig) -> None:
     go_on()
     rig.work()
     await many
-    assert len(seen) == (3 if isinstance(rig, Threaded) else 2)
+    assert len(seen) == 2
 
 
 async def test_order(rig: Rig) -> None:
@@ -134,21 +137,153 @@ async def test_refused_at_the_commit(rig: Rig) -> None:
     assert await rig.submit(words) == [["a"]]
 
 
-async def test_durable(rig: Rig) -> None:
-    """A group waits for the disk (FULL = 2) if one job in it asks for that, and else does not (NORMAL = 1)."""
+class Disk:
+    """A :class:`meshproto.net.syncing.Syncing` that does what it is asked for when it is told to."""
 
-    def level(connection: sqlite3.Connection) -> int:
-        (synchronous,) = connection.execute("PRAGMA synchronous").fetchone()
-        return int(synchronous)
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.frames = 0
+        self.asked: list[str] = []
+        self._connection = connection
+        self._done: Done | None = None
 
-    for _ in range(2):  # a PRAGMA that is prepared once and for all would have an effect the first time only
-        assert await rig.submit(level, level) == [2, 2]
-        assert await rig.submit(level, level, durable=False) == [1, 1]
-    go_on = rig.hold()
-    both = DeferredList([rig.database.submit(level, durable=False), rig.database.submit(level)])
-    go_on()
+    def sync(self, done: Done) -> None:
+        self._ask("sync", done)
+
+    def checkpoint(self, done: Done) -> None:
+        self._ask("checkpoint", done)
+
+    def close(self, done: Done) -> None:
+        self._connection.close()
+        done(None)
+
+    def _ask(self, what: str, done: Done) -> None:
+        assert self._done is None, "one thing at a time"
+        self.asked.append(what)
+        self._done = done
+
+    def does_it(self, wrong: Exception | None = None) -> None:
+        assert self._done is not None
+        done, self._done = self._done, None
+        done(wrong)
+
+
+class OnDisk(Clocked):
+    """On a fake clock, with a :class:`Disk`."""
+
+    def __init__(self, path: Path | str = ":memory:") -> None:
+        super().__init__(path)
+        self.disk = Disk(self.connection)
+        self.database = SQLiteDatabase(self.connection, self.clock, self.disk)
+
+    def begin(self, *jobs: Job[Any], durable: bool = True) -> list[Any]:
+        """What the jobs come to, as far as that is told; they are submitted together."""
+        told: list[Any] = []
+        for job in jobs:
+            self.database.submit(job, durable=durable).addCallbacks(
+                told.append, lambda failure: told.append(failure.value)
+            )
+        self.work()
+        return told
+
+
+def test_told_when_synced() -> None:
+    """A group is told when the disk has synced it, if one job in it asks for that; what comes meanwhile waits and goes
+    together, so that nobody sees what may not be on disk."""
+    rig = OnDisk()
+    first = rig.begin(insert("a"), insert("b"))
+    second = rig.begin(insert("c")), rig.begin(words, durable=False)
+    assert (first, second, rig.disk.asked) == ([], ([], []), ["sync"])
+    rig.disk.does_it()
     rig.work()
-    assert [value for _, value in await both] == [2, 2]
+    assert (first, second, rig.disk.asked) == (["a", "b"], ([], []), ["sync", "sync"])
+    rig.disk.does_it()
+    assert second == (["c"], [["a", "b", "c"]])
+
+
+def test_told_at_once() -> None:
+    """Where nobody asks for that, and what only reads, does not wait for the disk."""
+    rig = OnDisk()
+    assert rig.begin(insert("a"), words, durable=False) == ["a", ["a"]]
+    assert rig.disk.asked == []
+
+
+def test_not_synced() -> None:
+    """Of a group that could not be synced everybody hears that it is not known to be kept, but for those who have a
+    verdict of their own; and nobody sees it before all that was written is on disk."""
+    rig = OnDisk()
+    verdict = NotFound("no such word")
+    told = rig.begin(insert("a"), fail(verdict))
+    rig.disk.does_it(refusal(sqlite3.SQLITE_IOERR_FSYNC, "disk I/O error"))
+    assert isinstance(told[0], Unavailable)
+    assert told[1] is verdict
+    assert rig.database.problem is not None
+    seen = statements(rig.connection, "PRAGMA wal_checkpoint", "PRAGMA synchronous", "COMMIT")
+    assert rig.begin(words) == []
+    assert seen[:3] == ["PRAGMA wal_checkpoint(TRUNCATE)", "PRAGMA synchronous=FULL", "COMMIT"]
+    rig.disk.does_it()
+    assert rig.database.problem is None
+
+
+def test_nothing_is_shown_in_doubt(tmp_path: Path) -> None:
+    """As long as what was written cannot be carried over to where it is safe, who reads is refused too."""
+    rig = OnDisk(tmp_path / "words.db")
+    rig.begin(insert("a"), durable=False)
+    other = sqlite3.connect(tmp_path / "words.db", isolation_level=None)
+    other.execute("BEGIN")
+    words(other)
+    rig.begin(insert("b"))
+    rig.disk.does_it(refusal(sqlite3.SQLITE_IOERR_FSYNC, "disk I/O error"))
+    (told,) = rig.begin(words, durable=False)
+    assert isinstance(told, Unavailable)
+    other.close()
+    assert rig.begin(words, durable=False) == [["a", "b"]]
+    rig.connection.close()
+
+
+@pytest.mark.parametrize("wrong", [None, refusal(sqlite3.SQLITE_FULL, "database or disk is full")], ids=repr)
+def test_checkpoint(wrong: Exception | None) -> None:
+    """When the WAL has grown to CHECKPOINT_FRAMES nothing is written until it has been carried over; a checkpoint that
+    fails is a problem with the disk like any other."""
+    rig = OnDisk()
+    rig.disk.frames = CHECKPOINT_FRAMES - 1
+    rig.begin(insert("a"), durable=False)
+    assert rig.disk.asked == []
+    rig.disk.frames = CHECKPOINT_FRAMES
+    rig.begin(insert("b"), durable=False)
+    later = rig.begin(insert("c"), durable=False)
+    assert (rig.disk.asked, later) == (["checkpoint"], [])
+    rig.disk.frames = 0
+    rig.disk.does_it(wrong)
+    assert (rig.database.problem is None) is (wrong is None)
+    rig.work()
+    assert later == ["c"]
+
+
+async def test_the_wal_begins_anew(tmp_path: Path) -> None:
+    """Over a real file the WAL stays as small as CHECKPOINT_FRAMES and one transaction make it, and what the disk's
+    thread counts is what is in it."""
+    rig = Threaded(tmp_path / "words.db")
+    seen = []
+    for number in range(12):
+        await rig.submit(*(insert(f"{number} {word} " + "x" * 3000) for word in range(300)))
+        seen.append(rig.syncing.frames)
+    assert max(seen) >= CHECKPOINT_FRAMES
+    assert any(later < earlier for earlier, later in pairwise(seen))
+    assert (tmp_path / "words.db-wal").stat().st_size < (CHECKPOINT_FRAMES + 1500) * 4200
+    await rig.database.close()
+
+
+async def test_a_sync_that_fails(tmp_path: Path) -> None:
+    """What the system says of a sync is told as SQLite would tell it."""
+    rig = Threaded(tmp_path / "words.db")
+    done: Deferred[Exception | None] = Deferred()
+    reads, writes = os.pipe()
+    os.dup2(reads, rig.syncing._wal)  # a pipe has nothing to sync
+    rig.syncing.sync(done.callback)
+    assert getattr(await done, "sqlite_errorcode", None) == sqlite3.SQLITE_IOERR_FSYNC
+    os.close(reads)
+    os.close(writes)
+    await rig.database.close()
 
 
 async def test_not_durable_is_written(rig: Rig) -> None:
@@ -218,7 +353,7 @@ async def test_on_disk_when_told(tmp_path: Path) -> None:
 
 
 async def test_handover(tmp_path: Path) -> None:
-    """The writer gets the interpreter from a busy reactor soon, and no later than before."""
+    """The thread gets the interpreter from a busy reactor soon, and no later than before."""
     before = sys.getswitchinterval()
     try:
         for given, expected in ((1.0, HANDOVER_S), (HANDOVER_S / 2, HANDOVER_S / 2)):

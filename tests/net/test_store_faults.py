@@ -18,7 +18,7 @@ from zope.interface import implementer
 from meshproto.errors import BadState, NotFound, Unavailable
 from meshproto.net import database_file
 from meshproto.net.database_file import connect
-from meshproto.net.store import GROUP_JOBS_MAX, RETRY_S
+from meshproto.net.store import GROUP_JOBS_MAX, LOCK_WAIT_MS, RETRY_S
 from tests.net.store_rig import SCHEMA, VERSION, Clocked, Rig, Threaded, fail, insert, refusal, statements, words
 
 LARGE = "x" * 100_000
@@ -241,17 +241,17 @@ async def test_locked(rig: Rig, path: Path) -> None:
 
 
 async def test_a_lock_is_waited_for_once(rig: Rig, path: Path) -> None:
-    """Of those that find a lock the first wait for BUSY_TIMEOUT_S; until it is gone nobody else does, and then the
+    """Of those that find a lock the first wait for LOCK_WAIT_MS; until it is gone nobody else does, and then the
     patience is as before."""
 
     def patience_ms(connection: sqlite3.Connection) -> int:
         (timeout_ms,) = connection.execute("PRAGMA busy_timeout").fetchone()
         return int(timeout_ms)
 
-    assert await rig.submit(patience_ms) == [10]
+    assert await rig.submit(patience_ms) == [LOCK_WAIT_MS]
     with locked(path):
         assert await rig.submit(insert("a"), patience_ms) == [Refusal(LOCKED), 0]
-    assert await rig.submit(insert("a"), patience_ms) == ["a", 10]
+    assert await rig.submit(insert("a"), patience_ms) == ["a", LOCK_WAIT_MS]
 
 
 @pytest.mark.parametrize("code", [sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB])

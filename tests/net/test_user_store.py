@@ -8,7 +8,7 @@ from meshproto.core.queue import Status
 from meshproto.net import user_store
 from meshproto.net.database_file import connect
 from meshproto.net.outbox_table import Waiting
-from meshproto.net.store import ClockedDatabase
+from meshproto.net.store import SQLiteDatabase
 from meshproto.net.user_store import SCHEMA, SCHEMA_VERSION, UPGRADES, Start, UserStore, begin_cursors, read_start
 from tests.net.on_clock import OnClock
 from tests.net.user_rows import NOW_MS, accept, draft, letter, user
@@ -111,7 +111,7 @@ def test_the_first_schema_is_brought_forward(tmp_path: Path) -> None:
     fresh = [disk.connection.execute(query).fetchall() for query in (shapes, columns)]
     disk.close()
     disk.connection = connect(path, SCHEMA, SCHEMA_VERSION, UPGRADES)
-    disk.database = ClockedDatabase(disk.connection, disk.clock)
+    disk.database = SQLiteDatabase(disk.connection, disk.clock)
     assert [disk.connection.execute(query).fetchall() for query in (shapes, columns)] == fresh
     store = UserStore(disk.database)
     assert [message.row for message in disk.run(store.outbox.waiting_after("bob", 0))] == [7]

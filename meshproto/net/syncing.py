@@ -1,0 +1,105 @@
+"""The thread that waits for the disk, so that the reactor need not."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import sys
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from struct import Struct as Layout
+from typing import Final, Protocol
+
+from twisted.internet.interfaces import IReactorFromThreads
+
+HANDOVER_S: Final = 0.0005
+"""How long the reactor may keep the interpreter while the thread waits for it, which it does twice for each sync, each
+time for a moment. Python's own 5 ms would be longer than most syncs."""
+
+_INDEX: Final = Layout("=16xI76xI")
+
+Done = Callable[[Exception | None], None]
+"""Called in the reactor's thread, with what went wrong, if anything did."""
+
+
+class Syncing(Protocol):
+    """Brings what was committed to the disk. Asked for one thing at a time; nobody uses the connection meanwhile but
+    for :meth:`sync`."""
+
+    @property
+    def frames(self) -> int:
+        """Pages of the WAL that are not in the database."""
+
+    def sync(self, done: Done) -> None:
+        """All that was committed before is on disk."""
+
+    def checkpoint(self, done: Done) -> None:
+        """All of the WAL is in the database, and the next transaction begins it anew."""
+
+    def close(self, done: Done) -> None:
+        """The connection is closed."""
+
+
+class SyncThread:
+    """For a connection to a file whose journal is a WAL."""
+
+    def __init__(self, connection: sqlite3.Connection, reactor: IReactorFromThreads) -> None:
+        sys.setswitchinterval(min(HANDOVER_S, sys.getswitchinterval()))
+        self._connection = connection
+        self._reactor = reactor
+        (path,) = [path for _, name, path in connection.execute("PRAGMA database_list") if name == "main"]
+        self._wal = os.open(f"{path}-wal", os.O_RDONLY | os.O_CLOEXEC)
+        # Open as long as the connection is: who closes a file gives up the locks that SQLite has on it.
+        self._index = os.open(f"{path}-shm", os.O_RDONLY | os.O_CLOEXEC)
+        self._work: SimpleQueue[tuple[Callable[[], None], Done]] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="sync", daemon=True)
+        self._thread.start()
+
+    @property
+    def frames(self) -> int:
+        """`mxFrame` less `nBackfill`, from the header of the WAL's index (https://sqlite.org/walformat.html, 2.1). The
+        length of the WAL does not tell, since it begins anew without being cut."""
+        frames, carried_over = _INDEX.unpack(os.pread(self._index, _INDEX.size, 0))
+        return int(frames - carried_over)
+
+    def sync(self, done: Done) -> None:
+        self._work.put((self._sync, done))
+
+    def checkpoint(self, done: Done) -> None:
+        self._work.put((self._checkpoint, done))
+
+    def close(self, done: Done) -> None:
+        self._work.put((self._close, done))
+
+    def _run(self) -> None:
+        work: Callable[[], None] | None = None
+        while work != self._close:
+            work, done = self._work.get()
+            wrong: Exception | None = None
+            try:
+                work()
+            except sqlite3.Error as reason:
+                wrong = reason
+            except OSError as reason:
+                wrong = _as_sqlite_says(reason)
+            self._reactor.callFromThread(done, wrong)
+
+    def _sync(self) -> None:
+        os.fdatasync(self._wal)
+
+    def _checkpoint(self) -> None:
+        self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    def _close(self) -> None:
+        self._connection.close()
+        os.close(self._wal)
+        os.close(self._index)
+
+
+def _as_sqlite_says(reason: OSError) -> sqlite3.OperationalError:
+    full = reason.errno in (errno.ENOSPC, errno.EDQUOT)
+    error = sqlite3.OperationalError("database or disk is full" if full else "disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_FULL if full else sqlite3.SQLITE_IOERR_FSYNC
+    return error
