@@ -98,6 +98,11 @@ class Breaking:
         self._tell(f"the disk of {name} calls commits failed that will be there after its death")
         self._world.troubles[name].haunts = self._rng.choice((0.3, 1.0))
 
+    def unsynced_disk(self) -> None:
+        name = self._any_node()
+        self._tell(f"the disk of {name} does not sync what was written")
+        self._world.troubles[name].unsynced = self._rng.choice((0.3, 1.0))
+
     def blind_disk(self) -> None:
         name = self._any_node()
         self._tell(f"the disk of {name} cannot be read")

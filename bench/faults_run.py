@@ -60,6 +60,7 @@ class Run:
             (4, breaking.slow_disk),
             (3, breaking.refusing_disk),
             (3, breaking.doubting_disk if DOUBTED_IS_SEEN else breaking.haunted_disk),
+            (3, breaking.unsynced_disk),
             (3, breaking.blind_disk),
             (2, breaking.set_clock),
             (3, breaking.rotate),

@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from meshproto.net.store import Database, Job
+from meshproto.net.syncing import Done
 
 T = TypeVar("T")
 
@@ -24,20 +25,22 @@ class Trouble:
     """What is wrong with one node's disk; it outlives the node's process. `slow_s`: how long a commit takes at most.
     The others are how likely it is, each time: `refuses` a COMMIT, and has written nothing; `doubts` one, and has
     written it; `haunts`: the same, but what was written comes to light only when the process has died and nothing was
-    written over it (so it is with a WAL that could not be synced); `blind`: a read fails. `doubted` counts the commits
-    that were written and reported as failed; `ghost` is what the last one would have changed."""
+    written over it (so it is with a WAL that could not be synced); `unsynced`: a sync fails; `blind`: a read fails.
+    `doubted` counts the commits that were written and reported as failed; `ghost` is what the last one would have
+    changed."""
 
     rng: random.Random
     slow_s: float = 0.0
     refuses: float = 0.0
     doubts: float = 0.0
     haunts: float = 0.0
+    unsynced: float = 0.0
     blind: float = 0.0
     doubted: int = 0
     ghost: list[tuple[str, Any]] = field(default_factory=list)
 
     def mend(self) -> None:
-        self.slow_s = self.refuses = self.doubts = self.haunts = self.blind = 0.0
+        self.slow_s = self.refuses = self.doubts = self.haunts = self.unsynced = self.blind = 0.0
 
     def strikes(self, chance: float) -> bool:
         return chance > 0 and self.rng.random() < chance
@@ -107,6 +110,28 @@ class TroubledConnection:
 
     def close(self) -> None:
         self._connection.close()
+
+
+class TroubledSync:
+    """A :class:`meshproto.net.syncing.Syncing` without a disk."""
+
+    frames = 0
+
+    def __init__(self, connection: TroubledConnection, trouble: Trouble) -> None:
+        self._connection = connection
+        self._trouble = trouble
+
+    def sync(self, done: Done) -> None:
+        failed = self._trouble.strikes(self._trouble.unsynced)
+        self._trouble.doubted += failed
+        done(_error("disk I/O error", sqlite3.SQLITE_IOERR_FSYNC) if failed else None)
+
+    def checkpoint(self, done: Done) -> None:
+        done(None)
+
+    def close(self, done: Done) -> None:
+        self._connection.close()
+        done(None)
 
 
 def _error(text: str, code: int) -> sqlite3.OperationalError:

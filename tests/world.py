@@ -40,7 +40,7 @@ from meshproto.net.node import UserNode
 from meshproto.net.seeding import SeedService
 from meshproto.net.store import Database, SQLiteDatabase
 from meshproto.net.writers import ANYONE, Accept
-from tests.disk import SlowDatabase, Trouble, TroubledConnection, bring_to_light
+from tests.disk import SlowDatabase, Trouble, TroubledConnection, TroubledSync, bring_to_light
 from tests.network import Endpoints, Host, Network, dial_from
 
 SEED_PORT = 5001
@@ -221,8 +221,9 @@ class World(Network):
 
     def _database(self, name: str, connection: sqlite3.Connection) -> Database:
         host, trouble = self.hosts[name], self.troubles[name]
-        troubled = cast(sqlite3.Connection, TroubledConnection(connection, trouble))
-        return SlowDatabase(SQLiteDatabase(troubled, host), host, trouble)
+        troubled = TroubledConnection(connection, trouble)
+        database = SQLiteDatabase(cast(sqlite3.Connection, troubled), host, TroubledSync(troubled, trouble))
+        return SlowDatabase(database, host, trouble)
 
     def _start_seed(self, name: str) -> None:
         host, plan = self.hosts[name], self._plans[name]

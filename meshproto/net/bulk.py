@@ -213,22 +213,23 @@ class Bulk:
         self._news: IDelayedCall | None = None
         self._patience = Alarm(clock, self._write)
         self._fewer: Deferred[None] | None = None
+        self._keeping = LoopingCall(self._keep_open)
+        self._keeping.clock = clock
         results.resumed = self._write
 
     async def run(self) -> None:
         """Until the end of the stream, when all results are written."""
-        keeping = LoopingCall(self._keep_open)
-        keeping.clock = self._clock
-        keeping.start(KEEP_OPEN_S, now=False)
+        self._keeping.start(KEEP_OPEN_S, now=False)
         try:
             while group := await self._stream.group():
                 self._due.extend(await self._take(group))
                 self._write()
                 await self._at_most(WINDOW_LINES)
             await self._at_most(0)
-        finally:
-            keeping.stop()
+        except Exception:
             self._end()
+            raise
+        self._end()
 
     def stop(self) -> None:
         """Read no more; :meth:`run` ends when the results that are due are written."""
@@ -246,6 +247,7 @@ class Bulk:
 
     def _end(self) -> None:
         """Nothing is awaited any more."""
+        self._keeping.stop()
         self._patience.stop()
         if self._news is not None:
             self._news.cancel()

@@ -188,7 +188,8 @@ class OutboxTable:
 
     def _undoing(self, job: Job[T], attempts: Callable[[], Sequence[_Attempt]], *, durable: bool) -> Deferred[T]:
         """A disk that fails in the middle of a commit may have taken it. Whoever asked is told that nothing was kept,
-        so nothing must be: when the job fails, the next one that goes through here first undoes its attempts."""
+        so nothing must be: when the job fails, the next one that goes through here, as all do that show or send what
+        there is, first undoes its attempts."""
         undone, self._unsure = self._unsure, set()
 
         def both(connection: sqlite3.Connection) -> T:
@@ -254,7 +255,7 @@ class OutboxTable:
                 found.append(message)
             return found
 
-        return self._database.submit(job, durable=False)
+        return self._undoing(job, list, durable=False)
 
     def overdue(self, now_ms: int, after: Place) -> Deferred[Overdue]:
         """Waiting messages whose time is over, at most :data:`OVERDUE_MAX` after that place."""
@@ -305,7 +306,7 @@ class OutboxTable:
                 return Page(found, found[-1].row)
             return Page(found, end[0] if end else None)
 
-        return self._database.submit(waiting if waits else others, durable=False)
+        return self._undoing(waiting if waits else others, list, durable=False)
 
     def by_id(self, message_id: str, recipient: str | None = None) -> Deferred[list[Kept]]:
         """One for each recipient, or for this one. Fails with :class:`NotFound`."""
@@ -317,7 +318,7 @@ class OutboxTable:
                 raise NotFound(f"no message {message_id!r} in the outbox")
             return found
 
-        return self._database.submit(job, durable=False)
+        return self._undoing(job, list, durable=False)
 
 
 def read_waiting(connection: sqlite3.Connection) -> list[Waiting]:
