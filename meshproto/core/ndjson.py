@@ -15,8 +15,14 @@ class Splitter:
     def feed(self, piece: bytes) -> Iterator[tuple[int, bytes | None]]:
         """The lines that end in this piece, with their numbers from 1, without those that are blank."""
         *ended, rest = piece.split(b"\n")
-        for part in ended:
-            yield from self._end(part)
+        if ended:
+            yield from self._end(ended[0])
+            for number, line in enumerate(ended[1:], self._number + 1):  # these came whole
+                if len(line) > self._line_bytes_max:
+                    yield number, None
+                elif line and not line.isspace():
+                    yield number, line.strip()
+            self._number += len(ended) - 1
         self._keep(rest)
 
     def end(self) -> Iterator[tuple[int, bytes | None]]:

@@ -42,6 +42,7 @@ class Contacts:
         self._table = table
         self._now_ms = now_ms
         self._pins: OrderedDict[str, _Pin] = OrderedDict()
+        self._known: OrderedDict[str, None] = OrderedDict()  # contacts that have written
         self._loud_at: OrderedDict[str, int] = OrderedDict()  # folded name -> ms since 1970 UTC
 
     async def check(self, located: Located, wanted: str | None = None) -> None:
@@ -75,7 +76,15 @@ class Contacts:
 
     async def knows(self, name: str) -> bool:
         """Whether a key is pinned for the name."""
-        return fold(name) in self._pins or await self._table.get(name) is not None
+        key = fold(name)
+        if key in self._pins or key in self._known:
+            return True
+        if await self._table.get(name) is None:
+            return False
+        self._known[key] = None
+        if len(self._known) > PINS_MAX:
+            self._known.popitem(last=False)
+        return True
 
     async def trust(self, name: str, wanted: str, locate: Callable[[], Awaitable[Located]]) -> Contact:
         """The owner says that the name's key has the fingerprint `wanted`: the pinned key is verified, the offered one
@@ -104,6 +113,7 @@ class Contacts:
         contact = await self.get(name, print_)
         await self._table.forget(name)
         self._pins.pop(fold(name), None)
+        self._known.pop(fold(name), None)
         return contact
 
     async def _ask(

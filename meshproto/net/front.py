@@ -20,6 +20,7 @@ from werkzeug.routing import BaseConverter
 from meshproto import __version__
 from meshproto.core.envelope import check_message
 from meshproto.core.identity import Entropy, fingerprint, grouped, parse_address, parse_fingerprint
+from meshproto.core.ids import MessageIds
 from meshproto.core.queue import Status
 from meshproto.errors import BadParams, MeshError
 from meshproto.net.accepting import Accepting, Order, Outcome, Taken
@@ -55,9 +56,6 @@ from meshproto.net.sending import Sending
 from meshproto.net.shown import contact_shown, failed, outcome, recipient_shown
 from meshproto.net.user_store import UserStore
 from meshproto.wire import ID_CHARS_MAX, encode_value, fold
-
-ID_RANDOM_BYTES: Final = 10
-"""Of an id that the node makes: two of one millisecond are alike once in 10**24 times."""
 
 
 class _MessageId(BaseConverter):
@@ -99,7 +97,7 @@ class Front:
         self._store = store
         self._clock = clock
         self._now_ms = now_ms
-        self._entropy = entropy
+        self._ids = MessageIds(entropy)
         self._started = clock.seconds()
         self._bulks: set[Bulk] = set()
 
@@ -185,9 +183,7 @@ class Front:
         return failed(taken, **known, to=to)
 
     def _new_id(self) -> str:
-        """Rising with time, as RFC 9562 advises (UUIDv7): the indexes on ids, ours and the recipient's, then grow at
-        their end. With ids that fall anywhere the inbox wrote twelve times as much to the disk, the outbox six."""
-        return f"{self._now_ms():012x}{self._entropy(ID_RANDOM_BYTES).hex()}"
+        return self._ids.next(self._now_ms())
 
     # the owner's: what was sent
 
