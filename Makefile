@@ -7,7 +7,7 @@ ONCE   ?=
 RUNS   ?= 1000
 TARGET ?= lines
 
-.PHONY: demo test soak faults contract guards wear fuzz fuzz-guided chaos bench bench-fairness bench-million bench-store bench-backlog bench-retention lint lock wheel clean
+.PHONY: demo test soak faults contract guards wear fuzz fuzz-guided chaos effort bench bench-fairness bench-million bench-store bench-backlog bench-retention lint lock wheel clean
 
 demo: $(READY)  ## two seeds and two users, for real, on this machine; ONCE=1 ends by itself
 	@$(BIN)/mesh demo $(if $(ONCE),--once)
@@ -35,6 +35,9 @@ fuzz: $(READY)  ## 2,000,000 lines and 500,000 bodies that nobody should send; A
 
 fuzz-guided: $(READY)  ## the same by coverage; TARGET=lines or deliver, RUNS=1000
 	$(BIN)/python -m bench.fuzz_guided $(TARGET) -runs=$(RUNS)
+
+effort: $(READY)  ## speed without a clock, against what is on record; ARGS=--write records anew
+	$(BIN)/python -m bench.effort $(ARGS)
 
 bench: $(READY)  ## what docs/benchmarks.md shows of gossip, measured anew; ARGS=--quick
 	$(BIN)/python -m bench.gossip $(ARGS)

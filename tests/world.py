@@ -19,6 +19,7 @@ import random
 import sqlite3
 from collections.abc import Iterable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import treq
@@ -67,9 +68,10 @@ class _UserPlan(NamedTuple):
 
 
 class World(Network):
-    """What happens is drawn from `seed`; `latency_s`: how long bytes take from one host to another."""
+    """What happens is drawn from `seed`; `latency_s`: how long bytes take from one host to another; `directory`: where
+    the nodes' disks are files, as `NAME.db`. Else they are in memory."""
 
-    def __init__(self, seed: int = 0, latency_s: float = 0.0) -> None:
+    def __init__(self, seed: int = 0, latency_s: float = 0.0, directory: Path | None = None) -> None:
         super().__init__(seed, latency_s)
         self.rng = random.Random(seed)
         self.seeds: dict[str, SeedService] = {}
@@ -82,6 +84,7 @@ class World(Network):
         self._open: dict[str, sqlite3.Connection] = {}
         self._crashed: list[object] = []
         self._number = next(_worlds)
+        self._directory = directory
         self.laptop = self._host("laptop")
         self._client = http_client(self.laptop, http_pool(self.laptop), Endpoints(self.laptop))
 
@@ -214,7 +217,8 @@ class World(Network):
         return self.add_host(name)
 
     def _connection(self, name: str, schema: str, version: int) -> sqlite3.Connection:
-        where = f"file:world{self._number}-{name}?mode=memory&cache=shared"
+        memory = f"file:world{self._number}-{name}?mode=memory&cache=shared"
+        where = memory if self._directory is None else self._directory / f"{name}.db"
         self._databases.setdefault(name, sqlite3.connect(where, uri=True))  # keeps the disk while the node is down
         self._open[name] = connect(where, schema, version)
         return self._open[name]
