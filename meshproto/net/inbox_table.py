@@ -88,12 +88,12 @@ class InboxTable:
             new = _unseen(connection, rows)
             connection.execute("SAVEPOINT batch")
             try:
-                connection.executemany(f"{_INSERT} VALUES (?1,?2,?3,?4,?5,?6,?7,?8)", new)
+                connection.executemany(f"{_INSERT} VALUES (?,?,?,?,?,?,?,?)", new)
             except sqlite3.IntegrityError:
                 # Some are there already. OR IGNORE would use up a cursor for each of those.
                 connection.execute("ROLLBACK TO batch")
-                others = "SELECT ?1,?2,?3,?4,?5,?6,?7,?8 WHERE NOT EXISTS (SELECT 1 FROM inbox WHERE key=?3 AND id=?4)"
-                connection.executemany(f"{_INSERT} {others}", new)
+                others = "SELECT ?,?,?,?,?,?,?,? WHERE NOT EXISTS (SELECT 1 FROM inbox WHERE key=? AND id=?)"
+                connection.executemany(f"{_INSERT} {others}", [(*row, row[2], row[3]) for row in new])
             connection.execute("RELEASE batch")
             return None
 

@@ -352,14 +352,24 @@ def _last_row(connection: sqlite3.Connection) -> int:
 
 _INSERT: Final = (
     "INSERT INTO outbox (recipient, id, name, type, message, sent_at, expires_at, status, changed_at, attempt) "
-    "VALUES (?1,?2,?3,?4,?5,?6,?7,'queued',?6,?8)"
+    "VALUES (?,?,?,?,?,?,?,'queued',?,?)"
 )
 
 
 def _accept(connection: sqlite3.Connection, drafts: Sequence[Draft], numbers: Sequence[int]) -> list[Verdict]:
     """`numbers`: of the attempts. All at once, as long as no id is there already."""
     rows = [
-        (draft.recipient, draft.id, draft.to, draft.type, draft.message, draft.sent_at, draft.expires_at, number)
+        (
+            draft.recipient,
+            draft.id,
+            draft.to,
+            draft.type,
+            draft.message,
+            draft.sent_at,
+            draft.expires_at,
+            draft.sent_at,
+            number,
+        )
         for draft, number in zip(drafts, numbers, strict=True)
     ]
     if len(rows) == 1:
