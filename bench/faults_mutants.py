@@ -49,8 +49,8 @@ MUTANTS: Final = [
     Mutant(
         "a message belongs to the request that brought it",
         "net/accepting.py",
-        "return await shield(ensureDeferred(self._keep(orders, found, patient)))",
-        "return await self._keep(orders, found, patient)",
+        "verdicts.update(zip(going, taken, strict=True))",
+        "verdicts.update(zip(going, taken, strict=True))\n            if kept.called:\n                return",
     ),
     Mutant(
         "no answer is taken for an acknowledgement",
