@@ -3,11 +3,11 @@
  *
  *     load PROTOCOL HOST:PORT REQUESTS EXPECTED [option value]...
  *
- * PROTOCOL says where an answer ends: `line` (a newline), `redis` (RESP 2), `http` (Content-Length). REQUESTS is a file
- * of ready-made requests, each after its length in four bytes, least significant first. Each connection begins at a
- * place of its own in it, goes through all of it and begins again, and keeps `depth` requests under way. An answer
- * counts when it contains EXPECTED; all others are errors, so that a refusal is never taken for an answer. Answers must
- * come in the order of the requests.
+ * PROTOCOL says where an answer ends: `line` (a newline), `redis` (RESP 2), `http` (Content-Length, or chunks).
+ * REQUESTS is a file of ready-made requests, each after its length in four bytes, least significant first. Each
+ * connection begins at a place of its own in it, goes through all of it and begins again, and keeps `depth` requests
+ * under way. An answer counts when it contains EXPECTED; all others are errors, so that a refusal is never taken for an
+ * answer. Answers must come in the order of the requests.
  *
  *     connections  how many (1)
  *     depth        requests under way on each (1)
@@ -136,17 +136,42 @@ static size_t redis_length(const char *bytes, size_t length)
     return line;
 }
 
+/* A body in chunks, without trailers. */
+static size_t chunks_length(const char *bytes, size_t length)
+{
+    for (size_t at = 0, line; (line = line_length(bytes + at, length - at));) {
+        size_t chunk = strtoul(bytes + at, NULL, 16);
+        at += line + chunk + 2;
+        if (at > length)
+            break;
+        if (!chunk)
+            return at;
+    }
+    return 0;
+}
+
+static bool is_header(const char *line, size_t length, const char *name)
+{
+    size_t named = strlen(name);
+    return length > named && !strncasecmp(line, name, named);
+}
+
 static size_t http_length(const char *bytes, size_t length)
 {
-    static const char name[] = "content-length:";
+    static const char counted[] = "content-length:", encoded[] = "transfer-encoding:";
     long body = -1;
+    bool chunked = false;
     for (size_t at = 0, line; (line = line_length(bytes + at, length - at)); at += line) {
-        if (line > sizeof name && !strncasecmp(bytes + at, name, sizeof name - 1))
-            body = strtol(bytes + at + sizeof name - 1, NULL, 10);
+        if (is_header(bytes + at, line, counted))
+            body = strtol(bytes + at + sizeof counted - 1, NULL, 10);
+        else if (is_header(bytes + at, line, encoded))
+            chunked = true;
+        else if (line == 2 && body < 0 && !chunked)
+            fail("an answer whose end cannot be known: %.*s", (int)at, bytes);
         else if (line == 2) {
-            if (body < 0)
-                fail("an answer without Content-Length: %.*s", (int)at, bytes);
-            return at + line + (size_t)body <= length ? at + line + (size_t)body : 0;
+            size_t end = at + line;
+            size_t rest = chunked ? chunks_length(bytes + end, length - end) : (size_t)body;
+            return (rest || !chunked) && end + rest <= length ? end + rest : 0;
         }
     }
     return 0;

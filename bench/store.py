@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import quantiles
 from typing import Any, Final
 
 import msgspec
@@ -22,6 +22,7 @@ from msgspec import Struct
 from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
 from twisted.internet.task import react
 
+from bench.figures import Figure
 from meshproto.net.database_file import connect
 from meshproto.net.outbox_table import Draft
 from meshproto.net.store import SQLiteDatabase
@@ -36,17 +37,6 @@ RECIPIENTS: Final = 100
 CALIBRATION_MESSAGES: Final = 2000
 """Before the rounds, to learn how much a commit writes."""
 SENT_AT_MS: Final = 1_795_343_300_000
-
-
-class Figure(Struct, frozen=True):
-    """Median, least and most of the rounds."""
-
-    median: float
-    least: float
-    most: float
-
-    def __str__(self) -> str:
-        return f"{_short(self.median)} ({_short(self.least)} to {_short(self.most)})"
 
 
 class Row(Struct, frozen=True):
@@ -223,23 +213,19 @@ def _sample(took: list[float], per_s: float, *of_ours: float) -> Sample:
     return Sample(per_s, 1000 * cuts[49], 1000 * cuts[98], *of_ours)
 
 
-def _figure(values: list[float]) -> Figure:
-    return Figure(median(values), min(values), max(values))
-
-
 def _row(in_flight: int, commit_bytes: int, bare: list[Sample], ours: list[Sample]) -> Row:
     return Row(
         in_flight,
         commit_bytes,
-        _figure([sample.per_s for sample in bare]),
-        _figure([sample.p50_ms for sample in bare]),
-        _figure([sample.p99_ms for sample in bare]),
-        _figure([sample.per_s for sample in ours]),
-        _figure([sample.messages_per_s for sample in ours]),
-        _figure([own.per_s / limit.per_s for own, limit in zip(ours, bare, strict=True)]),
-        _figure([sample.p50_ms for sample in ours]),
-        _figure([sample.p99_ms for sample in ours]),
-        _figure([sample.cpu_us for sample in ours]),
+        Figure.of([sample.per_s for sample in bare]),
+        Figure.of([sample.p50_ms for sample in bare]),
+        Figure.of([sample.p99_ms for sample in bare]),
+        Figure.of([sample.per_s for sample in ours]),
+        Figure.of([sample.messages_per_s for sample in ours]),
+        Figure.of([own.per_s / limit.per_s for own, limit in zip(ours, bare, strict=True)]),
+        Figure.of([sample.p50_ms for sample in ours]),
+        Figure.of([sample.p99_ms for sample in ours]),
+        Figure.of([sample.cpu_us for sample in ours]),
     )
 
 
@@ -265,10 +251,6 @@ def table(rows: list[Row]) -> str:
     lone = rows[0]
     lines += ["", f"A bare sync of {lone.commit_bytes:,} bytes: p50 {lone.bare_p50_ms} ms, p99 {lone.bare_p99_ms} ms"]
     return "\n".join(lines)
-
-
-def _short(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 if __name__ == "__main__":

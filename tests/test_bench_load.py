@@ -114,24 +114,28 @@ def test_redis_answers_end_where_resp_says(ask: Ask) -> None:
     assert redis_request(b"GET", b"Anna") == b"*2\r\n$3\r\nGET\r\n$4\r\nAnna\r\n"
 
 
-def test_http_answers_end_where_content_length_says(ask: Ask) -> None:
-    """Whatever its case; a status is part of the answer, so an error is not taken for a success."""
+def test_http_answers_end_where_their_head_says(ask: Ask) -> None:
+    """By length, whatever its case, or in chunks, in one piece and in pieces; the status is part of the answer, so that
+    an error is not taken for a success."""
     good = b"HTTP/1.1 200 OK\r\nX-Content-Length: 1\r\ncontent-LENGTH:  11\r\n\r\ndelivered\r\n"
     bad = b"HTTP/1.1 429 Too Many\r\nContent-Length: 0\r\n\r\n"
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\na\r\ndelivered\n\r\nB\r\n0123456789\n\r\n0\r\n\r\n"
 
     def serve(handler: socketserver.BaseRequestHandler) -> None:
         file = handler.request.makefile("rb")
         while request_line := file.readline():
             headers = dict(line.strip().split(b": ") for line in iter(file.readline, b"\r\n"))
-            handler.request.sendall(good if file.read(int(headers[b"Content-Length"])) == b"{}" else bad)
-            targets.add(request_line)
+            answer = {b"{}": good, b"?": bad, b"": chunked}[file.read(int(headers[b"Content-Length"]))]
+            targets.append(request_line)
+            for piece in [answer] if len(targets) % 2 else [answer[at : at + 1] for at in range(len(answer))]:
+                handler.request.sendall(piece)
 
-    targets: set[bytes] = set()
+    targets: list[bytes] = []
     requests = [http_request("/send", b"{}"), http_request("/send", b"?"), http_request("/?", b"", method="GET")]
     load = ask("http", serve, requests, "delivered", Plan(depth=3, count=30))
-    assert (load.answers, load.errors, load.bytes_in) == (10, 20, 10 * len(good + bad + bad))
+    assert (load.answers, load.errors, load.bytes_in) == (20, 10, 10 * len(good + bad + chunked))
     assert load.wrong == "HTTP/1.1 429 Too Many..Content-Length: 0...."
-    assert targets == {b"POST /send HTTP/1.1\r\n", b"GET /? HTTP/1.1\r\n"}
+    assert set(targets) == {b"POST /send HTTP/1.1\r\n", b"GET /? HTTP/1.1\r\n"}
 
 
 def test_connections_may_come_from_several_addresses(ask: Ask) -> None:
@@ -160,7 +164,7 @@ def test_a_time_instead_of_a_number(ask: Ask) -> None:
     [
         ("line", None, "the server hung up: it closed the connection (0 answers so far)"),
         ("line", b"1\n1\n1\n", "an answer to nothing: 1"),
-        ("http", b"HTTP/1.1 200 OK\r\n\r\n", "an answer without Content-Length: HTTP/1.1 200 OK"),
+        ("http", b"HTTP/1.1 200 OK\r\n\r\n", "an answer whose end cannot be known: HTTP/1.1 200 OK"),
     ],
 )
 def test_what_ends_it(ask: Ask, protocol: Protocol, answer: bytes | None, why: str) -> None:

@@ -1,0 +1,126 @@
+"""The servers that are measured, each a process of its own that keeps to one core; the load generator and whatever else
+has work meanwhile keep to the other."""
+
+import contextlib
+import itertools
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from bench.compiled import program
+from bench.load import redis_request
+from meshproto.cli.processes import TWISTD, Failed, until
+
+_CORES: Final = sorted(os.sched_getaffinity(0))
+SERVER_CORE: Final = _CORES[0]
+LOAD_CORE: Final = _CORES[-1]
+ROOT: Final = Path(__file__).parent.parent
+REDIS: Final = "redis-server"
+REDIS_KEYS_AT_A_TIME: Final = 2000
+REDIS_START_S_MAX: Final = 15.0
+
+
+class Server(NamedTuple):
+    """HOST:PORT, and the process."""
+
+    address: str
+    pid: int
+
+
+def on_core(core: int, command: Sequence[str], niceness: int = 0) -> tuple[str, ...]:
+    nice = ("nice", "--adjustment", str(niceness)) if niceness else ()
+    return ("taskset", "--cpu-list", str(core), *nice, *command)
+
+
+NODE: Final = on_core(SERVER_CORE, TWISTD)
+"""For :class:`meshproto.cli.processes.Children`: nodes that are measured,"""
+BESIDE: Final = on_core(LOAD_CORE, TWISTD)
+"""and those that share the load generator's core,"""
+BEHIND: Final = on_core(LOAD_CORE, TWISTD, niceness=19)
+"""giving way to it."""
+
+
+@contextlib.contextmanager
+def echo() -> Iterator[Server]:
+    """What the machine allows: a server in C that gives back what it gets."""
+    with _serving([str(program("echo"))]) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def twisted_echo() -> Iterator[Server]:
+    """What Twisted allows: the same in it, see :mod:`bench.direct_echo`."""
+    with _serving([sys.executable, "-m", "bench.direct_echo"]) as server:
+        yield server
+
+
+def redis_is_there() -> bool:
+    return shutil.which(REDIS) is not None
+
+
+@contextlib.contextmanager
+def redis(pairs: Iterable[tuple[bytes, bytes]]) -> Iterator[Server]:
+    """redis-server as it comes, but that it writes nothing to disk; with these keys and values in it."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    settings = (
+        "--port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--protected-mode",
+        "no",
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+    )
+    with _running([REDIS, *settings]) as process:
+        with until(lambda: _dialled(port), "redis listens", REDIS_START_S_MAX) as connection:
+            _fill(connection, iter(pairs))
+        yield Server(f"127.0.0.1:{port}", process.pid)
+
+
+@contextlib.contextmanager
+def _serving(command: list[str]) -> Iterator[Server]:
+    """A program whose first line is the port that it listens on."""
+    with _running(command) as process:
+        assert process.stdout is not None
+        port = process.stdout.readline().strip()
+        if not port:
+            raise Failed(f"{command[-1]} did not start")
+        yield Server(f"127.0.0.1:{port}", process.pid)
+
+
+@contextlib.contextmanager
+def _running(command: list[str]) -> Iterator["subprocess.Popen[str]"]:
+    with subprocess.Popen(on_core(SERVER_CORE, command), stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def _dialled(port: int) -> socket.socket | None:
+    try:
+        return socket.create_connection(("127.0.0.1", port), timeout=REDIS_START_S_MAX)
+    except ConnectionRefusedError:
+        return None
+
+
+def _fill(connection: socket.socket, pairs: Iterator[tuple[bytes, bytes]]) -> None:
+    done = b"+OK\r\n"
+    while portion := [redis_request(b"SET", *pair) for pair in itertools.islice(pairs, REDIS_KEYS_AT_A_TIME)]:
+        connection.sendall(b"".join(portion))
+        left = len(done) * len(portion)
+        while left:
+            got = connection.recv(left)
+            if not got or got.strip(done):
+                raise Failed(f"redis answered {got[:100]!r}")
+            left -= len(got)
