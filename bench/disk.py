@@ -14,6 +14,7 @@ from bench.figures import Sample
 from meshproto.net.database_file import connect
 
 ROW_BYTES: Final = 256
+ROWS_AT_ONCE: Final = 1000
 PAGE_BYTES: Final = 4096
 SCHEMA: Final = "CREATE TABLE rows (number INTEGER PRIMARY KEY, text BLOB NOT NULL)"
 
@@ -30,6 +31,22 @@ def commits(directory: Path, seconds: float) -> Sample:
 
 def _commit(database: sqlite3.Connection) -> None:
     database.execute("INSERT INTO rows (text) VALUES (?)", (os.urandom(ROW_BYTES),))
+
+
+def rows(directory: Path, seconds: float, text_chars: int) -> Sample:
+    """Rows with such texts, a thousand in each commit."""
+    path, texts = directory / "rows.db", [(b"." * text_chars,)] * ROWS_AT_ONCE
+    with closing(connect(path, SCHEMA, 1)) as database:
+
+        def write() -> None:
+            database.execute("BEGIN")
+            database.executemany("INSERT INTO rows (text) VALUES (?)", texts)
+            database.execute("COMMIT")
+
+        sample = _timed(seconds, write)
+    for file in directory.glob("rows.db*"):
+        file.unlink()
+    return {"per_s": sample["per_s"] * ROWS_AT_ONCE, "server_us": sample["server_us"] / ROWS_AT_ONCE}
 
 
 def syncs(directory: Path, seconds: float) -> Sample:

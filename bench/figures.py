@@ -32,8 +32,8 @@ HEADINGS: Final = {
     "p50_us": "p50, µs",
     "p99_us": "p99, µs",
     "seconds": "s",
-    "kbytes": "kB",
-    "bytes": "bytes",
+    "bytes": "memory, bytes each",
+    "disk_bytes": "disk, bytes each",
     "changes_per_s": "changes a second",
     "server_us": "CPU, µs",
     "sender_us": "sender's CPU, µs",
@@ -46,7 +46,7 @@ HEADINGS: Final = {
 }
 """What each figure is called in a table, in the order of the columns; what is not here is in the JSON only. CPU times
 and latencies are those of one request."""
-SPREAD: Final = {"per_s", "p50_us", "p99_us", "seconds", "kbytes", "bytes"} | {
+SPREAD: Final = {"per_s", "p50_us", "p99_us", "seconds", "bytes"} | {
     name for name in HEADINGS if name.startswith("to_")
 }
 """Of these a table shows the spread too; JSON has it of all."""

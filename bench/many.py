@@ -26,13 +26,18 @@ def main(arguments: list[str] | None = None) -> None:
     reactor: Any = started
     globalLogBeginner.beginLoggingTo([FileLogObserver(sys.stderr, _warnings)], redirectStandardIO=False)
     logging.captureWarnings(True)
-    services = [_service(options, number) for number in range(options.count)]
+    services: list[Any] = []
 
     def start() -> None:
-        for service in services:
-            service.privilegedStartService()
-            service.startService()
-        tell()
+        """One after the other: those that run have their turns in between."""
+        if len(services) == options.count:
+            tell()
+            return
+        service = _service(options, len(services))
+        services.append(service)
+        service.privilegedStartService()
+        service.startService()
+        reactor.callLater(0, start)
 
     def tell() -> None:
         if all(_is_ready(service.inner) for service in services):

@@ -69,22 +69,30 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
-class Bench:
-    def __init__(self, stack: contextlib.ExitStack, directory: Path, rounds: int, seconds: float) -> None:
-        self._stack = stack
-        self._directory = directory
-        self._rounds = rounds
-        self._seconds = seconds
+class Pair:
+    """A sender on a core of its own; a recipient and a seed on the other. `client`: of the sender; `seed`: its address;
+    `pids`: of sender, recipient, seed."""
+
+    def __init__(self, stack: contextlib.ExitStack, directory: Path) -> None:
         sender = stack.enter_context(Children(directory, servers.NODE))
         beside = stack.enter_context(Children(directory, servers.BESIDE))
-        self._seed = beside.start("meshseed", SEED)
-        self._client = started(sender, SENDER, self._seed)
-        started(beside, RECIPIENT, self._seed)
-        self._pids = [
+        self.seed = beside.start("meshseed", SEED)
+        self.client = started(sender, SENDER, self.seed)
+        started(beside, RECIPIENT, self.seed)
+        self.pids = [
             sender.all[SENDER].process.pid,
             beside.all[RECIPIENT].process.pid,
             beside.all[SEED].process.pid,
         ]
+
+
+class Bench:
+    def __init__(self, stack: contextlib.ExitStack, directory: Path, rounds: int, seconds: float) -> None:
+        pair = Pair(stack, directory)
+        self._client, self._seed, self._pids = pair.client, pair.seed, pair.pids
+        self._directory = directory
+        self._rounds = rounds
+        self._seconds = seconds
 
     def to_one(self) -> Iterator[Row]:
         for what, more in ((DELIVERED, {}), (QUEUED, {"wait": 0})):
