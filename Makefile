@@ -7,7 +7,7 @@ ONCE   ?=
 RUNS   ?= 1000
 TARGET ?= lines
 
-.PHONY: demo test soak faults contract guards wear fuzz fuzz-guided chaos effort bench bench-fairness bench-million bench-store bench-backlog bench-retention lint lock wheel clean
+.PHONY: demo test soak faults contract guards wear fuzz fuzz-guided chaos effort bench bench-gossip bench-fairness bench-million bench-store bench-backlog bench-retention lint lock wheel clean
 
 demo: $(READY)  ## two seeds and two users, for real, on this machine; ONCE=1 ends by itself
 	@$(BIN)/mesh demo $(if $(ONCE),--once)
@@ -39,7 +39,10 @@ fuzz-guided: $(READY)  ## the same by coverage; TARGET=lines or deliver, RUNS=10
 effort: $(READY)  ## speed without a clock, against what is on record; ARGS=--write records anew
 	$(BIN)/python -m bench.effort $(ARGS)
 
-bench: $(READY)  ## what docs/benchmarks.md shows of gossip, measured anew; ARGS=--quick
+bench: $(READY)  ## how fast everything is, beside what the machine allows; ARGS=--quick, ARGS="--only lookups,sends"
+	$(BIN)/python -m bench.suite $(ARGS)
+
+bench-gossip: $(READY)  ## what docs/benchmarks.md shows of gossip, simulated anew; ARGS=--quick
 	$(BIN)/python -m bench.gossip $(ARGS)
 
 bench-million: $(READY)  ## a million names in one seed, for real; ARGS=--quick

@@ -28,7 +28,7 @@ HEADINGS: Final = {
     "to_echo": "to the Twisted echo",
     "to_commit": "p50 to a commit's",
     "to_quiet": "p99 to quiet",
-    "to_smallest": "to the smallest",
+    "to_smallest": "cost to the smallest",
     "p50_us": "p50, µs",
     "p99_us": "p99, µs",
     "seconds": "s",
@@ -46,7 +46,7 @@ HEADINGS: Final = {
 }
 """What each figure is called in a table, in the order of the columns; what is not here is in the JSON only. CPU times
 and latencies are those of one request."""
-SPREAD: Final = {"per_s", "p50_us", "p99_us", "seconds", "bytes"} | {
+SPREAD: Final = {"per_s", "p50_us", "p99_us", "seconds", "bytes", "errors"} | {
     name for name in HEADINGS if name.startswith("to_")
 }
 """Of these a table shows the spread too; JSON has it of all."""

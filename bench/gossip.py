@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
         results = list(zip(tasks, pool.map(_carry_out, tasks), strict=True))
     rows = list(_rows(results))
     print(f"{options.runs} runs from random seed {options.first}, in {time.monotonic() - started:.0f} s\n")
-    print(_table(rows))
+    print(table(rows))
     for task, result in results:
         for wrong in _faults(result):
             print(f"wrong: {wrong} in {task}", file=sys.stderr)
@@ -186,7 +186,7 @@ def _faults(result: Any) -> list[str]:
     return [value for value in result if isinstance(value, str)] if isinstance(result, list) else []
 
 
-def _table(rows: list[Row]) -> str:
+def table(rows: list[Row]) -> str:
     lines = ["| what | seeds | median | worst | values | target |", "|---|---|---|---|---|---|"]
     for row in rows:
         target = "" if row.target is None else f"{row.target:g}{' MISSED' if row.missed else ''}"

@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ MISS: Final = '"code":404'
 
 def state(names: int, kept: Path = STATES) -> Path:
     """The state directory of a seed that knows so many, made when there is none that is fresh."""
-    directory = kept / str(names)
+    directory = kept / str(names) / million.OLD  # as `python -m bench.million --state` has it
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not million.is_fresh(directory / "seed.db", names):
         say(f"{names:,} names are signed, once")
@@ -37,6 +38,12 @@ def start(children: Children, directory: Path, names: int, *options: str) -> tup
     (directory / name).symlink_to(state(names).resolve())
     child = children.launch("meshseed", name, *options)
     return until(child.address, f"{name} listens", million.START_S_MAX), child
+
+
+def copy(names: int, directory: Path) -> None:
+    """Give a seed that has not started yet so many names, of its own."""
+    directory.mkdir(mode=0o700)
+    shutil.copyfile(state(names) / "seed.db", directory / "seed.db")
 
 
 def shuffled(names: int) -> list[str]:

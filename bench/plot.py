@@ -1,11 +1,14 @@
-"""The plot of `python -m bench.gossip --plot`."""
+"""The plots of docs/benchmarks.md."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+
+from bench import figures, lookups, sends
+from bench.figures import Result
 
 MEMBERLIST_S: Final = {30: 0.9, 100: 1.1, 1000: 1.7}
 """memberlist with its default parameters, simulated: all nodes informed."""
@@ -38,8 +41,13 @@ def draw(rows: Sequence[Row], file: Path) -> None:
         axes.set(xlabel="seeds", xscale="log")
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
+    _save(figure, file, "meshproto's gossip: speed and cost")
+
+
+def _save(figure: Figure, file: Path, title: str) -> None:
+    """The same figures give the same file."""
     with rc_context({"svg.hashsalt": "meshproto", "svg.fonttype": "none"}):
-        figure.savefig(file, format="svg", metadata={"Title": "meshproto's gossip: speed and cost", "Date": None})
+        figure.savefig(file, format="svg", metadata={"Title": title, "Date": None})
 
 
 def _curve(axes: Any, rows: Sequence[Row], what: str) -> None:
@@ -47,3 +55,70 @@ def _curve(axes: Any, rows: Sequence[Row], what: str) -> None:
     sizes = [row.seeds for row in found]
     axes.plot(sizes, [row.median for row in found], "o-", color="C0", label="meshproto, median")
     axes.plot(sizes, [row.worst for row in found], "^--", color="C1", label="meshproto, worst")
+
+
+# -- of what others measure ---------------------------------------------------------------------------------------
+
+
+def draw_lookups(result: Result, file: Path) -> None:
+    """A group of bars for each number of connections and depth: ours, redis, and the two echoes."""
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    shown = (lookups.OURS, lookups.MISSED, lookups.REDIS, lookups.TWISTED, lookups.ECHO)
+    _bars(figure.subplots(), result, shown, "per_s", "lookups a second")
+    _save(figure, file, "meshproto's lookups beside what the machine allows")
+
+
+def draw_sends(result: Result, file: Path) -> None:
+    """How many single messages, and how long one takes beside a commit."""
+    figure = Figure(figsize=(9, 6.4), layout="constrained")
+    rate, latency = figure.subplots(2, 1)
+    _bars(rate, result, (sends.DELIVERED, sends.QUEUED, sends.COMMIT), "per_s", "a second")
+    _bars(latency, result, (sends.DELIVERED, sends.QUEUED, sends.COMMIT), "p50_us", "p50, µs")
+    _save(figure, file, "meshproto's single messages beside what the disk allows")
+
+
+def draw_growth(result: Result, file: Path) -> None:
+    """The cost of a request over the size of what grows."""
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    axes = figure.subplots()
+    for case in dict.fromkeys(row.case for row in result.rows):
+        costs = [row.figures.get("to_smallest") for row in result.rows if row.case == case]
+        sizes = [10**number for number in range(len(costs))]
+        values = [1.0 if cost is None else cost.median for cost in costs]
+        spread = [[value - (cost.least if cost else value) for value, cost in zip(values, costs, strict=True)]]
+        spread.append([(cost.most if cost else value) - value for value, cost in zip(values, costs, strict=True)])
+        axes.errorbar(sizes, values, spread, fmt="o-", capsize=3, label=case)
+        axes.set(xscale="log", xticks=sizes, xticklabels=sizes)
+    axes.axhline(1.2, color="0.5", linestyle=":", label="1.2 times")
+    axes.set(xlabel="times the size", ylabel="CPU of a request, to the smallest", ylim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize="small", loc="lower left")
+    _save(figure, file, "what meshproto's requests cost as the mesh grows")
+
+
+def _bars(axes: Any, result: Result, shown: Sequence[str], key: str, label: str) -> None:
+    """Medians, with a line from the least to the most."""
+    cases = [case for case in dict.fromkeys(row.case for row in result.rows) if _of(result, case, shown[-1])]
+    width = 0.8 / len(shown)
+    for number, what in enumerate(shown):
+        found = [(at, row.figures[key]) for at, case in enumerate(cases) if (row := _of(result, case, what))]
+        places = [at + (number - len(shown) / 2 + 0.5) * width for at, _ in found]
+        medians = [one.median for _, one in found]
+        spread = [[one.median - one.least for _, one in found], [one.most - one.median for _, one in found]]
+        axes.bar(places, medians, width, yerr=spread, capsize=2, label=what, error_kw={"lw": 0.8})
+    names = [case.replace(", ", "\n") for case in cases]
+    axes.set(yscale="log", ylabel=label, xticks=range(len(cases)), xticklabels=names)
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(frameon=False, fontsize="small", ncols=len(shown), loc="lower center", bbox_to_anchor=(0.5, 1.0))
+
+
+def _of(result: Result, case: str, what: str) -> figures.Row | None:
+    return next((row for row in result.rows if (row.case, row.what) == (case, what)), None)
+
+
+RESULTS: Final[dict[str, tuple[Callable[[Result, Path], None], str]]] = {
+    "lookups": (draw_lookups, "Lookups a second, beside redis-server and two echoes"),
+    "sends": (draw_sends, "Single messages a second and their latency, beside a durable commit"),
+    "growth": (draw_growth, "What a request costs, over the size of what grows"),
+}
+"""What is drawn of each program's results, and what it is called where it cannot be seen."""

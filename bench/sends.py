@@ -10,7 +10,6 @@ rounds: a durable commit of SQLite's, alone, and a bare sync.
 
 import argparse
 import contextlib
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,7 +24,7 @@ from bench import disk, figures, load, many, servers
 from bench.figures import Row, Sample, say
 from bench.load import Load, Plan
 from meshproto.cli.node import Node as Client
-from meshproto.cli.processes import Children, Failed, until
+from meshproto.cli.processes import Children, until
 
 SECONDS: Final = 1.0
 WARMUP_S: Final = 0.2
@@ -116,7 +115,7 @@ class Bench:
         names = [many.name_of("users", number) for number in range(recipients)]
         what = f"{DELIVERED}: {recipients} recipients"
         self._write(what, names, {})
-        with recipients_of(recipients, self._directory, self._seed) as pid:
+        with servers.many("users", recipients, self._directory, self._seed) as pid:
             pids = [self._pids[0], pid, self._pids[2]]
             self._ask(what, "delivered", Plan(connections=16, count=2 * recipients), pids)
             for connections in CONNECTIONS:
@@ -184,22 +183,6 @@ def started(children: Children, name: str, seed: str) -> Client:
     client = Client(children.start("meshuser", name, "--seed", seed))
     until(lambda: client.status().document["registered"] or None, f"{name} is registered", REGISTERED_S_MAX)
     return client
-
-
-@contextlib.contextmanager
-def recipients_of(count: int, directory: Path, seed: str) -> Iterator[int]:
-    """So many users' nodes in a process, registered at the seed: its id."""
-    command = [sys.executable, "-m", "bench.many", "users", str(count), str(directory), seed]
-    with subprocess.Popen(
-        servers.on_core(servers.LOAD_CORE, command), stdout=subprocess.PIPE, text=True, cwd=servers.ROOT
-    ) as process:
-        try:
-            assert process.stdout is not None
-            if process.stdout.readline() != "ready\n":
-                raise Failed("the recipients did not start")
-            yield process.pid
-        finally:
-            process.kill()
 
 
 def _called(connections: int) -> str:

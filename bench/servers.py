@@ -88,6 +88,17 @@ def redis(pairs: Iterable[tuple[bytes, bytes]]) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
+def many(kind: str, count: int, directory: Path, seed: str, niceness: int = 0) -> Iterator[int]:
+    """So many nodes in one process (:mod:`bench.many`), beside the load generator: its id, once all are there."""
+    command = [sys.executable, "-m", "bench.many", kind, str(count), str(directory), seed]
+    with _running(command, LOAD_CORE, niceness) as process:
+        assert process.stdout is not None
+        if process.stdout.readline() != "ready\n":
+            raise Failed(f"the {count} {kind} did not start")
+        yield process.pid
+
+
+@contextlib.contextmanager
 def _serving(command: list[str]) -> Iterator[Server]:
     """A program whose first line is the port that it listens on."""
     with _running(command) as process:
@@ -99,8 +110,9 @@ def _serving(command: list[str]) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def _running(command: list[str]) -> Iterator["subprocess.Popen[str]"]:
-    with subprocess.Popen(on_core(SERVER_CORE, command), stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+def _running(command: list[str], core: int = SERVER_CORE, niceness: int = 0) -> Iterator["subprocess.Popen[str]"]:
+    pinned = on_core(core, command, niceness)
+    with subprocess.Popen(pinned, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         try:
             yield process
         finally:
