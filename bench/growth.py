@@ -32,7 +32,7 @@ SEEDS: Final = 1
 NAMES_QUICK: Final = 20
 MESSAGES_QUICK: Final = 20
 TIMES_QUICK: Final = (1, 2)
-SECONDS: Final = 0.7
+SECONDS: Final = 0.5
 ASKED: Final = 100_000
 """Different names in a measurement, where there are so many."""
 LOOKUP_PLANS: Final = ((64, 1), (1, 64))

@@ -20,8 +20,8 @@
  *
  * Prints one line of JSON. Ends with 1 and a sentence when a connection fails or nothing comes for ten seconds.
  *
- * What keeps it cheap: requests lie one after the other in memory, so that any number of them is one send(); the time is
- * read once for all that came together; a histogram, not a list; epoll, level-triggered, one recv() for each event.
+ * What keeps it cheap: requests lie one after the other in memory, so that any number of them is one send(); the time
+ * is read once for all that came together; a histogram, not a list; epoll, level-triggered, one recv() for each event.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -206,6 +206,11 @@ static double percentile_us(double part)
     return (double)longest_ns / 1000;
 }
 
+static size_t shown(size_t length)
+{
+    return length < WRONG_BYTES_MAX ? length : WRONG_BYTES_MAX;
+}
+
 static void count(const char *answer, size_t length, uint64_t took_ns)
 {
     bytes_in += length;
@@ -215,8 +220,7 @@ static void count(const char *answer, size_t length, uint64_t took_ns)
         if (took_ns > longest_ns)
             longest_ns = took_ns;
     } else if (!errors++) {
-        size_t shown = length < WRONG_BYTES_MAX ? length : WRONG_BYTES_MAX;
-        for (size_t at = 0; at < shown; at++) { /* as it can stand in JSON */
+        for (size_t at = 0; at < shown(length); at++) { /* as it can stand in JSON */
             char byte = answer[at] == '"' ? '\'' : answer[at];
             wrong[at] = byte < ' ' || byte > '~' || byte == '\\' ? '.' : byte;
         }
@@ -245,7 +249,8 @@ static void want_writable(Connection *connection, bool wanted)
 static bool flush(Connection *connection)
 {
     while (connection->from < connection->to) {
-        ssize_t sent = send(connection->fd, requests + connection->from, connection->to - connection->from, MSG_NOSIGNAL);
+        size_t left = connection->to - connection->from;
+        ssize_t sent = send(connection->fd, requests + connection->from, left, MSG_NOSIGNAL);
         if (sent < 0 && errno == EAGAIN) {
             want_writable(connection, true);
             return false;
@@ -294,7 +299,7 @@ static void receive(Connection *connection, uint64_t now_ns)
     size_t used = 0;
     for (size_t length; (length = measure(buffer + used, connection->filled - used)); used += length) {
         if (!connection->under_way)
-            fail("an answer to nothing: %.*s", (int)(length < WRONG_BYTES_MAX ? length : WRONG_BYTES_MAX), buffer + used);
+            fail("an answer to nothing: %.*s", (int)shown(length), buffer + used);
         count(buffer + used, length, now_ns - connection->sent_ns[connection->oldest]);
         connection->oldest = connection->oldest + 1 == option.depth ? 0 : connection->oldest + 1;
         connection->under_way--;
@@ -439,8 +444,8 @@ int main(int count_, char **words)
     while (now_ns < warm_ns)
         now_ns = turn();
     forget_counts();
-    uint64_t began_ns = now_ns, own_ns = ns_of(CLOCK_PROCESS_CPUTIME_ID), end_ns = now_ns + (uint64_t)(option.seconds * 1e9);
-    uint64_t server_ns[PIDS_MAX];
+    uint64_t began_ns = now_ns, end_ns = now_ns + (uint64_t)(option.seconds * 1e9);
+    uint64_t own_ns = ns_of(CLOCK_PROCESS_CPUTIME_ID), server_ns[PIDS_MAX];
     for (size_t at = 0; at < pids; at++)
         server_ns[at] = ns_of(clocks[at]);
     while (option.count ? answers + errors < option.count : now_ns < end_ns)

@@ -24,7 +24,7 @@ NAMES: Final = 1_000_000
 NAMES_QUICK: Final = 2_000
 ASKED: Final = 100_000
 """Different names in a measurement; no cache of a processor holds their records."""
-SECONDS: Final = 0.7
+SECONDS: Final = 0.5
 WARMUP_S: Final = 0.2
 PLANS: Final = tuple((connections, depth) for connections in (1, 64) for depth in (1, 16, 64))
 GOSSIP_PLANS: Final = ((1, 1), (64, 1))

@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> None:
     from twisted.internet import reactor as started  # noqa: PLC0415 -- in this process alone
 
     reactor: Any = started
-    globalLogBeginner.beginLoggingTo([FileLogObserver(sys.stderr, _warnings)], redirectStandardIO=False)
+    globalLogBeginner.beginLoggingTo([FileLogObserver(sys.stderr, _errors)], redirectStandardIO=False)
     logging.captureWarnings(True)
     services: list[Any] = []
 
@@ -76,9 +76,9 @@ def _is_ready(node: Any) -> bool:
     return node.seeds.home is not None if isinstance(node, UserNode) else node is not None
 
 
-def _warnings(event: LogEvent) -> str | None:
+def _errors(event: LogEvent) -> str | None:
     """What hundreds of nodes say in the ordinary course of things is no use to anyone."""
-    return formatEventAsClassicLogText(event) if event["log_level"] >= LogLevel.warn else None
+    return formatEventAsClassicLogText(event) if event["log_level"] >= LogLevel.error else None
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Final
 from bench import million
 from bench.compiled import BINARIES
 from bench.figures import say
-from meshproto.cli.processes import Child, Children, until
+from meshproto.cli.processes import Child, Children, Failed, until
 from meshproto.wire import LookupResult, encode_value
 
 STATES: Final = BINARIES / "names"
@@ -37,7 +37,11 @@ def start(children: Children, directory: Path, names: int, *options: str) -> tup
     name = f"seed-{names}"
     (directory / name).symlink_to(state(names).resolve())
     child = children.launch("meshseed", name, *options)
-    return until(child.address, f"{name} listens", million.START_S_MAX), child
+    try:
+        return until(child.address, f"{name} listens", million.START_S_MAX), child
+    except Failed:
+        say(f"--- the end of its log\n{child.last_words()}")
+        raise
 
 
 def copy(names: int, directory: Path) -> None:

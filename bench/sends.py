@@ -29,6 +29,8 @@ from meshproto.cli.processes import Children, until
 SECONDS: Final = 1.0
 WARMUP_S: Final = 0.2
 CONNECTIONS: Final = (1, 16, 64)
+SUSTAINED: Final = (1, 64)
+SUSTAINED_TIMES: Final = 3
 RECIPIENTS: Final = 500
 RECIPIENTS_QUICK: Final = 5
 TEXT_CHARS: Final = 256
@@ -40,6 +42,8 @@ SEED: Final = "seedX"
 SENDER: Final = "Anna"
 RECIPIENT: Final = "Bert"
 DELIVERED: Final = "a message, delivered"
+LONGER: Final = "a message, delivered, three times as long"
+"""A recipient bounds what one network may ask of it in the long run, and lets it have more for a moment."""
 QUEUED: Final = 'a message, queued ("wait": 0)'
 COMMIT: Final = "a durable SQLite commit, alone"
 SYNC: Final = "a sync of 4 kB, alone"
@@ -106,8 +110,12 @@ class Bench:
                 COMMIT: partial(disk.commits, self._directory, self._seconds / 2),
                 SYNC: partial(disk.syncs, self._directory, self._seconds / 2),
             }
+            if connections in SUSTAINED:
+                longer = msgspec.structs.replace(plan, seconds=SUSTAINED_TIMES * plan.seconds)
+                entrants[LONGER] = partial(self._delivered, DELIVERED, longer, self._pids)
             samples = figures.alternate(self._rounds, entrants)
-            figures.compare(samples, DELIVERED, COMMIT, "p50_us", "to_commit")
+            for what in {DELIVERED, LONGER} & samples.keys():
+                figures.compare(samples, what, COMMIT, "p50_us", "to_commit")
             yield from figures.rows(f"to one, {_called(connections)}", samples, LIMITS)
 
     def to_many(self, recipients: int) -> Iterator[Row]:
