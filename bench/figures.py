@@ -178,12 +178,15 @@ def say(what: str) -> None:
 
 def text(result: Result) -> str:
     """In the style of docs/benchmarks.md."""
-    machine_ = result.machine
-    head = (
-        f"On {result.date}, {machine_.cores} cores ({machine_.processor}), Python {machine_.python}, load average "
-        f"{machine_.load:g} before; median of {result.rounds} rounds (least to most)."
-    )
-    return "\n".join([head, "", *table(result.rows), *[f"\n{note}" for note in result.notes]])
+    rounds = "one round" if result.rounds == 1 else f"median of {result.rounds} rounds (least to most)"
+    about = f"{head(result.date, result.machine)}; {rounds}."
+    return "\n".join([about, "", *table(result.rows), *[f"\n{note}" for note in result.notes]])
+
+
+def head(date: str, machine_: Machine) -> str:
+    """What every table begins with."""
+    cores = f"{machine_.cores} cores ({machine_.processor})"
+    return f"On {date}, {cores}, Python {machine_.python}, load average {machine_.load:g} before"
 
 
 def table(found: list[Row]) -> list[str]:

@@ -1,8 +1,8 @@
 """Many nodes in one process, where a process each would take more memory than there is: `python -m bench.many`.
 
-Each is what `twistd meshuser` or `twistd meshseed` runs, with its own keys, port and database (and so its own writer
-thread) in a directory of its own; only the reactor and the interpreter are shared. Says `ready` once all are
-registered, or listen, and serves until it is killed. They are called user0000, seed0000 and so on.
+Each is what `twistd meshuser` or `twistd meshseed` runs, with its own keys, port and database (and the thread that
+waits for the disk) in a directory of its own; only the reactor and the interpreter are shared. Says `ready` once all
+are registered, or listen, and serves until it is killed. They are called user0000, seed0000 and so on.
 """
 
 import argparse

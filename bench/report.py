@@ -14,10 +14,12 @@ from typing import Any, Final
 import msgspec
 
 from bench import million, plot, store
-from bench.figures import Machine, Result, say, text
+from bench.figures import Machine, Result, head, say, text
 from bench.servers import ROOT
 
 RESULTS: Final = ROOT / "bench" / "results"
+RUNS: Final = "suite.json"
+"""Among the results: when each program was run."""
 DOCUMENT: Final = ROOT / "docs" / "benchmarks.md"
 MARKED: Final = re.compile(r"(<!-- bench: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -67,14 +69,13 @@ def rendered(name: str, file: Path) -> str:
         return text(msgspec.json.decode(file.read_bytes(), type=Result)) + picture
     kind, table = _OTHERS[name]
     rows: Any = msgspec.json.decode(file.read_bytes(), type=list[kind])  # type: ignore[valid-type]
-    return f"{_taken(file.parent)}\n\n{table(rows)}"
+    return f"{_taken(name, file.parent)}\n\n{table(rows)}"
 
 
-def _taken(results: Path) -> str:
-    """When, and on what; the programs that say it of themselves do it better."""
-    suite = msgspec.json.decode((results / "suite.json").read_bytes())
-    machine = msgspec.convert(suite["machine"], Machine)
-    return f"On {suite['date']}, {machine.cores} cores ({machine.processor}), Python {machine.python}."
+def _taken(name: str, results: Path) -> str:
+    """When a program was run, and on what, which these do not say themselves."""
+    run = msgspec.json.decode((results / RUNS).read_bytes())[name]
+    return head(run["date"], msgspec.convert(run["machine"], Machine)) + "."
 
 
 if __name__ == "__main__":

@@ -38,12 +38,12 @@ PROGRAMS: Final[dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
 hours for its own table."""
 
 
-class Suite(Struct, frozen=True):
-    """A run: when, on what, and the seconds that each program took."""
+class Run(Struct, frozen=True):
+    """When a program was run, on what, and for how long."""
 
     date: str
     machine: Machine
-    took_s: dict[str, float]
+    took_s: float
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -54,16 +54,19 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="mesh-suite-") as scratch:
         directory = options.results or (Path(scratch) if options.quick else RESULTS)
         directory.mkdir(parents=True, exist_ok=True)
-        before, took_s, failed = figures.machine(), {}, []
+        file = directory / report.RUNS
+        runs = msgspec.json.decode(file.read_bytes(), type=dict[str, Run]) if file.exists() else {}
+        started, failed = time.monotonic(), []
         for name in only:
-            began = time.monotonic()
+            before, began = figures.machine(), time.monotonic()
             if not _run(name, directory, options.quick):
                 failed.append(name)
-            took_s[name] = round(time.monotonic() - began, 1)
-            say(f"--- {name} took {took_s[name]:.0f} s")
-        say(f"--- all took {sum(took_s.values()):.0f} s" + (f"; not well: {', '.join(failed)}" if failed else ""))
-        suite = Suite(time.strftime("%Y-%m-%d", time.gmtime()), before, took_s)
-        (directory / "suite.json").write_bytes(msgspec.json.format(msgspec.json.encode(suite)) + b"\n")
+            took_s = round(time.monotonic() - began, 1)
+            runs[name] = Run(time.strftime("%Y-%m-%d", time.gmtime()), before, took_s)
+            say(f"--- {name} took {took_s:.0f} s")
+            file.write_bytes(msgspec.json.format(msgspec.json.encode(runs)) + b"\n")
+        notes = f"; not well: {', '.join(failed)}" if failed else ""
+        say(f"--- all took {time.monotonic() - started:.0f} s{notes}")
     if not (options.quick or options.results):
         report.main([])
     return 1 if failed else 0
