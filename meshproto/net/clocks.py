@@ -5,11 +5,13 @@ Twisted's reactors do.
 """
 
 import time
-from collections.abc import Callable
-from typing import Any
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any, Generic, TypeVar
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+T = TypeVar("T", bound=Hashable)
 NowMs = Callable[[], int]
 """The wall clock: ms since 1970 UTC."""
 
@@ -51,3 +53,50 @@ class Alarm:
     def _due(self) -> None:
         self._timer = None
         self._ring()
+
+
+class Deadlines(Generic[T]):
+    """All that is begun has the same time; `overdue` gets what did not end in it. One timer serves all, which may ring
+    once more when nothing is left: to begin and to end costs an entry in a dict."""
+
+    def __init__(self, clock: IReactorTime, timeout_s: float, overdue: Callable[[T], None]) -> None:
+        self._clock = clock
+        self._timeout_s = timeout_s
+        self._overdue = overdue
+        self._due_at: OrderedDict[T, float] = OrderedDict()  # rising
+        self._alarm = Alarm(clock, self._look)
+
+    def __len__(self) -> int:
+        return len(self._due_at)
+
+    @property
+    def first(self) -> T:
+        """What was begun before all others; there is something."""
+        return next(iter(self._due_at))
+
+    def begin(self, one: T) -> None:
+        """What has not begun yet."""
+        due_at = self._clock.seconds() + self._timeout_s
+        self._due_at[one] = due_at
+        if len(self._due_at) == 1:
+            self._alarm.at(due_at)
+
+    def end(self, one: T) -> bool:
+        """Whether it was under way."""
+        return self._due_at.pop(one, None) is not None
+
+    def stop(self) -> list[T]:
+        """Nothing is overdue any more; what was under way."""
+        self._alarm.stop()
+        left = list(self._due_at)
+        self._due_at.clear()
+        return left
+
+    def _look(self) -> None:
+        while self._due_at:
+            one = self.first
+            if self._due_at[one] > self._clock.seconds():
+                self._alarm.at(self._due_at[one])
+                return
+            del self._due_at[one]
+            self._overdue(one)

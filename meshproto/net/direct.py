@@ -26,3 +26,11 @@ def write(transport: ITransport, data: bytes) -> None:
             data = data[sent:]
         # Else the connection is lost, which the reactor finds out, and tells, when it writes.
     transport.write(data)
+
+
+def is_waiting(transport: ITransport) -> bool:
+    """Whether something that was written has not been sent yet, as far as that can be told: on what is no plain socket
+    it is not."""
+    if not isinstance(transport, Connection) or transport.TLS:
+        return False
+    return bool(transport.dataBuffer or transport._tempDataBuffer)

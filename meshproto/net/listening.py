@@ -15,6 +15,8 @@ BACKLOG: Final = 1024
 """Connections that the system holds until they are taken. With Twisted's 50 a burst of strangers has others reset."""
 FILES_FOR_CONNECTIONS: Final = 0.75
 """Of the files that a process may have open; the others are its databases, and the connections that it makes."""
+FILES_FOR_IDLE: Final = 0.125
+"""Of the files that a process may have open: for connections that it has made and keeps idle."""
 TLS_HANDSHAKE: Final = b"\x16"
 """The first byte of everybody who speaks TLS: the content type of a handshake (RFC 8446, 5.1). Neither JSON nor a
 request of HTTP begins with it."""
@@ -48,6 +50,13 @@ def places_max(wanted: int) -> int:
     system itself would turn away whoever comes next, honest or not; a place is given to them instead."""
     files_max, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(1, min(wanted, int(files_max * FILES_FOR_CONNECTIONS)))
+
+
+def idle_max(wanted: int) -> int:
+    """How many connections that were made may be kept idle: as many as wanted, unless the process may not have so many
+    files open."""
+    files_max, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, min(wanted, int(files_max * FILES_FOR_IDLE)))
 
 
 def host_port(port: IListeningPort) -> tuple[str, int] | None:

@@ -9,7 +9,7 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
-from meshproto.net.direct import write
+from meshproto.net.direct import is_waiting, write
 
 MIB = 1024 * 1024
 
@@ -88,6 +88,27 @@ async def test_it_waits_behind_what_waits() -> None:
     write(pair.server.transport, b"second")
     pair.server.transport.loseConnection()
     assert await pair.client.over == b"first second"
+    await pair.close()
+
+
+async def test_whether_something_waits() -> None:
+    """What the socket has taken does not, however little of it the peer has read."""
+    pair = await tcp()
+    write(pair.server.transport, b"now")
+    assert not is_waiting(pair.server.transport)
+    write(pair.server.transport, bytes(10 * MIB))
+    assert is_waiting(pair.server.transport)
+    pair.server.transport.loseConnection()
+    assert len(await pair.client.over) == 3 + 10 * MIB
+    assert not is_waiting(pair.server.transport)
+    await pair.close()
+    assert not is_waiting(StringTransport())
+
+
+async def test_what_goes_round_the_reactor_waits() -> None:
+    pair = await tcp()
+    pair.server.transport.write(b"soon")
+    assert is_waiting(pair.server.transport)
     await pair.close()
 
 

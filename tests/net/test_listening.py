@@ -13,6 +13,7 @@ from meshproto.errors import BadState
 from meshproto.net.listening import (
     BACKLOG,
     host_port,
+    idle_max,
     is_loopback,
     join_address,
     listen,
@@ -44,6 +45,13 @@ def test_no_more_places_than_files(monkeypatch: pytest.MonkeyPatch, files: int, 
     """Where the system allows few open files there are fewer places, so that it is we who say who goes."""
     monkeypatch.setattr("resource.getrlimit", lambda _: (files, files))
     assert places_max(wanted) == places
+
+
+@pytest.mark.parametrize(("files", "wanted", "idle"), [(1000, 1024, 125), (100_000, 1024, 1024), (1, 5, 1)])
+def test_no_more_idle_than_files(monkeypatch: pytest.MonkeyPatch, files: int, wanted: int, idle: int) -> None:
+    """Connections that wait for nothing leave files to those that do."""
+    monkeypatch.setattr("resource.getrlimit", lambda _: (files, files))
+    assert idle_max(wanted) == idle
 
 
 async def test_listens() -> None:
