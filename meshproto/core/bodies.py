@@ -12,7 +12,7 @@ BODIES_BYTES_MAX: Final = 128 * 1024 * 1024
 """Of all bodies together: 32 sealed batches of full size. A batch takes this several times over while it is opened, but
 one at a time."""
 BODY_SURE_S: Final = 20.0
-"""So long nobody is pushed out. A sender gives a batch up after 30 s (:mod:`meshproto.net.courier`)."""
+"""So long nobody is pushed out. A sender gives a batch up after 30 s (:mod:`meshproto.net.http_client`)."""
 
 
 class Bodies:

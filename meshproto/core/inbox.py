@@ -8,7 +8,7 @@ from typing import Final
 
 from msgspec import Raw, Struct
 
-from meshproto.core.envelope import Batch, Letter, check_message
+from meshproto.core.envelope import Batch, Letter, are_plain, check_message
 from meshproto.errors import CallerError
 
 PAGE_MESSAGES_MAX: Final = 1000
@@ -38,11 +38,14 @@ class Received(Struct, frozen=True):
 
 def sort(batch: Batch) -> tuple[list[Letter], dict[str, str]]:
     """The letters to keep, and those that will never be taken with the reason for each."""
+    texts = [bytes(letter.message) for letter in batch.letters]
+    if are_plain(texts):
+        return list(batch.letters), {}
     kept: list[Letter] = []
     refused: dict[str, str] = {}
-    for letter in batch.letters:
+    for letter, text in zip(batch.letters, texts, strict=True):
         try:
-            check_message(bytes(letter.message))
+            check_message(text)
         except CallerError as error:
             refused[letter.id] = error.detail
         else:

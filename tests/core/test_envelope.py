@@ -171,6 +171,31 @@ def test_late_mail_still_opens() -> None:
     assert open_receipt(seal_receipt(opened, ["1"], {}, entropy), PENDING).ids == ["1"]
 
 
+def test_a_record_that_was_good_once_vouches_for_no_other() -> None:
+    """Alice's node is known here. Beside the box of another's it still has to be her mail key that sealed it, and a
+    record that is not hers, however near, is verified."""
+    for _ in range(2):
+        assert BOB.open(PENDING.body).sender == ALICE.record
+        theirs = decode_value(resealed(b"{}", EVE), Sealed)
+        with pytest.raises(Forbidden):
+            BOB.open(encode_value(structs.replace(theirs, sender=ALICE.signed)))
+        near = SignedRecord(ALICE.signed.record.replace("192.0.2.7", "192.0.2.8"), ALICE.signed.sig)
+        with pytest.raises(BadSignature):
+            BOB.open(encode_value(Sealed(near, SEALED.to, SEALED.box)))
+
+
+def test_a_new_mail_key_is_sealed_for_at_once() -> None:
+    """Though the one before it was used a moment ago; the new one alone opens it."""
+    ALICE.seal([letter()], BOB.record)
+    rotated = BOB.identity.rotated(entropy, NOW_MS)
+    record = verify(rotated.sign("Bob", [URI], NOW_MS + 1))
+    body = ALICE.seal([letter()], record).body
+    with pytest.raises(Misdirected):
+        BOB.open(body)
+    assert open_batch(body, rotated).sender == ALICE.record
+    assert open_batch(PENDING.body, rotated).sender == ALICE.record
+
+
 @settings(max_examples=200)
 @given(st.integers(0, len(unb64(SEALED.box)) - 1), st.integers(1, 255))
 def test_any_changed_byte_of_the_box_is_refused(at: int, flip: int) -> None:
@@ -437,7 +462,8 @@ def test_an_old_receipt_proves_nothing() -> None:
 def test_only_the_recipient_acknowledges() -> None:
     """A receipt sealed with another key, even for the right token, is none."""
     token = BOB.open(PENDING.body).batch.token
-    opened = Opened(ALICE.record, ALICE.signed, Batch(token, "", "", [letter()]), EVE.identity.mail)
+    box = Box(EVE.identity.mail, PublicKey(ALICE.record.mail_bytes))
+    opened = Opened(ALICE.record, ALICE.signed, Batch(token, "", "", [letter()]), box)
     with pytest.raises(PeerError, match="not the recipient's sealed receipt"):
         open_receipt(seal_receipt(opened, ["1"], {}, entropy), PENDING)
 

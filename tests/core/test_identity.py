@@ -4,15 +4,22 @@ import base64
 import hashlib
 import json
 import random
+import weakref
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nacl.exceptions import CryptoError
+from nacl.public import Box
 from nacl.signing import SigningKey, VerifyKey
 
 from meshproto.core.identity import (
+    BOXES_MAX,
+    MAIL_KEYS_KEPT,
     RECORD_DOMAIN,
+    RECORDS_REMEMBERED_MAX,
+    REMEMBERED_CHARS_MAX,
     Identity,
     Record,
     b64,
@@ -26,7 +33,7 @@ from meshproto.core.identity import (
     verify,
 )
 from meshproto.errors import BadParams, BadSignature, MeshError
-from meshproto.wire import RECORD_CHARS_MAX, URI_CHARS_MAX, URIS_MAX, SignedRecord
+from meshproto.wire import RECORD_CHARS_MAX, URI_CHARS_MAX, URIS_MAX, SignedRecord, decode_value, encode_value
 
 NOW_MS = 1_795_343_300_123
 URI = "http://192.0.2.7:3000"
@@ -68,6 +75,20 @@ def test_bytes_have_one_text(text: str) -> None:
     except BadParams:
         return
     assert b64(data) == text
+
+
+@given(st.binary(max_size=70), st.integers(0), st.characters(max_codepoint=255))
+def test_texts_are_read_as_the_standard_librarys(data: bytes, at: int, char: str) -> None:
+    """Also one with a letter changed: what is read of it is what the standard library reads, or nothing."""
+    text = base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+    assert b64(data) == text
+    at %= len(text) + 1
+    changed = text[:at] + char + text[at + 1 :]
+    try:
+        read = unb64(changed)
+    except BadParams:
+        return
+    assert base64.urlsafe_b64encode(read).rstrip(b"=").decode() == changed
 
 
 @pytest.mark.parametrize("text", ["QQ=", "QQ==", "QR", "+/8", "A", "QQ\n", "Q Q", "é"])
@@ -166,6 +187,135 @@ def test_any_text_its_owner_signed_is_a_record() -> None:
     assert verify(signed_text(text)).name == "UserX"
     with pytest.raises(BadSignature):
         verify(SignedRecord(json.dumps(json.loads(text)), signed_text(text).sig))
+
+
+def again(signed: SignedRecord) -> SignedRecord:
+    """The same, as it comes by another way."""
+    return decode_value(encode_value(signed), SignedRecord)
+
+
+class TestRemembered:
+    """A record that is the same to the byte is not verified twice."""
+
+    def test_the_same_is_what_it_was(self) -> None:
+        first = verify(SIGNED)
+        assert verify(again(SIGNED)) is first
+
+    @settings(max_examples=200)
+    @given(st.integers(0, len(SIGNED.record) + len(SIGNED.sig) - 1), st.integers(1, 127))
+    def test_nothing_else_is(self, at: int, flip: int) -> None:
+        """Neither with a changed text nor with a changed signature; and what was refused once is refused again, while
+        the right one is still what it was."""
+        first = verify(SIGNED)
+        both = bytearray((SIGNED.record + SIGNED.sig).encode())
+        both[at] ^= flip
+        changed = both.decode()
+        forged = SignedRecord(changed[: len(SIGNED.record)], changed[len(SIGNED.record) :])
+        for _ in range(2):
+            with pytest.raises((BadSignature, BadParams)):
+                verify(forged)
+        assert verify(again(SIGNED)) is first
+
+    def test_two_good_ones_are_two(self) -> None:
+        """Of one key, and of two keys with one name."""
+        others = [
+            ME.sign("UserX", [URI], NOW_MS + 1),
+            ME.sign("userx", [URI], NOW_MS),
+            identity(2).sign("UserX", [URI], NOW_MS),
+        ]
+        for _ in range(2):
+            assert [verify(other).seq for other in others] == [NOW_MS + 1, NOW_MS, NOW_MS]
+            assert [verify(other).name for other in others] == ["UserX", "userx", "UserX"]
+            assert verify(others[2]).key != verify(SIGNED).key
+
+    def test_records_remembered_max(self) -> None:
+        """So many, and the one that was not seen longest is verified anew."""
+        first = verify(SIGNED)
+        others = [ME.sign("UserX", [], seq) for seq in range(RECORDS_REMEMBERED_MAX)]
+        for other in others[:-1]:
+            verify(other)
+        assert verify(again(SIGNED)) is first
+        before = verify(others[1])
+        verify(others[0])
+        verify(others[-1])
+        assert verify(again(others[1])) is before
+        assert verify(again(SIGNED)) is first
+        for other in others:
+            verify(other)
+        assert verify(again(SIGNED)) is not first
+
+    @pytest.mark.parametrize(("longer", "same"), [(0, True), (1, False)])
+    def test_remembered_chars_max(self, longer: int, same: bool) -> None:
+        """Nobody fills memory with long records."""
+        text = record_text(x="")
+        signed = signed_text(text.replace('"x": ""', f'"x": "{"y" * (REMEMBERED_CHARS_MAX - len(text) + longer)}"'))
+        assert len(signed.record) == REMEMBERED_CHARS_MAX + longer
+        assert (verify(signed) is verify(again(signed))) == same
+
+
+class TestBoxes:
+    """What is shared between two mail keys is computed once."""
+
+    HERS = identity(2)
+
+    def test_the_same_for_both_sides(self) -> None:
+        mine = ME.box(ME.mail_text, self.HERS.mail_text)
+        assert mine is ME.box(str(ME.mail_text), self.HERS.mail_text)
+        assert bytes(mine) == bytes(self.HERS.box(self.HERS.mail_text, ME.mail_text))
+        assert bytes(mine) == bytes(Box(ME.mail, self.HERS.mail.public_key))
+
+    def test_each_pair_has_its_own(self) -> None:
+        """A new mail key, on either side, is another secret; those before it open what is late."""
+        mine, hers = (
+            ME.rotated(random.Random(3).randbytes, NOW_MS),
+            self.HERS.rotated(random.Random(4).randbytes, NOW_MS),
+        )
+        pairs = {
+            (ours, theirs)
+            for ours in (ME.mail_text, mine.mail_text)
+            for theirs in (self.HERS.mail_text, hers.mail_text)
+        }
+        for _ in range(2):
+            assert len({bytes(mine.box(ours, theirs)) for ours, theirs in pairs}) == 4
+        for ours, theirs in pairs:
+            assert bytes(mine.box(ours, theirs)) == bytes(hers.box(theirs, ours))
+
+    def test_a_key_that_is_not_kept_opens_nothing(self) -> None:
+        """Though it did a moment ago."""
+        mine = ME
+        mine.box(ME.mail_text, self.HERS.mail_text)
+        for number in range(MAIL_KEYS_KEPT):
+            mine.box(ME.mail_text, self.HERS.mail_text)
+            mine = mine.rotated(random.Random(number).randbytes, NOW_MS)
+        with pytest.raises(KeyError):
+            mine.box(ME.mail_text, self.HERS.mail_text)
+
+    def test_secrets_go_with_their_keys(self) -> None:
+        """At once, without waiting for anybody to collect them."""
+        mine = identity(5)
+        shared = weakref.ref(mine.box(mine.mail_text, self.HERS.mail_text))
+        assert shared() is not None
+        del mine
+        assert shared() is None
+
+    def test_bad_keys_are_bad_each_time(self) -> None:
+        for _ in range(2):
+            with pytest.raises(CryptoError):
+                ME.box(ME.mail_text, b64(bytes(32)))
+            with pytest.raises(BadParams):
+                ME.box(ME.mail_text, b64(bytes(31)))
+
+    def test_boxes_max(self) -> None:
+        """So many, and the one that was not used longest is computed anew."""
+        mine = identity(6)
+        first = mine.box(mine.mail_text, self.HERS.mail_text)
+        others = [b64(number.to_bytes(32, "big")) for number in range(2**200, 2**200 + BOXES_MAX)]
+        for other in others[:-1]:
+            mine.box(mine.mail_text, other)
+        assert mine.box(mine.mail_text, self.HERS.mail_text) is first
+        for other in others:
+            mine.box(mine.mail_text, other)
+        assert mine.box(mine.mail_text, self.HERS.mail_text) is not first
 
 
 @settings(max_examples=200)

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from meshproto.core.envelope import DEPTH_MAX, MESSAGE_BYTES_MAX, Batch, Letter
+from meshproto.core.envelope import DEPTH_MAX, MESSAGE_BYTES_MAX, Batch, Letter, are_plain, check_message
 from meshproto.core.inbox import sort
+from meshproto.errors import CallerError
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
@@ -64,3 +65,40 @@ def test_any_json(values: list[Any]) -> None:
     """Whatever is JSON and within the limits is kept as it came."""
     letters = [letter(str(number), json.dumps(value).encode()) for number, value in enumerate(values)]
     assert sort(Batch("", "", "", letters)) == (letters, {})
+
+
+TEXTS = (
+    st.builds(lambda depth: b"[" * depth + b"]" * depth, st.integers(DEPTH_MAX - 2, DEPTH_MAX + 2))
+    | st.builds(lambda depth: b'{"a":' * depth + b"1" + b"}" * depth, st.integers(DEPTH_MAX - 2, DEPTH_MAX + 2))
+    | st.builds(lambda many: b"[" + b"[]," * many + b"1]", st.integers(0, 2 * DEPTH_MAX))
+    | st.builds(lambda size: b'"' + b"x" * size + b'"', st.integers(MESSAGE_BYTES_MAX - 4, MESSAGE_BYTES_MAX))
+    | st.builds(lambda digits: b"1" * digits, st.integers(195, 405))
+    | st.sampled_from(
+        [b'"\xff"', b'"\xc3"', b'"\xa4"', b"1e999", b"-1E+0000400", b"1e99", b'"1e999"', b"0", b'"\xc3\xa4"']
+    )
+    | JSON.map(lambda value: json.dumps(value).encode())
+)
+
+
+@given(st.lists(TEXTS, max_size=8))
+def test_what_is_seen_at_once_is_what_is_seen_one_by_one(texts: list[bytes]) -> None:
+    """A batch in which all is plain has nothing that is refused; what is not taken is the same in any company."""
+
+    def refused(text: bytes) -> str | None:
+        try:
+            check_message(text)
+        except CallerError as error:
+            return error.detail
+        return None
+
+    reasons = {str(number): reason for number, text in enumerate(texts) if (reason := refused(text)) is not None}
+    letters = [letter(str(number), text) for number, text in enumerate(texts)]
+    kept = [one for one in letters if one.id not in reasons]
+    assert sort(Batch("", "", "", letters)) == (kept, reasons)
+    assert not (are_plain(texts) and reasons)
+
+
+def test_a_usual_batch_is_plain() -> None:
+    """So that the quick way is the way: texts, objects, numbers, nesting as messages have them."""
+    usual = [{"text": "ä" * 300, "at": 1_795_343_300_123, "of": [1.5, 1e20, {"a": [[[]]]}]}, "hello", 0, None]
+    assert are_plain([json.dumps(one).encode() for one in usual] * 250)

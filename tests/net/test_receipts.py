@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from msgspec.structs import replace
-from nacl.public import PrivateKey
+from nacl.public import Box, PrivateKey, PublicKey
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
@@ -91,7 +91,9 @@ def test_an_honest_receipt(rig: Rig) -> None:
 def test_a_receipt_of_another_node(rig: Rig) -> None:
     """Sealed with a key that is not the recipient's: whoever lives at the address cannot take the mail for them."""
     other = PrivateKey(rig.world.rng.randbytes(KEY_BYTES))
-    rig.face.reply = lambda opened: rig.face.honest(replace(opened, mail_key=other))
+    rig.face.reply = lambda opened: rig.face.honest(
+        replace(opened, box=Box(other, PublicKey(opened.sender.mail_bytes)))
+    )
     assert rig.send("a") == "queued"
     assert rig.reason().startswith("the answer is not the recipient's sealed receipt")
     assert rig.on_disk(Status.DELIVERED) == 0
