@@ -15,7 +15,7 @@ from meshproto.core.meshkey import NO_KEYS
 from meshproto.errors import BadParams
 from meshproto.net import user_store
 from meshproto.net.clocks import wait_by_monotonic_time, wall_ms
-from meshproto.net.courier import CONNECT_TIMEOUT_S, HTTPClient, Peers, http_client, http_pool
+from meshproto.net.courier import CONNECT_TIMEOUT_S, peers
 from meshproto.net.database_file import connect
 from meshproto.net.deliver_exec import DeliverExec, parse_command
 from meshproto.net.deliver_to import DeliverTo, check_url
@@ -23,6 +23,7 @@ from meshproto.net.dialling import Dialling
 from meshproto.net.door import Door
 from meshproto.net.face import Face, site
 from meshproto.net.http import LOOPBACK_HOSTS
+from meshproto.net.http_client import HTTPClient
 from meshproto.net.listening import is_loopback, local_address
 from meshproto.net.names_file import NamesFile
 from meshproto.net.node import UserNode
@@ -32,6 +33,7 @@ from meshproto.net.state import TOKEN_FILE, StateDir
 from meshproto.net.store import SQLiteDatabase
 from meshproto.net.syncing import SyncThread
 from meshproto.net.tls_listening import check_endpoint, is_tls
+from meshproto.net.treq_client import TreqClient, treq_client, treq_pool
 from meshproto.net.unix_socket import is_unix, socket_path
 from meshproto.net.writers import ANYONE, CONTACTS, Accept
 from meshproto.tap import NodeOptions, NodeService, addresses, read_keys
@@ -140,7 +142,7 @@ class UserService(NodeService):
     program = "meshuser"
     uri: str
     _pool: HTTPConnectionPool
-    _peers: Peers
+    _peers: HTTPClient
 
     def open(self, state: StateDir) -> UserNode:
         options, reactor = self.options, self.reactor
@@ -150,9 +152,9 @@ class UserService(NodeService):
         connection = connect(
             state.database("user.db"), user_store.SCHEMA, user_store.SCHEMA_VERSION, user_store.UPGRADES
         )
-        self._pool = http_pool(reactor)
-        self._peers = Peers(reactor, self.trust)
-        programs = self._programs(http_client(reactor, self._pool, self.endpoints.http(CONNECT_TIMEOUT_S)))
+        self._pool = treq_pool(reactor)
+        self._peers = peers(reactor, self.trust)
+        programs = self._programs(treq_client(reactor, self._pool, self.endpoints.http(CONNECT_TIMEOUT_S)))
         cursors = user_store.begin_cursors(connection, [program.kind for program in programs])
         node = UserNode(
             options["name"],
@@ -200,7 +202,7 @@ class UserService(NodeService):
         """Raises :class:`meshproto.errors.BadState` when it is a file that does not read."""
         return _ACCEPTS[given] if given in _ACCEPTS else Accept(True, NamesFile(Path(given), self.reactor))
 
-    def _programs(self, client: HTTPClient) -> list[Program]:
+    def _programs(self, client: TreqClient) -> list[Program]:
         programs: list[Program] = []
         if self.options["deliver-to"] is not None:
             programs.append(DeliverTo(self.options["deliver-to"], client, self.reactor))

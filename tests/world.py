@@ -25,21 +25,21 @@ from typing import Any, NamedTuple, cast
 import treq
 from msgspec import UNSET
 from twisted.internet.defer import Deferred
-from twisted.web.client import Agent
 
 from meshproto import wire
 from meshproto.core.identity import Identity
 from meshproto.core.seed import Seed, Settings
 from meshproto.errors import BadState
 from meshproto.net import seed_store, user_store
-from meshproto.net.courier import http_client, http_pool
 from meshproto.net.database_file import connect
 from meshproto.net.door import Door
 from meshproto.net.http import LOOPBACK_HOSTS
+from meshproto.net.http_client import HTTPClient
 from meshproto.net.lines import LinesFactory
 from meshproto.net.node import UserNode
 from meshproto.net.seeding import SeedService
 from meshproto.net.store import Database, SQLiteDatabase
+from meshproto.net.treq_client import treq_client, treq_pool
 from meshproto.net.writers import ANYONE, Accept
 from tests.disk import SlowDatabase, Trouble, TroubledConnection, TroubledSync, bring_to_light
 from tests.network import Endpoints, Host, Network, dial_from
@@ -86,7 +86,7 @@ class World(Network):
         self._number = next(_worlds)
         self._directory = directory
         self.laptop = self._host("laptop")
-        self._client = http_client(self.laptop, http_pool(self.laptop), Endpoints(self.laptop))
+        self._client = treq_client(self.laptop, treq_pool(self.laptop), Endpoints(self.laptop))
 
     # -- who is there --------------------------------------------------------------------------------------------
 
@@ -253,7 +253,6 @@ class World(Network):
         host, plan = self.hosts[name], self._plans[name]
         assert isinstance(plan, _UserPlan)
         connection = self._connection(name, user_store.SCHEMA, user_store.SCHEMA_VERSION)
-        agent = Agent.usingEndpointFactory(host, Endpoints(host), pool=http_pool(host))
         node = UserNode(
             name,
             self.identities[name],
@@ -262,7 +261,7 @@ class World(Network):
             seeds=[self.address(seed) for seed in plan.seeds],
             store=user_store.UserStore(self._database(name, connection)),
             start=user_store.read_start(connection),
-            peers=lambda _: agent,
+            peers=HTTPClient(host, lambda _: Endpoints(host)),
             connect=dial_from(host),
             reactor=host,
             now_ms=host.now_ms,

@@ -12,9 +12,10 @@ from meshproto.core.handover import Answer, Verdict
 from meshproto.core.identity import check_uri
 from meshproto.core.inbox import Received
 from meshproto.errors import BadParams
-from meshproto.net.courier import REASON_CHARS_MAX, HTTPClient, words_of
+from meshproto.net.courier import REASON_CHARS_MAX
 from meshproto.net.program import STOPPED, WORDS_BYTES_MAX, text_of
 from meshproto.net.receiving import shown
+from meshproto.net.treq_client import TreqClient, words_of
 from meshproto.wire import encode_value
 
 ANSWER_TIMEOUT_S: Final = 30.0
@@ -65,7 +66,7 @@ class DeliverTo:
 
     kind = "deliver-to"
 
-    def __init__(self, url: str, client: HTTPClient, clock: IReactorTime) -> None:
+    def __init__(self, url: str, client: TreqClient, clock: IReactorTime) -> None:
         self.target = url
         self._client = client
         self._clock = clock

@@ -9,19 +9,18 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.logger import Logger
-from twisted.web.iweb import IAgent
 from twisted.web.server import Site
 
 from meshproto.core.identity import Entropy, Identity, b64
 from meshproto.core.meshkey import NO_KEYS, Applicant, Keyring
 from meshproto.core.outbox import Outbox
-from meshproto.core.reach import Reach
 from meshproto.net.accepting import Accepting
 from meshproto.net.clocks import NowMs
 from meshproto.net.contacts import Contacts
 from meshproto.net.courier import Courier
 from meshproto.net.face import Face, site
 from meshproto.net.front import Front
+from meshproto.net.http_client import HTTPClient
 from meshproto.net.keys import Keys
 from meshproto.net.program import Program
 from meshproto.net.programs import Programs
@@ -37,8 +36,8 @@ from meshproto.net.writers import ANYONE, Accept, Writers
 class UserNode(Service):
     """`save`: see :class:`Keys`. `uris`: where peers reach this node; called once it listens with :attr:`site`, where
     nobody is the owner until :attr:`face` has a door. `now_ms`: the time that messages and records are stamped with;
-    `reactor`: timers only, which must not stand still when somebody sets the clock. `peers`: the agents for other
-    users' nodes, by how far they go. `programs`: what the inbox is handed over to, each with the cursor it begins
+    `reactor`: timers only, which must not stand still when somebody sets the clock. `peers`: the client for other
+    users' nodes. `programs`: what the inbox is handed over to, each with the cursor it begins
     after. `accept`: who may write to it."""
 
     log = Logger()
@@ -53,7 +52,7 @@ class UserNode(Service):
         seeds: list[str],
         store: UserStore,
         start: Start,
-        peers: Callable[[Reach], IAgent],
+        peers: HTTPClient,
         connect: Callable[[str], IStreamClientEndpoint],
         reactor: Any,
         now_ms: NowMs,
@@ -82,7 +81,7 @@ class UserNode(Service):
             applicant=Applicant(name, register_tokens, entropy),
             changed=self._is_back,
         )
-        courier = Courier(peers, reactor)
+        courier = Courier(peers)
         contacts = Contacts(store.contacts, now_ms)
         self.sending = Sending(Outbox(rng), store.outbox, self.seeds, contacts, courier, reactor, now_ms, entropy)
         accepting = Accepting(self.seeds, contacts, store.outbox, self.sending)

@@ -17,7 +17,7 @@ from service_identity import VerificationError
 from service_identity.pyopenssl import verify_hostname, verify_ip_address
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
 from twisted.internet.interfaces import (
     IAddress,
     IHandshakeListener,
@@ -38,6 +38,9 @@ from zope.interface import implementer
 from meshproto.errors import BadState, Unreachable
 from meshproto.net.listening import join_address
 from meshproto.wire import TLS_PREFIX, split_address
+
+CONNECT_S: Final = 30.0
+"""Twisted's own. Who dials a seed gives up before."""
 
 _CERTIFICATE: Final = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
@@ -81,6 +84,16 @@ class Trust:
         return CertificateOptions(trustRoot=root).getContext()
 
 
+def tcp(reactor: IReactorTime, host: str, port: int, timeout_s: float) -> IStreamClientEndpoint:
+    """A name is resolved, and its addresses tried one after the other. An address is connected to as it is: Twisted
+    would ask a resolver for it too, in a thread, which takes as long as all the rest."""
+    if isIPAddress(host):
+        return TCP4ClientEndpoint(reactor, host, port, timeout_s)
+    if isIPv6Address(host):
+        return TCP6ClientEndpoint(reactor, host, port, timeout_s)
+    return HostnameEndpoint(reactor, host, port, timeout_s)
+
+
 class Endpoints:
     """Where connections lead. `reactor` is handed to Twisted's `HostnameEndpoint`."""
 
@@ -91,7 +104,7 @@ class Endpoints:
     def seed(self, address: str) -> IStreamClientEndpoint:
         """`HOST:PORT`, or `tls:HOST:PORT`. Raises :class:`BadParams`."""
         host, port = split_address(address)
-        endpoint = HostnameEndpoint(self._reactor, host, port)
+        endpoint = tcp(self._reactor, host, port, CONNECT_S)
         if not address.startswith(TLS_PREFIX):
             return endpoint
         return TLSEndpoint(self._reactor, self._trust, endpoint, host, port, join_address(host, port))
@@ -110,7 +123,7 @@ class _HTTPEndpoints:
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
         host = uri.host.decode("ascii")
-        endpoint = HostnameEndpoint(self._reactor, host, uri.port, self._timeout_s)
+        endpoint = tcp(self._reactor, host, uri.port, self._timeout_s)
         if uri.scheme != b"https":
             return endpoint
         plain = f"http://{join_address(host, uri.port)}"

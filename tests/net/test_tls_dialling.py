@@ -15,7 +15,8 @@ from twisted.web.client import URI
 
 from meshproto.core.reach import FAR, Kind
 from meshproto.errors import BadState, PeerError, Unreachable
-from meshproto.net.courier import ANSWER_BYTES_MAX, Courier, Peers
+from meshproto.net.courier import Courier, peers
+from meshproto.net.http_client import ANSWER_BYTES_MAX
 from meshproto.net.tls import Endpoints, Trust
 from meshproto.net.tls_listening import server_endpoint
 from tests.net.tls_rig import Loud, endpoint, write
@@ -311,11 +312,11 @@ async def deliver(town: Town, size: int) -> bytes:
 
     peer = Peer(size)
     port = await town.serve(town.ca.issue_cert("localhost"), peer)
-    peers = Peers(reactor, town.trust())
+    client = peers(reactor, town.trust())
     try:
-        return await Courier(peers, reactor).deliver(f"https://localhost:{port}", b"batch", NEAR)
+        return await Courier(client).deliver(f"https://localhost:{port}", b"batch", NEAR)
     finally:
-        await peers.close()
+        await client.close()
         await peer.gone
         await town.close()
 
