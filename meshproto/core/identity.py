@@ -52,7 +52,7 @@ Entropy = Callable[[int], bytes]
 
 RECORDS_REMEMBERED_MAX: Final = 2048
 """Records that were verified, and need not be again while they stay the same to the byte: one for each of those who
-write to a node and are written to, at a kilobyte or two."""
+write to a node and are written to, at a kilobyte or two. So many fingerprints, too."""
 REMEMBERED_CHARS_MAX: Final = 1024
 """A longer record is verified each time: a usual one has 250 characters, and nobody is to fill memory with others."""
 BOXES_MAX: Final = 2048
@@ -86,6 +86,7 @@ def unb64(text: str, length: int | None = None) -> bytes:
     return data
 
 
+@lru_cache(RECORDS_REMEMBERED_MAX)
 def fingerprint(key: bytes) -> str:
     """The first 16 base32 characters (80 bits) of SHA-256 of an identity key, in lower case."""
     return base64.b32encode(hashlib.sha256(key).digest()).decode("ascii").lower()[:FINGERPRINT_CHARS]

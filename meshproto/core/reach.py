@@ -13,6 +13,7 @@ import ipaddress
 import re
 from collections.abc import Iterable
 from enum import Enum
+from functools import lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -80,10 +81,14 @@ _EMBEDDING: Final = tuple(
     )
 )
 """IPv6 networks whose addresses stand for an IPv4 address, and how many bits are to the right of that."""
+HOSTS_REMEMBERED_MAX: Final = 2048
+"""Hosts whose kind is remembered, at a few hundred bytes: each delivery asks for two, and to read an address takes as
+long as to seal a message."""
 _TEREDO: Final = ipaddress.IPv6Network("2001::/32")
 _NUMBER = re.compile(r"0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*")
 
 
+@lru_cache(HOSTS_REMEMBERED_MAX)
 def kind_of(host: str) -> Kind | None:
     """The kind of a URI's host, or of an IP address; None: a name."""
     host = host.removeprefix("[").removesuffix("]").partition("%")[0].removesuffix(".").lower()

@@ -116,6 +116,14 @@ def test_a_fingerprint_is_80_bits_of_sha_256_in_base32() -> None:
     assert (ME.fingerprint, len(print_), print_.lower()) == (print_, 16, print_)
 
 
+def test_fingerprints_are_remembered_by_the_key() -> None:
+    """No more than RECORDS_REMEMBERED_MAX of them; what was forgotten is made anew."""
+    keys = [number.to_bytes(32, "big") for number in range(RECORDS_REMEMBERED_MAX + 10)]
+    prints = [fingerprint(key) for key in keys]
+    assert prints == [fingerprint(key) for key in keys] and len(set(prints)) == len(keys)
+    assert fingerprint.cache_info().currsize == RECORDS_REMEMBERED_MAX
+
+
 @pytest.mark.parametrize(
     "written", ["kzdvvj2umnduyauf", "KZDV-VJ2U-MNDU-YAUF", " kzdv vj2u mndu yauf\n", grouped("kzdvvj2umnduyauf")]
 )

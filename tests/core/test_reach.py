@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshproto.core.reach import FAR, METADATA, Kind, check_origin, kind_of, reach_of
+from meshproto.core.reach import FAR, HOSTS_REMEMBERED_MAX, METADATA, Kind, check_origin, kind_of, reach_of
 from meshproto.errors import Forbidden
 from meshproto.wire import RegisterResult
 from tests.core.seed_mesh import Client, SeedMesh
@@ -169,3 +169,12 @@ class TestASeed:
         Client(mesh, "seedX").call("register", user(1).sign("UserX", ["http://127.0.0.1:3000"], 1), RegisterResult)
         mesh.advance(5)
         assert Client(mesh, "seedY", trusted=False).knows("UserX")
+
+
+def test_hosts_remembered_max() -> None:
+    """What is remembered does not grow, and what was forgotten is read anew."""
+    for _ in range(2):
+        for number in range(HOSTS_REMEMBERED_MAX + 10):
+            assert kind_of(f"127.0.{number // 256}.{number % 256}") is Kind.LOOPBACK
+            assert kind_of(f"10.0.{number // 256}.{number % 256}") is Kind.OTHER
+    assert kind_of.cache_info().currsize == HOSTS_REMEMBERED_MAX
