@@ -27,7 +27,7 @@ class TreqClient(Protocol):
 
 
 @implementer(IBodyProducer)
-class _Body:
+class Body:
     """A body that is there already. It is written once, and let go: Twisted's request and response refer to each other,
     and would keep a megabyte each until Python looks for such."""
 
@@ -66,7 +66,7 @@ def treq_client(reactor: Any, pool: HTTPConnectionPool, endpoints: IAgentEndpoin
     """treq over the pool, without cookies; `endpoints`: where connections lead."""
     agent = Agent.usingEndpointFactory(reactor, endpoints, pool=pool)
     no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
-    client = treq.client.HTTPClient(agent, cookiejar=no_cookies, data_to_body_producer=_Body)  # type: ignore[arg-type]
+    client = treq.client.HTTPClient(agent, cookiejar=no_cookies, data_to_body_producer=Body)  # type: ignore[arg-type]
     return cast(TreqClient, client)
 
 
