@@ -29,6 +29,7 @@ HEADINGS: Final = {
     "to_commit": "p50 to a commit's",
     "to_quiet": "p99 to quiet",
     "to_smallest": "cost to the smallest",
+    "to_bare": "CPU to the bare one",
     "p50_us": "p50, µs",
     "p99_us": "p99, µs",
     "seconds": "s",

@@ -2,17 +2,16 @@
 
 The client under deliveries, beside the bare limit (a protocol that writes a request and waits until as many bytes have
 come as the answer has) and beside Twisted's agent and treq, to the same server on another processor. Rounds take turns,
-each in a process of its own. The figures are processor time.
+each in a process of its own. The figures are processor time of the client.
 """
 
-import argparse
 import itertools
 import multiprocessing
 import os
-import statistics
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from httptools import HttpRequestParser
@@ -22,6 +21,8 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.web.client import Agent, readBody
 from twisted.web.http_headers import Headers
 
+from bench import figures
+from bench.figures import Sample
 from meshproto.core.reach import FAR, Kind
 from meshproto.net import direct
 from meshproto.net.courier import CONNECT_TIMEOUT_S, peers
@@ -42,7 +43,7 @@ class Load(NamedTuple):
     """`at_a_time`: requests under way. `body_bytes`: 600 are a batch of one short message, sealed. `first`: each is the
     first to its recipient, and makes a connection."""
 
-    name: str
+    case: str
     recipients: int
     at_a_time: int
     posts: int
@@ -57,43 +58,38 @@ LOADS: Final = (
     Load("the first to a recipient, 16 at a time", RECIPIENTS, 16, RECIPIENTS // 17 * 16, first=True),
     Load("a megabyte to one recipient", 1, 1, 200, body_bytes=1_400_000),
 )
+QUICK: Final = 100
+"""How many times fewer."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parser().parse_args(arguments)
+    options = figures.parse(figures.parser("bench.posts", __doc__, 0.0), arguments)
+    before = figures.machine()
     context = multiprocessing.get_context("spawn")  # each with a reactor of its own
     ports: Any = context.SimpleQueue()
     server = context.Process(target=_serve, args=(ports,), daemon=True)
     server.start()
     listening = ports.get()
-    print("CPU us a POST: median (smallest-largest); how often the bare protocol does it in the same time\n")
-    print(f"| | {' | '.join(CLIENTS)} |\n|---{'|---' * len(CLIENTS)}|", flush=True)
-    for load in [load for load in LOADS if options.only in load.name]:
-        taken: dict[str, list[float]] = {name: [] for name in CLIENTS}
-        for name in list(CLIENTS) * options.rounds:
-            results: Any = context.SimpleQueue()
-            client = context.Process(target=_measure, args=(results, name, load, listening), daemon=True)
-            client.start()
-            taken[name].append(results.get())
-            client.join()
-        bare = statistics.median(taken["bare"])
-        print(f"| {load.name} | {' | '.join(_told(figures, bare) for figures in taken.values())} |", flush=True)
+
+    def measured(client: str, load: Load) -> Sample:
+        results: Any = context.SimpleQueue()
+        process = context.Process(target=_measure, args=(results, client, load, listening), daemon=True)
+        process.start()
+        took_us: float = results.get()
+        process.join()
+        return {"sender_us": took_us}
+
+    rows = []
+    for load in LOADS:
+        figures.say(load.case)
+        less = load._replace(posts=max(load.at_a_time, load.posts // QUICK)) if options.quick else load
+        samples = figures.alternate(options.rounds, {name: partial(measured, name, less) for name in CLIENTS})
+        for name in CLIENTS:
+            figures.compare(samples, name, BARE, "sender_us", "to_bare")
+        rows += figures.rows(load.case, samples, {BARE})
     server.terminate()
     server.join()
-    print(f"\n{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    return 0
-
-
-def parser() -> argparse.ArgumentParser:
-    options = argparse.ArgumentParser(prog="python -m bench.posts", description=__doc__)
-    options.add_argument("--rounds", type=int, default=5, help="of each (%(default)d)")
-    options.add_argument("--only", metavar="WORD", default="", help="those whose name has it")
-    return options
-
-
-def _told(figures: list[float], bare: float) -> str:
-    median = statistics.median(figures)
-    return f"{median:.0f} ({min(figures):.0f}-{max(figures):.0f}); {median / bare:.1f}"
+    return figures.tell("posts", before, options, rows)
 
 
 def _reactor(core: int) -> Any:
@@ -221,7 +217,8 @@ def _treq(reactor: Any) -> Post:
     return post
 
 
-CLIENTS: Final = {"bare": _bare, "this one": _ours, "Twisted's agent": _agent, "treq": _treq}
+BARE: Final = "a bare protocol"
+CLIENTS: Final = {"a delivery's client": _ours, "Twisted's agent": _agent, "treq": _treq, BARE: _bare}
 
 
 if __name__ == "__main__":

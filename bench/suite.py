@@ -28,6 +28,7 @@ PROGRAMS: Final[dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     "sends": ((), ("--quick",)),
     "bulk": ((), ("--quick",)),
     "registrations": ((), ("--quick",)),
+    "posts": ((), ("--quick",)),
     "footprint": ((), ("--quick",)),
     "growth": ((), ("--quick",)),
     "store": (("--rounds", "5", "--seconds", "0.3"), ("--rounds", "1", "--seconds", "0.05")),

@@ -19,6 +19,7 @@ OWN_KEYS = {
     "sends": {"per_s", "p50_us", "p99_us", "sender_us", "recipient_us", "seed_us", "load_us", "to_commit", "errors"},
     "bulk": {"per_s", "sender_us", "recipient_us", "seed_us", "load_us", "sender_mb", "recipient_mb", "errors"},
     "registrations": {"per_s", "p50_us", "p99_us", "server_us", "load_us", "to_commit", "errors"},
+    "posts": {"sender_us", "to_bare"},
     "footprint": {"bytes"},
     "growth": {"per_s", "p50_us", "p99_us", "cost_us"},
 }

@@ -15,7 +15,7 @@ from msgspec import Meta, Raw, Struct
 from nacl.exceptions import CryptoError
 from nacl.public import Box
 
-from meshproto.core.identity import Entropy, Identity, Record, b64, unb64, verify
+from meshproto.core.identity import Entropy, Identity, Record, b64, unb64, verify_once
 from meshproto.errors import BadParams, Forbidden, Misdirected, PeerError, TooLarge
 from meshproto.wire import B64, ID_CHARS_MAX, SignedRecord, encode_value
 
@@ -174,7 +174,7 @@ def open_batch(body: bytes, identity: Identity) -> Opened:
     """Raises BadParams (not a batch), TooLarge, BadSignature (the record), Misdirected (sealed for a key that is not
     ours, or written for somebody else), Forbidden (not sealed or not written by the sender of the record)."""
     sealed = _decode(body, Sealed)
-    record = verify(sealed.sender)
+    record = verify_once(sealed.sender)
     text = unb64(sealed.box)
     try:
         box = identity.box(sealed.to, record.mail)

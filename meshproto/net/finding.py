@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from meshproto import wire
 from meshproto.core.addresses import Addresses
-from meshproto.core.identity import verify
+from meshproto.core.identity import verify_once
 from meshproto.core.lookup import LOOKUP_S, MISSING_TTL_S, Cache, Located, Said, Walk
 from meshproto.core.reach import Kind, kind_of
 from meshproto.errors import MeshError, PeerError, Unavailable, Unreachable, UserNotFound
@@ -71,7 +71,7 @@ class Finding:
         contact = await self._store.contacts.get(name)
         if contact is None:
             raise Unavailable(f"{search.why}, and no address of {name} is known", retry_after_s=LOOKUP_S)
-        return Located(verify(contact.signed), contact.signed, None)
+        return Located(verify_once(contact.signed), contact.signed, None)
 
     async def _newest(self, located: Located) -> Located:
         """A seed is behind at times, or repeats what was true once: a newer record that the contact has sent counts
@@ -82,7 +82,7 @@ class Finding:
             return located
         if contact is None or contact.key != located.record.key or contact.signed == located.signed:
             return located
-        known = verify(contact.signed)
+        known = verify_once(contact.signed)
         if known.seq <= located.record.seq or not known.uris:
             return located
         # The seed has seen where the addresses it was given came from, and no others.
@@ -128,7 +128,7 @@ class Finding:
         at = self._home if self._home is not None and self._home.home.address == address else None
         calls = at.calls if at is not None else await self._links.get(address)
         said = await shield(ensureDeferred(calls.call("lookup", wire.NameParams(name), wire.LookupResult)))
-        record = verify(said.signed)
+        record = verify_once(said.signed)
         if wire.fold(record.name) != wire.fold(name) or not record.uris:
             raise PeerError(f"the seed answered with a record of {record.name}")
         neighbour = at is not None and at.here and said.home == at.home.name

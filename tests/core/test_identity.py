@@ -31,6 +31,7 @@ from meshproto.core.identity import (
     parse_fingerprint,
     unb64,
     verify,
+    verify_once,
 )
 from meshproto.errors import BadParams, BadSignature, MeshError
 from meshproto.wire import RECORD_CHARS_MAX, URI_CHARS_MAX, URIS_MAX, SignedRecord, decode_value, encode_value
@@ -206,23 +207,23 @@ class TestRemembered:
     """A record that is the same to the byte is not verified twice."""
 
     def test_the_same_is_what_it_was(self) -> None:
-        first = verify(SIGNED)
-        assert verify(again(SIGNED)) is first
+        first = verify_once(SIGNED)
+        assert verify_once(again(SIGNED)) is first
 
     @settings(max_examples=200)
     @given(st.integers(0, len(SIGNED.record) + len(SIGNED.sig) - 1), st.integers(1, 127))
     def test_nothing_else_is(self, at: int, flip: int) -> None:
         """Neither with a changed text nor with a changed signature; and what was refused once is refused again, while
         the right one is still what it was."""
-        first = verify(SIGNED)
+        first = verify_once(SIGNED)
         both = bytearray((SIGNED.record + SIGNED.sig).encode())
         both[at] ^= flip
         changed = both.decode()
         forged = SignedRecord(changed[: len(SIGNED.record)], changed[len(SIGNED.record) :])
         for _ in range(2):
             with pytest.raises((BadSignature, BadParams)):
-                verify(forged)
-        assert verify(again(SIGNED)) is first
+                verify_once(forged)
+        assert verify_once(again(SIGNED)) is first
 
     def test_two_good_ones_are_two(self) -> None:
         """Of one key, and of two keys with one name."""
@@ -232,25 +233,25 @@ class TestRemembered:
             identity(2).sign("UserX", [URI], NOW_MS),
         ]
         for _ in range(2):
-            assert [verify(other).seq for other in others] == [NOW_MS + 1, NOW_MS, NOW_MS]
-            assert [verify(other).name for other in others] == ["UserX", "userx", "UserX"]
-            assert verify(others[2]).key != verify(SIGNED).key
+            assert [verify_once(other).seq for other in others] == [NOW_MS + 1, NOW_MS, NOW_MS]
+            assert [verify_once(other).name for other in others] == ["UserX", "userx", "UserX"]
+            assert verify_once(others[2]).key != verify_once(SIGNED).key
 
     def test_records_remembered_max(self) -> None:
         """So many, and the one that was not seen longest is verified anew."""
-        first = verify(SIGNED)
+        first = verify_once(SIGNED)
         others = [ME.sign("UserX", [], seq) for seq in range(RECORDS_REMEMBERED_MAX)]
         for other in others[:-1]:
-            verify(other)
-        assert verify(again(SIGNED)) is first
-        before = verify(others[1])
-        verify(others[0])
-        verify(others[-1])
-        assert verify(again(others[1])) is before
-        assert verify(again(SIGNED)) is first
+            verify_once(other)
+        assert verify_once(again(SIGNED)) is first
+        before = verify_once(others[1])
+        verify_once(others[0])
+        verify_once(others[-1])
+        assert verify_once(again(others[1])) is before
+        assert verify_once(again(SIGNED)) is first
         for other in others:
-            verify(other)
-        assert verify(again(SIGNED)) is not first
+            verify_once(other)
+        assert verify_once(again(SIGNED)) is not first
 
     @pytest.mark.parametrize(("longer", "same"), [(0, True), (1, False)])
     def test_remembered_chars_max(self, longer: int, same: bool) -> None:
@@ -258,7 +259,7 @@ class TestRemembered:
         text = record_text(x="")
         signed = signed_text(text.replace('"x": ""', f'"x": "{"y" * (REMEMBERED_CHARS_MAX - len(text) + longer)}"'))
         assert len(signed.record) == REMEMBERED_CHARS_MAX + longer
-        assert (verify(signed) is verify(again(signed))) == same
+        assert (verify_once(signed) is verify_once(again(signed))) == same
 
 
 class TestBoxes:
