@@ -7,6 +7,7 @@ Sources: Ed25519 (RFC 8032) and X25519 (RFC 7748) through libsodium; base32 and 
 """
 
 import base64
+import binascii
 import hashlib
 import re
 from collections.abc import Callable
@@ -67,12 +68,12 @@ _FINGERPRINT = re.compile(FINGERPRINT_PATTERN)
 
 def b64(data: bytes) -> str:
     """Bytes -> unpadded base64url."""
-    # msgspec writes and reads base64 in a third of the time that the standard library takes.
-    return msgspec.json.encode(memoryview(data)).strip(b'"=').translate(_TO_URL).decode("ascii")
+    return binascii.b2a_base64(data, newline=False).translate(_TO_URL).rstrip(b"=").decode("ascii")
 
 
 def unb64(text: str, length: int | None = None) -> bytes:
     """Unpadded base64url -> bytes; raises :class:`BadParams` on anything else, or another length than asked for."""
+    # msgspec reads base64 in half the time that the standard library takes.
     try:
         padded = text.encode("ascii").translate(_FROM_URL) + b"=" * (-len(text) % 4)
         data = msgspec.convert(padded.decode("ascii"), bytes)
