@@ -13,10 +13,12 @@ from twisted.python.failure import Failure
 
 from meshproto import wire
 from meshproto.core.effects import Effect, Exchange, Log, Push, Save, SavePeer, Send
+from meshproto.core.limits import called
+from meshproto.core.notes import Notes
 from meshproto.core.seed import Seed
 from meshproto.errors import BadParams, MeshError, NobodyListens
 from meshproto.net.calls import Calls, Links, say_hello
-from meshproto.net.guests import SWEEP_S, Guests, Notes
+from meshproto.net.guests import SWEEP_S, Guests
 from meshproto.net.lines import LineHandler, Lines
 from meshproto.net.problem import last_answer
 from meshproto.net.seed_store import SeedStore
@@ -153,9 +155,10 @@ class SeedService(Service):
         lines.end()
 
     def _note(self, lines: Lines, what: str) -> None:
-        text = self._notes.note(lines.network, what, self._clock.seconds())
-        if text is not None:
-            self.log.warn("{text}", text=text)
+        text = f"a connection from {called(lines.network)} was ended: {what}"
+        line = self._notes.line(lines.network, text, self._clock.seconds())
+        if line is not None:
+            self.log.warn("{line}", line=line)
 
     def _sweep(self) -> None:
         self._sweeping = self._clock.callLater(SWEEP_S, self._sweep)

@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from meshproto.core.envelope import Letter, Receipt, open_receipt, seal
 from meshproto.core.identity import Entropy, Record, fingerprint
 from meshproto.core.lookup import Located
+from meshproto.core.notes import Notes
 from meshproto.core.outbox import Attempt, Effect, Finish, Load, Outbox
 from meshproto.core.queue import Message, Queue, Status
 from meshproto.errors import MeshError, NoAnswer, NotFound, PeerError, PeerRefused, Unavailable, Unreachable, quoted
@@ -40,7 +41,8 @@ EXPIRY_LOOK_S: Final = 60.0
 """How long an expiry may go unnoticed when the wall clock was set forward."""
 EXPIRY_AGAIN_S: Final = 1.0
 """When to look again for what was over and could not end, since it was under way."""
-
+LINES_MAX: Final = 5
+"""Lines of the log a minute about one recipient: the steps of what usually fails, and no more."""
 
 T = TypeVar("T")
 
@@ -114,6 +116,7 @@ class Sending(Service):
         self._attempts: set[Deferred[None]] = set()
         self._effects: deque[Effect] = deque()
         self._carrying_out = False
+        self._notes = Notes(lines_max=LINES_MAX)
         self._followers: dict[int, list[Follower]] = {}  # row -> who waits for its end
         self._followers_count = 0
         self._next_tick = Alarm(clock, self._tick)
@@ -391,7 +394,7 @@ class Sending(Service):
             receipt = await self._locate_and_deliver(attempt)
         except MeshError as error:
             if error.detail != self.why(attempt.key):
-                self.log.info("{to}: {reason}", to=attempt.to, reason=error.detail)
+                self._note(attempt.key, f"{attempt.to}: {error.detail}")
             # What a seed says about a name is no reason to leave a peer alone.
             wait_s = error.retry_after_s if isinstance(error, PeerRefused) else None
             self._failed(attempt, error.detail, wait_s or 0.0)
@@ -408,6 +411,12 @@ class Sending(Service):
             refused = {each: quoted(reason, REASON_CHARS_MAX) for each, reason in receipt.refused.items()}
             self._carry_out(self._core.answered(attempt.key, set(receipt.ids), refused, self._now()))
             await self._seeds.unwatch(attempt.to)
+
+    def _note(self, recipient: str, text: str) -> None:
+        """Into the log, unless it was told much of the recipient: a seed may have another reason each time."""
+        line = self._notes.line(recipient, text, self._now())
+        if line is not None:
+            self.log.info("{line}", line=line)
 
     def _failed(self, attempt: Attempt, reason: str, retry_after_s: float = 0.0) -> None:
         self._carry_out(self._core.failed(attempt.key, reason, self._now(), retry_after_s))
