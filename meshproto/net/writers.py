@@ -4,24 +4,26 @@ A batch proves the key of its sender, not the name. The name of somebody new is 
 are asked before the key is pinned; else whoever comes first could write, for ever, under the name of another.
 """
 
-from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable
-from typing import Final, NamedTuple, Protocol
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine
+from itertools import count
+from typing import Any, Final, NamedTuple, Protocol
 
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.internet.interfaces import IReactorTime
 
 from meshproto.core.identity import Record
-from meshproto.core.limits import called
+from meshproto.core.limits import Places
 from meshproto.core.lookup import MISSING_TTL_S, Located
 from meshproto.errors import Forbidden, NotOwner, SlowDown, Unavailable, UserNotFound
 from meshproto.net.contacts import Contacts
 from meshproto.wire import fold
 
 LOOKUPS_MAX: Final = 32
-"""Strangers looked up at a time. A lookup takes milliseconds where a seed answers; while none does it
-takes five seconds, and then this many requests wait at most."""
+"""Strangers looked up at a time. A lookup takes milliseconds where a seed knows the name, and up to five seconds where
+none does and one is silent: so it is invented names that take long, and they make room when others want it."""
 LOOKUPS_PER_NETWORK_MAX: Final = 4
-"""Of these: whoever invents names from one address leaves the others to those who have one."""
+"""Of these."""
 OWNER_TTL_S: Final = 10.0
 """How long the seeds' word on a name counts: whoever writes under a name that is not theirs, again and again, costs the
 seeds a lookup every ten seconds."""
@@ -64,7 +66,7 @@ class Writers:
         own_name: str,
         own_key: str,
         contacts: Contacts,
-        locate: Callable[[str], Awaitable[Located]],
+        locate: Callable[[str], Coroutine[Any, Any, Located]],
         clock: IReactorTime,
     ) -> None:
         self._accept = accept
@@ -74,7 +76,9 @@ class Writers:
         self._locate = locate
         self._clock = clock
         self._said: OrderedDict[str, _Said] = OrderedDict()
-        self._lookups: Counter[str] = Counter()
+        self._places = Places(LOOKUPS_MAX, LOOKUPS_PER_NETWORK_MAX)
+        self._numbers = count()
+        self._asking: dict[int, Deferred[Located]] = {}
 
     async def check(self, sender: Record, network: str) -> None:
         """Whether the verified record's user may write, who does so from the network. Raises :class:`Forbidden`,
@@ -107,19 +111,24 @@ class Writers:
         return said.key
 
     async def _ask(self, name: str, network: str) -> _Said:
-        if self._lookups.total() >= LOOKUPS_MAX:
-            raise SlowDown(f"{LOOKUPS_MAX} strangers are looked up already", retry_after_s=1.0)
-        if self._lookups[network] >= LOOKUPS_PER_NETWORK_MAX:
-            who = f"{LOOKUPS_PER_NETWORK_MAX} strangers from {called(network)}"
-            raise SlowDown(f"{who} are looked up already", retry_after_s=1.0)
-        self._lookups[network] += 1
+        """When there is no place left, whoever of the network with most of them has waited longest gives theirs: who
+        is really known has been told so by then."""
+        number = next(self._numbers)
+        goes = self._places.enter(number, network)
+        if goes is not None:
+            self._asking.pop(goes).cancel()
+        asking = self._asking[number] = ensureDeferred(self._locate(name))
         try:
-            located = await self._locate(name)
+            located = await asking
         except UserNotFound:
             return _Said(self._clock.seconds() + MISSING_TTL_S, None)
+        except CancelledError:
+            if number in self._asking:
+                raise  # whoever wanted to write is gone
+            raise SlowDown(f"to look {name} up takes long, and others want the place", retry_after_s=1.0) from None
         finally:
-            self._lookups[network] -= 1
-            self._lookups += Counter()  # without those that have none
+            self._asking.pop(number, None)
+            self._places.leave(number)
         return _Said(self._clock.seconds() + OWNER_TTL_S, located.record.key)
 
 
