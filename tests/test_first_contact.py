@@ -53,9 +53,9 @@ def count_lookups(world: World, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     asked: list[str] = []
     search = finding._search
 
-    def counted(name: str) -> Any:
+    def counted(name: str, print_: str | None) -> Any:
         asked.append(name)
-        return search(name)
+        return search(name, print_)
 
     monkeypatch.setattr(finding, "_search", counted)
     return asked

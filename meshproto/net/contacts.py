@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from twisted.logger import Logger
 
-from meshproto.core.identity import fingerprint, unb64, verify
+from meshproto.core.identity import Record, fingerprint, unb64, verify
 from meshproto.core.limits import Buckets, Rate
 from meshproto.core.lookup import Located
 from meshproto.errors import KeyChanged, NotFound, Unavailable, UserNotFound
@@ -55,7 +55,7 @@ class Contacts:
         record = located.record
         found = fingerprint(record.key_bytes)
         if wanted is not None and wanted != found:
-            await self._notice(located)
+            await self.notice(located)
             raise KeyChanged(f"{record.name} has the key {found}, not {wanted}")
         name = fold(record.name)
         pin = self._pins.get(name)
@@ -72,7 +72,7 @@ class Contacts:
                 self._pins.popitem(last=False)
         if pin.key != record.key:
             known = fingerprint(unb64(pin.key))
-            await self._notice(located)
+            await self.notice(located)
             raise KeyChanged(
                 f"{record.name} answers with the key {found}, but you have exchanged messages with the key {known}. "
                 f'If you know why, trust the new key: PUT /contacts/{record.name} {{"fingerprint": "{found}"}}'
@@ -89,6 +89,11 @@ class Contacts:
         if len(self._known) > PINS_MAX:
             self._known.popitem(last=False)
         return True
+
+    async def is_trusted(self, record: Record) -> bool:
+        """Whether the owner has said that this is the name's key."""
+        contact = await self._table.get(record.name)
+        return contact is not None and contact.key == record.key and contact.verified_at is not None
 
     async def trust(self, name: str, wanted: str, locate: Callable[[], Awaitable[Located]]) -> Contact:
         """The owner says that the name's key has the fingerprint `wanted`: the pinned key is verified, the offered one
@@ -135,10 +140,10 @@ class Contacts:
             return located.signed
         if contact is None:
             raise KeyChanged(f"{located.record.name} answers with the key {found}, not {wanted}: nothing was trusted")
-        await self._notice(located)
+        await self.notice(located)
         raise KeyChanged(_none_of(await self.get(name), wanted))
 
-    async def _notice(self, located: Located) -> None:
+    async def notice(self, located: Located) -> None:
         """A seed says that the name has this key; when it is another than the pinned one, and than the one that was
         said before, that is written down, unless much was already."""
         record, now_ms = located.record, self._now_ms()

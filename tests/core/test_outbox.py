@@ -360,19 +360,81 @@ class TestEnds:
         assert box.end("bob", [1], Status.CANCELLED, "x", NOW) == box.end("eve", [9], Status.CANCELLED, "x", NOW) == []
         assert box.waiting == 1
 
-    def test_what_is_withheld(self, box: Outbox) -> None:
-        """Messages that are for another key end as refused, honestly; the others go out at once, without them."""
+    def test_what_is_withheld_for_good(self, box: Outbox) -> None:
+        """Messages that are for another key, as the owner says, end as refused, honestly; the others go out at once,
+        without them."""
         box.add("bob", messages([1, 2]), NOW)
         box.may_have_arrived("bob")
         box.failed("bob", "x", NOW)
         box.add("bob", messages([3, 4]), NOW)
         (attempt,) = box.wake("bob", NOW)
         assert rows(attempt) == [1, 2, 3, 4]
-        one, three, again = box.withheld("bob", {1: "no", 3: "never"}, NOW)
+        one, three, again = box.withheld("bob", {1: "no", 3: "never"}, NOW, for_good=True)
         assert one == Finish((1,), Status.REFUSED, "no; it was sent before, without an answer, and may have arrived")
         assert three == Finish((3,), Status.REFUSED, "never")
         assert rows(again) == [2, 4] and box.waiting == 2
-        assert box.withheld("bob", {2: "no", 4: "no"}, NOW)[-1] == Finish((4,), Status.REFUSED, "no")
+        assert box.withheld("bob", {2: "no", 4: "no"}, NOW, for_good=True)[-1] == Finish((4,), Status.REFUSED, "no")
+        assert not box.queues and not box.waiting
+
+    def test_what_stands_aside(self, box: Outbox) -> None:
+        """Messages that are for another key, as a seed says, wait; what comes after them goes out. They are tried again
+        after a while, ever later, from disk, in their place."""
+        box.add("bob", messages([1, 2]), NOW)
+        queue = box.queues["bob"]
+        (others,) = box.withheld("bob", {1: "no"}, NOW, for_good=False)
+        assert rows(others) == [2]
+        assert box.answered("bob", {"id2"}, {}, NOW) == [Finish((2,), Status.DELIVERED, None)]
+        box.marked([2], NOW)
+        assert (box.waiting, queue.why, box.status_of("bob", 1)) == (1, "no", Status.LOCATING)
+        delays = []
+        for _ in range(12):
+            due = queue.tried_at
+            assert due is not None and box.wake_at == due
+            delays.append(due - NOW)
+            assert box.tick(due - 0.001) == []
+            assert box.tick(due) == [Load("bob", 0)]
+            attempt, load = box.loaded("bob", messages([1]), NOW)
+            assert rows(attempt) == [1] and load == Load("bob", 1) and queue.tried_at is None
+            assert box.withheld("bob", {1: "no"}, NOW, for_good=False) == []
+            assert box.loaded("bob", [], NOW) == []
+        assert 0.5 <= delays[0] <= 1.0
+        assert BACKOFF_MAX_S / 2 <= delays[-1] <= BACKOFF_MAX_S
+
+    def test_what_stands_aside_comes_back_to_its_place(self, box: Outbox) -> None:
+        """Before what came after it and waits too; that is read from disk again, and its bytes count once."""
+        box.add("bob", messages([1, 2]), NOW)
+        box.withheld("bob", {1: "no"}, NOW, for_good=False)
+        box.failed("bob", "x", NOW, retry_after_s=100)
+        assert box.tick(NOW + 50) == []
+        assert box.tick(NOW + 100) == [Load("bob", 0)]
+        attempt, load = box.loaded("bob", messages([1, 2]), NOW + 100)
+        assert rows(attempt) == [1, 2] and load == Load("bob", 2)
+        assert len(finished(box.answered("bob", {"id1", "id2"}, {}, NOW + 100))) == 1
+        box.loaded("bob", [], NOW + 100)
+        assert not box.queues and not box._bytes
+
+    def test_what_stands_aside_is_tried_when_the_owner_wants(self, box: Outbox) -> None:
+        """At once; not for a sign of life from whoever has the name now."""
+        box.add("bob", messages([1]), NOW)
+        assert box.withheld("bob", {1: "no"}, NOW, for_good=False) == []
+        assert box.queues["bob"].tried_at == box.wake_at
+        assert box.wake("bob", NOW) == box.hint("bob", NOW, alive=True) == []
+        assert box.wake("bob", NOW, alive=False) == [Load("bob", 0)]
+
+    def test_what_stands_aside_ends(self, box: Outbox) -> None:
+        """Its owner may cancel it, its time may be over, also while it was under way; it may have arrived before."""
+        box.add("bob", messages([1, 2, 3]), NOW)
+        box.may_have_arrived("bob")
+        box.failed("bob", "x", NOW)
+        box.wake("bob", NOW)
+        box.end("bob", [2], Status.CANCELLED, "not wanted", NOW)
+        (two,) = finished(box.withheld("bob", {1: "no", 2: "no", 3: "no"}, NOW, for_good=False))
+        assert (two.rows, two.status) == ((2,), Status.CANCELLED)
+        (ends,) = finished(box.end("bob", [1, 3], Status.EXPIRED, "too late", NOW))
+        assert (ends.rows, ends.reason) == (
+            (1, 3),
+            "too late; it was sent before, without an answer, and may have arrived",
+        )
         assert not box.queues and not box.waiting
 
     def test_a_queue_is_of_a_name(self, box: Outbox) -> None:
