@@ -222,6 +222,16 @@ class TestOwner:
         world.run(10)
         assert under_way(world, "Zed") == 0
 
+    def test_large_batches_of_strangers_leave_room(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        """While no seed answers they wait, LOOKUPS_BYTES_MAX together: of more the longest-waiting ones of the network
+        that holds most are told to come back."""
+        size = len(batch(world, "Mallory0", MALLORY))
+        monkeypatch.setattr(writers, "LOOKUPS_BYTES_MAX", 3 * size)
+        restart_without_seeds(world)
+        refused = [invent(world, "UserX", f"Mallory{number}", f"10.66.0.{number // 3}") for number in range(4)]
+        world.settle()
+        assert [[type(error) for error in one] for one in refused] == [[SlowDown], [], [], []]
+
     def test_who_hangs_up_leaves_the_place(self, world: World) -> None:
         """A lookup for a request that nobody waits for any more ends with it."""
         restart_without_seeds(world)
