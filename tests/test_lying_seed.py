@@ -102,6 +102,31 @@ def test_the_owner_may_end_it(world: World) -> None:
     assert world.get("Bobby", "/outbox").json["recipients"] == []
 
 
+def test_the_owners_word_counts_at_once(world: World) -> None:
+    """When the owner trusts the other key, what is for the first one alone is refused then."""
+    queue_strict(world)
+    forget_contact(world)
+    Liar(world, "seedX", "userx")
+    world.run(200)
+    wanted = {"fingerprint": MALLORY.fingerprint}
+    assert world.ask("PUT", "Bobby", "/contacts/UserX", wanted).code == 200
+    world.settle()
+    assert world.get("Bobby", "/outbox/strict").json["status"] == "refused"
+
+
+def test_another_seed_is_asked_for_the_key_that_is_trusted(world: World) -> None:
+    """One that says another key does not keep the owner from trusting the right one, or from looking it up."""
+    world.add_seed("seedY", peers=["seedX"])
+    world.restart("UserX")
+    world.run(60)
+    Liar(world, "seedX", "userx")
+    forget_contact(world)
+    print_ = world.identities["UserX"].fingerprint
+    assert world.get("Bobby", f"/lookup/UserX~{print_}").json["fingerprint"] == print_
+    assert world.get("Bobby", "/lookup/UserX").json["fingerprint"] == MALLORY.fingerprint
+    assert world.ask("PUT", "Bobby", "/contacts/UserX", {"fingerprint": print_}).code == 200
+
+
 def test_what_is_for_whoever_has_the_name_goes_past(world: World) -> None:
     """Messages for a full address that wait for their key, more than a batch of them, hold up nobody else's."""
     print_ = queue_strict(world)

@@ -57,7 +57,7 @@ class Finding:
         now = self._clock.seconds()
         if not fresh:
             cached = self._cache.get(name, now)
-            if cached is not None and _has_key(cached, print_):
+            if cached is not None and (_has_key(cached, print_) or self._cache.is_missing(f"{name}~{print_}", now)):
                 return cached
             if self._cache.is_missing(name, now):
                 raise _not_found(name)
@@ -66,6 +66,8 @@ class Finding:
         if found is not None:
             located = await self._newest(found)
             self._cache.found(name, located, self._clock.seconds())
+            if search.found is None:
+                self._cache.missing(f"{name}~{print_}", self._clock.seconds())
             return located
         if search.verdict is Said.MISSING:
             self._cache.missing(name, self._clock.seconds())

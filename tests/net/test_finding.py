@@ -337,16 +337,27 @@ def test_seeds_that_say_another_key_are_passed_over(node: Searcher) -> None:
 
 
 def test_when_nobody_knows_the_key_that_is_wanted(node: Searcher) -> None:
-    """All are asked, and then it is what the first has said; whoever wanted it has to look."""
+    """All are asked, and then it is what the first has said; whoever wanted it has to look. For MISSING_TTL_S they are
+    not asked again."""
     light(node, "s1:1", by_mallory())
     for address in node.addresses.known():
         if address != "s1:1":
             light(node, address, UserNotFound())
     node.move_to("s1:1")
-    wanted = start(node.finding.locate("Bobby", print_=BOBBY.fingerprint))
-    node.settle()
-    assert result_of(wanted).said == by_mallory()
+
+    def want() -> wire.LookupResult | None:
+        wanted = start(node.finding.locate("Bobby", print_=BOBBY.fingerprint))
+        node.settle()
+        return result_of(wanted).said
+
+    assert want() == by_mallory()
     assert len(set(node.street.dialled)) == 60
+    for address in node.addresses.known():
+        if address != "s1:1":
+            light(node, address, found())
+    assert want() == by_mallory()
+    node.street.run(MISSING_TTL_S)
+    assert want() == found()
 
 
 # -- neighbours ---------------------------------------------------------------------------------------------------
