@@ -43,6 +43,8 @@ EXPIRY_AGAIN_S: Final = 1.0
 """When to look again for what was over and could not end, since it was under way."""
 LINES_MAX: Final = 5
 """Lines of the log a minute about one recipient: the steps of what usually fails, and no more."""
+LINES_IN_ALL_MAX: Final = 600
+"""The same about all of them: 200 MB a day at worst."""
 
 T = TypeVar("T")
 
@@ -119,6 +121,7 @@ class Sending(Service):
         self._effects: deque[Effect] = deque()
         self._carrying_out = False
         self._notes = Notes(lines_max=LINES_MAX)
+        self._notes_in_all = Notes(lines_max=LINES_IN_ALL_MAX)
         self._followers: dict[int, list[Follower]] = {}  # row -> who waits for its end
         self._followers_count = 0
         self._next_tick = Alarm(clock, self._tick)
@@ -416,8 +419,10 @@ class Sending(Service):
             await self._seeds.unwatch(attempt.to)
 
     def _note(self, recipient: str, text: str) -> None:
-        """Into the log, unless it was told much of the recipient: a seed may have another reason each time."""
+        """Into the log, unless it was told much of the recipient, or of all: a seed may have another reason each
+        time."""
         line = self._notes.line(recipient, text, self._now())
+        line = line and self._notes_in_all.line("", line, self._now())
         if line is not None:
             self.log.info("{line}", line=line)
 
