@@ -308,10 +308,14 @@ class Outbox:
 
     def wake(self, key: str, now: float, *, alive: bool = True) -> list[Effect]:
         """No more waiting, and should the attempt under way fail, hardly any. `alive`: it was a sign of life from the
-        recipient; else somebody wants it tried."""
+        recipient; else somebody wants it tried. Whoever gives a thousand such signs a second has themselves, or whom
+        they say that they are, tried no more often than a seed has (:meth:`hint`)."""
         queue = self.queues.get(key)
         if queue is None:
             return []
+        if alive and now < queue.alive_at + BACKOFF_FIRST_S:
+            return self.hint(key, now, alive=True)
+        queue.alive_at = now if alive else queue.alive_at
         queue.next_try, queue.attempts, queue.doubtful = None, 0, queue.doubtful and not alive
         if queue.aside and not alive:  # the recipient has another key than that, so their life is no sign
             queue.recalled, queue.aside_attempts = True, 0

@@ -4,6 +4,7 @@ All of it is on disk. In memory are the batch under way and about one more that 
 knows only how many there are.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -70,9 +71,9 @@ class Queue:
     `row_tried` have come; those up to `row_sent` may have arrived without our knowing. `doubtful`: nobody knows whether
     the recipient is there. `ending`: messages under way that end, and how, unless this attempt delivers them.
     `next_try` is on the clock that the outbox is given; nobody's word but the recipient's makes it earlier than
-    `not_before`. `aside`: rows that are for another key than the recipient has, as the seeds say, and how far they had
-    come. They are on disk only, and the others go past them, until they take their place again: when they are
-    `recalled`, at `aside_next_try` by itself."""
+    `not_before`; `alive_at` is when they last gave it. `aside`: rows that are for another key than the recipient has,
+    as the seeds say, and how far they had come. They are on disk only, and the others go past them, until they take
+    their place again: when they are `recalled`, at `aside_next_try` by itself."""
 
     to: str
     oldest_at: int
@@ -91,6 +92,7 @@ class Queue:
     attempts: int = 0
     next_try: float | None = None
     not_before: float = 0.0
+    alive_at: float = -math.inf
     reason: str | None = None
     aside: dict[int, Status] = field(default_factory=dict)
     aside_attempts: int = 0

@@ -179,7 +179,7 @@ class TestAnswers:
         box.add("bob", messages([1]), NOW)
         for _ in range(5):
             box.failed("bob", "unreachable", NOW)
-            box.wake("bob", NOW)
+            box.wake("bob", NOW, alive=False)
         box.add("bob", messages([2]), NOW)
         box.answered("bob", {"id1"}, {}, NOW)
         box.failed("bob", "unreachable", NOW)
@@ -278,6 +278,23 @@ class TestBackOff:
         box.failed("bob", "not now", NOW + 60, retry_after_s=60.0)
         assert len(box.wake("bob", NOW + 61)) == 1
 
+    def test_signs_of_life(self, box: Outbox) -> None:
+        """The first has the recipient tried at once; whoever gives them again and again, while nothing reaches them, is
+        tried twice a second at most."""
+        box.add("bob", [message(1)], NOW)
+        box.failed("bob", "unreachable", NOW, retry_after_s=60.0)
+        tried_at = []
+        for hundredth in range(1000):
+            now = NOW + hundredth / 100
+            box.wake("bob", now)
+            box.tick(now)
+            if box.queues["bob"].under_way:
+                tried_at.append(now)
+                box.failed("bob", "unreachable", now)
+        assert tried_at[0] == NOW
+        assert len(tried_at) <= 21
+        assert len(box._retries) < 30
+
     def test_waking_everybody(self, box: Outbox) -> None:
         """When all who are silent are tried at once there are still places for the others."""
         keys = [f"away{number}" for number in range(DELIVERIES_MAX + DOUBTFUL_MAX)]
@@ -328,7 +345,7 @@ class TestEnds:
         (end,) = box.failed("bob", "unreachable", NOW)
         assert isinstance(end, Finish)
         assert end.rows == (1,)
-        assert rows(box.wake("bob", NOW)[0]) == [2]
+        assert rows(box.wake("bob", NOW, alive=False)[0]) == [2]
 
     def test_under_way_and_delivered(self, box: Outbox) -> None:
         """One that is delivered by the attempt under way is delivered."""
