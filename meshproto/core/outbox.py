@@ -107,7 +107,7 @@ class Outbox:
         """When :meth:`tick` wants to be called next, if ever."""
         retry_at = self._retries[0][0] if self._retries else None
         # Places are only given away when somebody wants one.
-        wanted = self._turns or self._doubtful_turns
+        wanted = (self._turns or self._doubtful_turns) and not self._blocked
         place_at = next(iter(self._places.values())) if wanted and self._places and self._has_room_to_hang else None
         return min((at for at in (retry_at, self._write_at, place_at) if at is not None), default=None)
 
@@ -368,6 +368,11 @@ class Outbox:
     # -- inside --------------------------------------------------------------------------------------------------
 
     @property
+    def _blocked(self) -> bool:
+        """The disk has to take some ends before anything is sent."""
+        return len(self._unmarked) >= UNMARKED_MAX
+
+    @property
     def _crowded(self) -> bool:
         return self._bytes >= MEMORY_BYTES_MAX
 
@@ -388,7 +393,7 @@ class Outbox:
             turns.move_to_end(key, last=not first)
 
     def _serve(self, now: float) -> list[Effect]:
-        if len(self._unmarked) >= UNMARKED_MAX:
+        if self._blocked:
             return []
         while self._places and next(iter(self._places.values())) <= now and self._has_room_to_hang:
             key = self._places.popitem(last=False)[0]

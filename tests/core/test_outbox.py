@@ -515,6 +515,17 @@ class TestMarks:
         (attempt, *_) = box.loaded("bob", messages([1, 2, 3]), NOW)
         assert rows(attempt) == [3]
 
+    def test_nobody_looks_for_places_meanwhile(self, box: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+        """While the disk owes marks no place is given away, and no time is said at which one would be."""
+        monkeypatch.setattr(outbox_module, "UNMARKED_MAX", 1)
+        monkeypatch.setattr(outbox_module, "DELIVERIES_MAX", 2)
+        for row, key in enumerate(("bob", "carol", "dan"), 1):
+            box.add(key, [message(row, key)], NOW)
+        assert box.wake_at == NOW + PLACE_S
+        box.answered("bob", {"id1"}, {}, NOW)
+        assert box.wake_at is None
+        assert box.marked([1], NOW) == [Attempt("dan", "dan", (message(3, "dan"),))]
+
     def test_a_bound(self, box: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
         """While UNMARKED_MAX ends are not on disk nothing more is sent; then it goes on."""
         monkeypatch.setattr(outbox_module, "UNMARKED_MAX", 2)
