@@ -19,9 +19,10 @@ from meshproto.errors import Forbidden, NotOwner, SlowDown, Unavailable, UserNot
 from meshproto.net.contacts import Contacts
 from meshproto.wire import fold
 
-LOOKUPS_MAX: Final = 32
+LOOKUPS_MAX: Final = 128
 """Strangers looked up at a time. A lookup takes milliseconds where a seed knows the name, and up to five seconds where
-none does and one is silent: so it is invented names that take long, and they make room when others want it."""
+none does and one is silent: so it is invented names that take long, and they make room when others want it. So many
+that names invented as fast as a node can read them push nobody out within these milliseconds."""
 LOOKUPS_PER_NETWORK_MAX: Final = 4
 """Of these."""
 LOOKUPS_BYTES_MAX: Final = 16 * 1024 * 1024
