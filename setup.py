@@ -49,6 +49,8 @@ setup(
             "setuptools>=77,<90",
             "sortedcontainers-stubs>=2.4,<3",
             "schemathesis>=4.10,<5",
+            # Reads the QR codes that are drawn.
+            "zxing-cpp>=3.1,<4",
             # The plots of `make bench`.
             "matplotlib>=3.9,<4",
             # `python -m bench.fuzz_guided`; it comes ready-made for these only.

@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 from msgspec import Raw
-from twisted.internet.defer import succeed
+from twisted.internet.defer import CancelledError, ensureDeferred, succeed
+from twisted.python.failure import Failure
 
 from meshproto.core.envelope import Letter, seal
 from meshproto.core.identity import Identity, b64, verify
 from meshproto.core.lookup import MISSING_TTL_S
 from meshproto.core.policy import Names
+from meshproto.errors import SlowDown
 from meshproto.net import writers
 from meshproto.net.writers import CONTACTS, OWNER_TTL_S, Accept, Writers
 from tests.core.users import user
@@ -51,12 +53,48 @@ def count_lookups(world: World, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     asked: list[str] = []
     search = finding._search
 
-    def counted(name: str) -> Any:
+    def counted(name: str, print_: str | None) -> Any:
         asked.append(name)
-        return search(name)
+        return search(name, print_)
 
     monkeypatch.setattr(finding, "_search", counted)
     return asked
+
+
+def restart_without_seeds(world: World) -> None:
+    """UserX begins anew, with the limits as they are now, and then cannot reach a seed."""
+    world.crash("UserX")
+    world.restart("UserX")
+    world.run_until(world.registered)
+    world.cut("UserX", "seedX")
+
+
+def flood(world: World, many: int) -> list[Answer]:
+    """Invented names from one address: the answers, as they come."""
+    answers: list[Answer] = []
+    for number in range(many):
+        sent = world.request("POST", "UserX", "/deliver", batch(world, f"Mallory{number}", MALLORY))
+        sent.addCallback(answers.append)
+    world.settle()
+    return answers
+
+
+def invent(world: World, to: str, name: str, network: str) -> list[BaseException]:
+    """A batch under an invented name, from a network: the refusal, when it comes."""
+    errors: list[BaseException] = []
+
+    def failed(failure: Failure) -> None:
+        assert failure.value is not None
+        errors.append(failure.value)
+
+    work = ensureDeferred(world.users[to].receiving.deliver(batch(world, name, MALLORY, to=to), network))
+    work.addErrback(failed)
+    return errors
+
+
+def under_way(world: World, user: str = "UserX") -> int:
+    """How many names are looked up at this moment."""
+    return len(world.users[user].seeds._finding._searches)
 
 
 class TestOwner:
@@ -131,24 +169,19 @@ class TestOwner:
         assert sorted(asked) == ["Bobby", "Bobby", "Nobody", "Nobody"]
 
     def test_a_flood_of_names_is_so_many_lookups(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-        """While no seed answers, strangers beyond those that are looked up are told to come back; a contact is not."""
+        """While no seed answers LOOKUPS_MAX strangers are looked up at a time, and the others told to come back; a
+        contact is not."""
         monkeypatch.setattr(writers, "LOOKUPS_MAX", 3)
         world.send("Bobby", "UserX", "first")
-        world.cut("UserX", "seedX")
-        asked = count_lookups(world, monkeypatch)
-        floods = [
-            world.request("POST", "UserX", "/deliver", batch(world, f"Mallory{number}", MALLORY)) for number in range(5)
-        ]
-        answers: list[Answer] = []
-        for flood in floods:
-            flood.addCallback(answers.append)
-        world.settle()
+        restart_without_seeds(world)
+        answers = flood(world, 5)
         assert [refusal(answer)[:2] for answer in answers] == [(429, "slow down")] * 2
         assert answers[0].headers["retry-after"] == "1"
+        assert under_way(world) == 3
         assert world.send("Bobby", "UserX", "second").code == 200
         world.run(30)
         assert sorted(answer.code for answer in answers) == [429, 429, 503, 503, 503]
-        assert len(asked) == 3
+        assert under_way(world) == 0
 
     def test_a_flood_of_one_network_leaves_lookups_to_others(
         self, world: World, monkeypatch: pytest.MonkeyPatch
@@ -158,15 +191,57 @@ class TestOwner:
         world.add_user("Cyd", seeds=["seedX"])
         world.run_until(world.registered)
         assert world.get("Cyd", "/lookup/UserX").code == 200
-        world.cut("UserX", "seedX")
-        answers: list[Answer] = []
-        for number in range(5):
-            flood = world.request("POST", "UserX", "/deliver", batch(world, f"Mallory{number}", MALLORY))
-            flood.addCallback(answers.append)
-        world.settle()
+        restart_without_seeds(world)
+        answers = flood(world, 5)
         assert [answer.code for answer in answers] == [429] * 3
+        assert under_way(world) == 2
         waits = world.send("Cyd", "UserX", "hello", wait=8)
         assert "no address of Cyd is known" in waits.json["reason"]
+
+    def test_who_is_known_gets_in_while_invented_names_are_looked_up(self, world: World) -> None:
+        """A given seed is silent, so that each invented name is looked up for seconds. All the places are theirs, and a
+        first message arrives at once; so do those that come while more names are invented."""
+        world.add_seed("seedZ")
+        world.add_user("Zed", seeds=["seedX", "seedZ"])
+        world.cut("Zed", "seedZ")
+        for name in ("Cyd", "Dan", "Eve"):
+            world.add_user(name, seeds=["seedX"])
+        world.run_until(world.registered)
+        networks = writers.LOOKUPS_MAX // writers.LOOKUPS_PER_NETWORK_MAX
+        for number, name in enumerate(("Cyd", "Dan", "Eve")):
+            refused = [
+                invent(world, "Zed", f"Mallory{number}-{network}-{again}", network=f"10.66.0.{network}")
+                for again in range(writers.LOOKUPS_PER_NETWORK_MAX + 1)
+                for network in range(networks)
+            ]
+            world.settle()
+            assert under_way(world, "Zed") == writers.LOOKUPS_MAX
+            assert world.send(name, "Zed", name, wait=1).code == 200
+            assert sum(bool(one) for one in refused) >= networks
+            assert {type(error) for one in refused for error in one} == {SlowDown}
+        assert world.inbox("Zed") == ["Cyd", "Dan", "Eve"]
+        world.run(10)
+        assert under_way(world, "Zed") == 0
+
+    def test_large_batches_of_strangers_leave_room(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        """While no seed answers they wait, LOOKUPS_BYTES_MAX together: of more the longest-waiting ones of the network
+        that holds most are told to come back."""
+        size = len(batch(world, "Mallory0", MALLORY))
+        monkeypatch.setattr(writers, "LOOKUPS_BYTES_MAX", 3 * size)
+        restart_without_seeds(world)
+        refused = [invent(world, "UserX", f"Mallory{number}", f"10.66.0.{number // 3}") for number in range(4)]
+        world.settle()
+        assert [[type(error) for error in one] for one in refused] == [[SlowDown], [], [], []]
+
+    def test_who_hangs_up_leaves_the_place(self, world: World) -> None:
+        """A lookup for a request that nobody waits for any more ends with it."""
+        restart_without_seeds(world)
+        work = ensureDeferred(world.users["UserX"].receiving.deliver(batch(world, "Mallory", MALLORY), "10.66.0.1"))
+        world.settle()
+        assert under_way(world) == 1
+        work.addErrback(lambda failure: failure.trap(CancelledError))
+        work.cancel()
+        assert under_way(world) == 0
 
     def test_what_is_remembered_has_an_end(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(writers, "OWNERS_MAX", 3)

@@ -4,6 +4,8 @@ import pytest
 
 from meshproto.core.identity import MAIL_KEYS_KEPT, verify
 from meshproto.net.keys import LOOK_S, ROTATE_S
+from meshproto.net.retention import IDS_KEPT_S, Keep
+from meshproto.net.retention import LOOK_S as RETENTION_LOOK_S
 from meshproto.net.seeds import RENEW_AGAIN_S
 from tests.world import World
 
@@ -154,3 +156,35 @@ def test_a_seed_that_does_not_answer_is_told_again(world: World) -> None:
     world.troubles["UserX"].mend()
     world.run(2 * RENEW_AGAIN_S)
     assert mail_key(world, "UserX") != before
+
+
+def test_a_batch_sent_again_after_a_month_of_sleep(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that keeps no messages sleeps for longer than ids are remembered otherwise, and the key that opens a batch
+    from before with it. Who has recorded the batch and sends it again then brings nothing into the inbox; and two keys
+    later it is not opened any more."""
+    world.add_user("Zed", seeds=["seedX"], keep=Keep(messages=0))
+    world.run_until(world.registered)
+    recorded: list[bytes] = []
+    deliver = world.users["Zed"].receiving.deliver
+
+    async def watched(body: bytes, network: str) -> bytes:
+        recorded.append(body)
+        return await deliver(body, network)
+
+    monkeypatch.setattr(world.users["Zed"].receiving, "deliver", watched)
+    assert world.send("Bobby", "Zed", "once").code == 200
+    world.run(RETENTION_LOOK_S)
+    assert world.inbox("Zed") == []
+    world.stop("Zed")
+    for host in world.hosts.values():
+        host.ahead_s += IDS_KEPT_S + ROTATE_S
+    world.restart("Zed")
+    world.run_until(world.registered)
+    world.run(RETENTION_LOOK_S)
+    assert world.post("Zed", "/deliver", recorded[0]).code == 200  # as for any batch that is there already
+    assert world.inbox("Zed") == []
+    for _ in range(MAIL_KEYS_KEPT - 1):
+        a_day_goes_by(world)
+    assert world.post("Zed", "/deliver", recorded[0]).code == 421
+    world.run(RETENTION_LOOK_S)
+    assert world.on_disk("Zed", "SELECT count(*) FROM seen") == 0

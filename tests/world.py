@@ -37,6 +37,7 @@ from meshproto.net.http import LOOPBACK_HOSTS
 from meshproto.net.http_client import HTTPClient
 from meshproto.net.lines import LinesFactory
 from meshproto.net.node import UserNode
+from meshproto.net.retention import KEEP_ALL, Keep
 from meshproto.net.seeding import SeedService
 from meshproto.net.store import Database, SQLiteDatabase
 from meshproto.net.treq_client import treq_client, treq_pool
@@ -65,6 +66,7 @@ class _SeedPlan(NamedTuple):
 class _UserPlan(NamedTuple):
     seeds: list[str]
     accept: Accept
+    keep: Keep
 
 
 class World(Network):
@@ -95,8 +97,8 @@ class World(Network):
         self._host(name)
         self._start_seed(name)
 
-    def add_user(self, name: str, seeds: Iterable[str], accept: Accept = ANYONE) -> None:
-        self._plans[name] = _UserPlan(list(seeds), accept)
+    def add_user(self, name: str, seeds: Iterable[str], accept: Accept = ANYONE, keep: Keep = KEEP_ALL) -> None:
+        self._plans[name] = _UserPlan(list(seeds), accept, keep)
         self._host(name)
         self.identities[name] = Identity.create(self.rng.randbytes, int(self.clock.seconds() * 1000))
         self._start_user(name)
@@ -268,6 +270,7 @@ class World(Network):
             rng=random.Random(self.rng.random()),
             entropy=self.rng.randbytes,
             accept=plan.accept,
+            keep=plan.keep,
         )
         node.face.door = Door(None, LOOPBACK_HOSTS)
         host.listenTCP(USER_PORT, node.site)

@@ -212,6 +212,10 @@ class Gossip:
             self._touched.add(self.seed)
             self.own.collect(upto)
 
+    def stepped(self, by_s: float) -> None:
+        """The clock was set: what is left of each grace stays the same."""
+        self._tombstones = deque((at + by_s, version) for at, version in self._tombstones)
+
     # -- telling -------------------------------------------------------------------------------------------------
 
     def digest(self) -> dict[str, Summary]:

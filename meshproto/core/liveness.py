@@ -79,6 +79,13 @@ class Liveness:
         quiet_s = passed_s - lag_s if now - self._news > QUIET_S + lag_s else 0.0
         self._not_counted_s += lag_s + quiet_s * (1 - QUIET_RATE)
 
+    def stepped(self, by_s: float) -> None:
+        """The clock was set, which is no silence of anybody's."""
+        self._not_counted_s += by_s
+        self._ticked += by_s
+        self._news += by_s
+        self._doubted = {seed: until + by_s for seed, until in self._doubted.items()}
+
     def heard(self, seed: str, now: float, *, directly: bool = False) -> None:
         """A sign of life that is newer than all before it; `directly`: from the seed itself."""
         if directly:

@@ -107,7 +107,7 @@ class Outbox:
         """When :meth:`tick` wants to be called next, if ever."""
         retry_at = self._retries[0][0] if self._retries else None
         # Places are only given away when somebody wants one.
-        wanted = self._turns or self._doubtful_turns
+        wanted = (self._turns or self._doubtful_turns) and not self._blocked
         place_at = next(iter(self._places.values())) if wanted and self._places and self._has_room_to_hang else None
         return min((at for at in (retry_at, self._write_at, place_at) if at is not None), default=None)
 
@@ -172,13 +172,14 @@ class Outbox:
         brought = list(messages)
         queue.on_disk = bool(brought)
         for message in brought:
-            if message.row in self._unmarked:
+            if message.row in self._unmarked or message.row in queue.aside:
                 queue.row_known = message.row
                 continue
             self._bytes += len(message.message)
             queue.push(message)
         self._end_load(key, queue)
-        if not brought and not queue.ready and not queue.under_way:
+        nothing_left = not (brought or queue.ready or queue.under_way or queue.aside)
+        if nothing_left or not queue.waiting:
             self.waiting -= queue.waiting
             del self.queues[key]
             return self._serve(now)
@@ -212,6 +213,7 @@ class Outbox:
         if not done and not never:
             return self.failed(key, "the recipient's node acknowledged nothing", now)
         queue.doubtful, queue.attempts, queue.reason = False, 0, None
+        queue.aside_attempts = queue.aside_attempts if queue.aside else 0
         effects = self._finish(key, queue, done, Status.DELIVERED, None) if done else []
         for message in never:
             effects += self._finish(key, queue, [message], Status.REFUSED, refused[message.id])
@@ -219,18 +221,33 @@ class Outbox:
         effects += self._end_attempt(key, queue, [message for message in batch if message.id not in ended])
         return [*effects, *self._serve(now)]
 
-    def withheld(self, key: str, reasons: dict[int, str], now: float) -> list[Effect]:
-        """Nothing went out: these rows are for another key than the recipient's, and end. The others are tried again
-        at once, without them."""
+    def withheld(self, key: str, reasons: dict[int, str], now: float, *, for_good: bool) -> list[Effect]:
+        """Nothing went out: these rows are for another key than the recipient's. `for_good`: their sender has said so,
+        and they end. Otherwise it is the word of a seed, which ends nothing: they stand aside, and are tried again now
+        and then. The others are tried again at once, without them."""
         queue = self.queues[key]
         batch = queue.under_way
+        rows = reasons.keys() - queue.ending.keys()
+        strict = [message for message in batch if message.row in rows]
+        left = [message for message in batch if message.row not in rows]
         effects: list[Effect] = []
-        for message in batch:
-            if message.row in reasons:
+        if for_good:
+            for message in strict:
                 told = _honest(reasons[message.row], sent=message.row <= queue.row_sent)
                 effects += self._finish(key, queue, [message], Status.REFUSED, told)
-        effects += self._end_attempt(key, queue, [message for message in batch if message.row not in reasons])
+        elif strict:
+            self._set_aside(key, queue, strict, reasons[strict[0].row], now)
+        effects += self._end_attempt(key, queue, left)
         return [*effects, *self._serve(now)]
+
+    def _set_aside(self, key: str, queue: Queue, messages: Sequence[Message], reason: str, now: float) -> None:
+        self._bytes -= sum(len(message.message) for message in messages)
+        queue.set_aside(messages)
+        queue.reason, queue.aside_reason = None, reason
+        if queue.aside_next_try is None:
+            queue.aside_attempts += 1
+            queue.aside_next_try = now + self._delay_s(queue.aside_attempts)
+            heapq.heappush(self._retries, (queue.aside_next_try, key))
 
     def may_have_arrived(self, key: str) -> None:
         """The batch under way was sent and not answered."""
@@ -260,13 +277,16 @@ class Outbox:
                 queue.ending.setdefault(message.row, (status, reason))
         removed = queue.remove(lambda message: message.row in wanted)
         wanted.difference_update(message.row for message in removed)
-        unseen = sorted(row for row in wanted if row > queue.row_known and (queue.on_disk or queue.loading))
+        on_disk = queue.on_disk or queue.loading
+        unseen = sorted(row for row in wanted if row in queue.aside or (row > queue.row_known and on_disk))
         effects: list[Effect] = []
         for sent in (False, True):
             some = [message for message in removed if (message.row <= queue.row_sent) is sent]
             others = [row for row in unseen if (row <= queue.row_sent) is sent]
             if some or others:
                 effects += self._finish(key, queue, some, status, _honest(reason, sent=sent), others)
+        for row in unseen:
+            queue.aside.pop(row, None)
         return [*effects, *self._serve(now)]
 
     def marked(self, rows: Iterable[int], now: float) -> list[Effect]:
@@ -288,11 +308,17 @@ class Outbox:
 
     def wake(self, key: str, now: float, *, alive: bool = True) -> list[Effect]:
         """No more waiting, and should the attempt under way fail, hardly any. `alive`: it was a sign of life from the
-        recipient; else somebody wants it tried."""
+        recipient; else somebody wants it tried. Whoever gives a thousand such signs a second has themselves, or whom
+        they say that they are, tried no more often than a seed has (:meth:`hint`)."""
         queue = self.queues.get(key)
         if queue is None:
             return []
+        if alive and now < queue.alive_at + BACKOFF_FIRST_S:
+            return self.hint(key, now, alive=True)
+        queue.alive_at = now if alive else queue.alive_at
         queue.next_try, queue.attempts, queue.doubtful = None, 0, queue.doubtful and not alive
+        if queue.aside and not alive:  # the recipient has another key than that, so their life is no sign
+            queue.recalled, queue.aside_attempts = True, 0
         self._enqueue(key, queue)
         return self._serve(now)
 
@@ -318,9 +344,11 @@ class Outbox:
         while self._retries and self._retries[0][0] <= now:
             due, key = heapq.heappop(self._retries)
             queue = self.queues.get(key)
-            if queue is not None and queue.next_try == due:
-                queue.next_try = None
-                self._enqueue(key, queue)
+            if queue is None or due not in (queue.next_try, queue.aside_next_try):
+                continue
+            queue.next_try = None if queue.next_try == due else queue.next_try
+            queue.recalled = queue.recalled or queue.aside_next_try == due
+            self._enqueue(key, queue)
         return [*effects, *self._serve(now)]
 
     # -- to look at ----------------------------------------------------------------------------------------------
@@ -340,10 +368,19 @@ class Outbox:
     # -- inside --------------------------------------------------------------------------------------------------
 
     @property
+    def _blocked(self) -> bool:
+        """The disk has to take some ends before anything is sent."""
+        return len(self._unmarked) >= UNMARKED_MAX
+
+    @property
     def _crowded(self) -> bool:
         return self._bytes >= MEMORY_BYTES_MAX
 
     def _enqueue(self, key: str, queue: Queue, *, first: bool = False) -> None:
+        if queue.recalled and not queue.busy:
+            before = queue.ready_bytes
+            queue.recall()
+            self._bytes -= before - queue.ready_bytes
         has_work = bool(queue.ready) or queue.on_disk
         if not has_work or queue.busy or queue.next_try is not None:
             return
@@ -356,7 +393,7 @@ class Outbox:
             turns.move_to_end(key, last=not first)
 
     def _serve(self, now: float) -> list[Effect]:
-        if len(self._unmarked) >= UNMARKED_MAX:
+        if self._blocked:
             return []
         while self._places and next(iter(self._places.values())) <= now and self._has_room_to_hang:
             key = self._places.popitem(last=False)[0]
@@ -401,7 +438,7 @@ class Outbox:
                 told = _honest(reason, sent=message.row <= queue.row_sent)
                 effects += self._finish(key, queue, [message], status, told)
         if key in self.queues:
-            if queue.ready:
+            if queue.ready and not queue.aside:
                 queue.oldest_at = queue.ready[0].sent_at
             if not queue.busy:
                 self._free(key)
@@ -428,11 +465,14 @@ class Outbox:
     def _back_off(self, key: str, queue: Queue, reason: str, now: float, least_s: float = 0.0) -> None:
         queue.attempts += 1
         queue.reason = reason
-        delay_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(queue.attempts - 1, 30))
         least_s = min(least_s, BACKOFF_MAX_S)
-        queue.next_try = now + max(delay_s * self._rng.uniform(0.5, 1.0), least_s)
+        queue.next_try = now + max(self._delay_s(queue.attempts), least_s)
         queue.not_before = now + max(BACKOFF_FIRST_S, least_s)
         heapq.heappush(self._retries, (queue.next_try, key))
+
+    def _delay_s(self, attempts: int) -> float:
+        longest_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(attempts - 1, 30))
+        return longest_s * self._rng.uniform(0.5, 1.0)
 
     def _finish(
         self,
@@ -449,7 +489,7 @@ class Outbox:
         self.waiting -= len(rows)
         queue.waiting -= len(rows)
         self._bytes -= sum(len(message.message) for message in messages)
-        if queue.ready and not queue.under_way:
+        if queue.ready and not queue.under_way and not queue.aside:
             queue.oldest_at = queue.ready[0].sent_at
         if not queue.waiting and not queue.loading:
             self._free(key)

@@ -112,6 +112,15 @@ class Peering:
         """What was written up to here is no news to anybody."""
         self._pushed = self.gossip.own.version
 
+    def stepped(self, by_s: float) -> None:
+        """The clock was set: what was planned is as far off as before, and nobody is taken for silent, or for dead."""
+        self.gossip.stepped(by_s)
+        self.liveness.stepped(by_s)
+        self.next_round += by_s
+        self._push_at = None if self._push_at is None else self._push_at + by_s
+        for times in (self._asked, self._redial, self._probes):
+            times.update({key: at + by_s for key, at in times.items()})
+
     # -- hearing -------------------------------------------------------------------------------------------------
 
     def hear(

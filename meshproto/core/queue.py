@@ -4,6 +4,7 @@ All of it is on disk. In memory are the batch under way and about one more that 
 knows only how many there are.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -70,7 +71,9 @@ class Queue:
     `row_tried` have come; those up to `row_sent` may have arrived without our knowing. `doubtful`: nobody knows whether
     the recipient is there. `ending`: messages under way that end, and how, unless this attempt delivers them.
     `next_try` is on the clock that the outbox is given; nobody's word but the recipient's makes it earlier than
-    `not_before`."""
+    `not_before`; `alive_at` is when they last gave it. `aside`: rows that are for another key than the recipient has,
+    as the seeds say, and how far they had come. They are on disk only, and the others go past them, until they take
+    their place again: when they are `recalled`, at `aside_next_try` by itself."""
 
     to: str
     oldest_at: int
@@ -89,7 +92,13 @@ class Queue:
     attempts: int = 0
     next_try: float | None = None
     not_before: float = 0.0
+    alive_at: float = -math.inf
     reason: str | None = None
+    aside: dict[int, Status] = field(default_factory=dict)
+    aside_attempts: int = 0
+    aside_next_try: float | None = None
+    aside_reason: str | None = None
+    recalled: bool = False
 
     def push(self, message: Message) -> None:
         self.ready.append(message)
@@ -136,6 +145,21 @@ class Queue:
             self.ready_bytes = 0
             self.on_disk = True
 
+    def set_aside(self, messages: Iterable[Message]) -> None:
+        self.aside.update((message.row, self.phase) for message in messages)
+
+    def recall(self) -> None:
+        """What stands aside takes its place again: on disk, as all that is behind it."""
+        self.aside_next_try, self.recalled = None, False
+        if not self.aside:
+            return
+        self.unload()
+        self.row_known = min(self.row_known, min(self.aside) - 1)
+        self.on_disk = True
+        for phase in self.aside.values():
+            self.advance(phase)
+        self.aside.clear()
+
     def advance(self, phase: Status) -> None:
         """The messages under way have come further; a repeated attempt changes nothing."""
         if phase in TRANSITIONS[self.phase]:
@@ -143,7 +167,20 @@ class Queue:
 
     def status_of(self, row: int) -> Status:
         """Of a message of this queue that has not come to an end."""
+        if row in self.aside:
+            return self.aside[row]
         return self.phase if row <= self.row_tried else Status.QUEUED
+
+    @property
+    def why(self) -> str | None:
+        """What happened when the recipient was last tried, or why some of the messages stand aside."""
+        return self.aside_reason if self.reason is None and self.aside else self.reason
+
+    @property
+    def tried_at(self) -> float | None:
+        """When it is tried next; None: now, or as soon as there is a place."""
+        at_work = self.busy or self.ready or self.on_disk
+        return self.next_try if at_work or self.next_try is not None else self.aside_next_try
 
     @property
     def busy(self) -> bool:

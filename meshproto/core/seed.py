@@ -103,6 +103,13 @@ class Seed:
         """When :meth:`tick` wants to be called next."""
         return min(self.peering.wake_at, self._sessions.wake_at)
 
+    def stepped(self, by_s: float) -> None:
+        """The clock that `now` is read from was set: from here on it shows so much more. All that waits or is measured
+        here goes with it. What was told to others, or is on disk, is a time of day and stays as it was."""
+        self._started += by_s
+        self._sessions.stepped(by_s)
+        self.peering.stepped(by_s)
+
     def opened(self, link: int, host: str) -> None:
         """A link from an IP address; `""` when it has none."""
         self._sessions.opened(link, host)

@@ -81,6 +81,10 @@ class Sessions:
         """When the next lease ends."""
         return next(iter(self._leases.values()), math.inf)
 
+    def stepped(self, by_s: float) -> None:
+        """The clock was set: every lease is as long as before."""
+        self._leases = {link: until + by_s for link, until in self._leases.items()}
+
     def opened(self, link: int, host: str) -> None:
         self._sessions[link] = Session(host)
 

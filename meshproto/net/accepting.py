@@ -115,7 +115,7 @@ class Accepting:
     async def _find_one(self, address: str) -> Located | MeshError:
         try:
             name, print_ = parse_address(address)
-            located = await self._seeds.locate(name)
+            located = await self._seeds.locate(name, print_=print_)
             await self._contacts.check(located, print_)
         except MeshError as error:
             return error

@@ -10,7 +10,8 @@ from typing import Final, NamedTuple
 
 from twisted.logger import Logger
 
-from meshproto.core.identity import fingerprint, unb64, verify
+from meshproto.core.identity import Record, fingerprint, unb64, verify
+from meshproto.core.limits import Buckets, Rate
 from meshproto.core.lookup import Located
 from meshproto.errors import KeyChanged, NotFound, Unavailable, UserNotFound
 from meshproto.net.clocks import NowMs
@@ -24,10 +25,12 @@ CHANGED: Final = (
     "goes to the new key or comes from it until you have compared its fingerprint and trusted it (mesh contacts)"
 )
 """The line in the log, once for each key and now and then: nobody must be able to fill the log with it."""
-
-
-LOUD_MS: Final = 60_000
-"""Between two such lines for a contact, after the first: a seed may say another key each time it is asked."""
+NEWS: Final = Rate(per_s=1 / 60, burst=1.0)
+"""Other keys of a contact that are taken note of, on disk and in the log, on the word of seeds: these may say another
+one each time they are asked, and have themselves asked once a second for everyone that messages wait for. What is not
+taken note of is refused all the same, and may be trusted."""
+NEWS_IN_ALL: Final = Rate(per_s=1.0, burst=100.0)
+"""Of all contacts: a seed may say it of ten thousand at a time."""
 
 
 class _Pin(NamedTuple):
@@ -43,7 +46,8 @@ class Contacts:
         self._now_ms = now_ms
         self._pins: OrderedDict[str, _Pin] = OrderedDict()
         self._known: OrderedDict[str, None] = OrderedDict()  # contacts that have written
-        self._loud_at: OrderedDict[str, int] = OrderedDict()  # folded name -> ms since 1970 UTC
+        self._news = Buckets(NEWS, PINS_MAX)
+        self._news_in_all = Buckets(NEWS_IN_ALL)
 
     async def check(self, located: Located, wanted: str | None = None) -> None:
         """Raises :class:`KeyChanged` unless the key is the one that was pinned, and has the fingerprint `wanted`, if
@@ -51,7 +55,7 @@ class Contacts:
         record = located.record
         found = fingerprint(record.key_bytes)
         if wanted is not None and wanted != found:
-            await self._notice(located)
+            await self.notice(located)
             raise KeyChanged(f"{record.name} has the key {found}, not {wanted}")
         name = fold(record.name)
         pin = self._pins.get(name)
@@ -68,7 +72,7 @@ class Contacts:
                 self._pins.popitem(last=False)
         if pin.key != record.key:
             known = fingerprint(unb64(pin.key))
-            await self._notice(located)
+            await self.notice(located)
             raise KeyChanged(
                 f"{record.name} answers with the key {found}, but you have exchanged messages with the key {known}. "
                 f'If you know why, trust the new key: PUT /contacts/{record.name} {{"fingerprint": "{found}"}}'
@@ -85,6 +89,11 @@ class Contacts:
         if len(self._known) > PINS_MAX:
             self._known.popitem(last=False)
         return True
+
+    async def is_trusted(self, record: Record) -> bool:
+        """Whether the owner has said that this is the name's key."""
+        contact = await self._table.get(record.name)
+        return contact is not None and contact.key == record.key and contact.verified_at is not None
 
     async def trust(self, name: str, wanted: str, locate: Callable[[], Awaitable[Located]]) -> Contact:
         """The owner says that the name's key has the fingerprint `wanted`: the pinned key is verified, the offered one
@@ -131,31 +140,26 @@ class Contacts:
             return located.signed
         if contact is None:
             raise KeyChanged(f"{located.record.name} answers with the key {found}, not {wanted}: nothing was trusted")
-        await self._notice(located)
+        await self.notice(located)
         raise KeyChanged(_none_of(await self.get(name), wanted))
 
-    async def _notice(self, located: Located) -> None:
-        """A seed says that the name has this key; when it is another than the pinned one that is written down."""
-        record = located.record
+    async def notice(self, located: Located) -> None:
+        """A seed says that the name has this key; when it is another than the pinned one, and than the one that was
+        said before, that is written down, unless much was already."""
+        record, now_ms = located.record, self._now_ms()
+        name = fold(record.name)
+        if self._news.take(name, now_ms / 1000) or self._news_in_all.take("", now_ms / 1000):
+            return
         try:
-            pinned = await self._table.offer(record, located.signed, self._now_ms())
+            pinned = await self._table.offer(record, located.signed, now_ms)
         except Unavailable:
             return  # it will be said again
-        if pinned is not None and self._may_be_loud(record.name):
-            known, found = fingerprint(unb64(pinned)), fingerprint(record.key_bytes)
-            self.log.warn(CHANGED, reason=f"{record.name} is known with the key {known}, and a seed says {found}")
-
-    def _may_be_loud(self, name: str) -> bool:
-        """Whether the log has not been told of the contact just now."""
-        key, now_ms = fold(name), self._now_ms()
-        last_ms = self._loud_at.get(key)
-        if last_ms is not None and 0 <= now_ms - last_ms < LOUD_MS:
-            return False
-        self._loud_at[key] = now_ms
-        self._loud_at.move_to_end(key)
-        if len(self._loud_at) > PINS_MAX:
-            self._loud_at.popitem(last=False)
-        return True
+        if pinned is None:  # no news
+            self._news.give_back(name, 1.0)
+            self._news_in_all.give_back("", 1.0)
+            return
+        known, found = fingerprint(unb64(pinned)), fingerprint(record.key_bytes)
+        self.log.warn(CHANGED, reason=f"{record.name} is known with the key {known}, and a seed says {found}")
 
 
 def _known(contact: Contact, wanted: str) -> SignedRecord | None:

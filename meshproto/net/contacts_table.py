@@ -77,12 +77,15 @@ class ContactsTable:
         return self._database.submit(job, durable=False)
 
     def pin(self, record: Record, signed: SignedRecord, now_ms: int) -> "Deferred[str]":
-        """See :func:`pin`; the key alone."""
-        return self._database.submit(lambda connection: pin(connection, record, signed, now_ms)[0])
+        """See :func:`pin`; the key alone. Nobody waits for the disk to sync it: what is acknowledged after it is
+        synced, and it with that."""
+        return self._database.submit(lambda connection: pin(connection, record, signed, now_ms)[0], durable=False)
 
     def offer(self, record: Record, signed: SignedRecord, now_ms: int) -> "Deferred[str | None]":
-        """A seed says that the name has this key. See :func:`offer`."""
-        return self._database.submit(lambda connection: offer(connection, record, signed, now_ms, said_by_seed=True))
+        """A seed says that the name has this key. See :func:`offer`. Not synced: the seed will say it again."""
+        return self._database.submit(
+            lambda connection: offer(connection, record, signed, now_ms, said_by_seed=True), durable=False
+        )
 
     def trust(self, record: Record, signed: SignedRecord, now_ms: int) -> "Deferred[Contact]":
         """The owner has compared the fingerprint: this is the name's key from now on. The contact as it is then."""

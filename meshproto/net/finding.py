@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from meshproto import wire
 from meshproto.core.addresses import Addresses
-from meshproto.core.identity import verify_once
+from meshproto.core.identity import fingerprint, verify_once
 from meshproto.core.lookup import LOOKUP_S, MISSING_TTL_S, Cache, Located, Said, Walk
 from meshproto.core.reach import Kind, kind_of
 from meshproto.errors import MeshError, PeerError, Unavailable, Unreachable, UserNotFound
@@ -49,21 +49,25 @@ class Finding:
         self._searches: set[_Search] = set()
         self._closed = False
 
-    async def locate(self, name: str, *, fresh: bool = False) -> Located:
+    async def locate(self, name: str, *, fresh: bool = False, print_: str | None = None) -> Located:
         """Where the user is: from the cache (not when `fresh`), the seeds, or the last known record. Raises
         :class:`UserNotFound`, or :class:`Unavailable` when no seed answers and nothing is known. Asks the seeds for
-        :data:`LOOKUP_S` at most."""
+        :data:`LOOKUP_S` at most. `print_`: the fingerprint of the key that is wanted. A seed that answers with another
+        key has not answered as long as others may; when none knows that key it is what the first has said."""
         now = self._clock.seconds()
         if not fresh:
             cached = self._cache.get(name, now)
-            if cached is not None:
+            if cached is not None and (_has_key(cached, print_) or self._cache.is_missing(f"{name}~{print_}", now)):
                 return cached
             if self._cache.is_missing(name, now):
                 raise _not_found(name)
-        search = await self._search(name)
-        if search.found is not None:
-            located = await self._newest(search.found)
+        search = await self._search(name, print_)
+        found = search.found or search.other
+        if found is not None:
+            located = await self._newest(found)
             self._cache.found(name, located, self._clock.seconds())
+            if search.found is None:
+                self._cache.missing(f"{name}~{print_}", self._clock.seconds())
             return located
         if search.verdict is Said.MISSING:
             self._cache.missing(name, self._clock.seconds())
@@ -108,12 +112,13 @@ class Finding:
             search.stop(_shutting_down())
         self._links.close()
 
-    async def _search(self, name: str) -> "_Search":
+    async def _search(self, name: str, print_: str | None) -> "_Search":
         if self._closed:
             raise _shutting_down()
         home = self._home.home.address if self._home is not None else None
         others = self._addresses.to_ask(at_home=home is not None)
-        search = _Search(Walk(home, others, self._clock.seconds()), lambda at: self._ask(at, name), self._clock)
+        walk = Walk(home, others, self._clock.seconds())
+        search = _Search(walk, lambda at: self._ask(at, name), lambda found: _has_key(found, print_), self._clock)
         self._searches.add(search)
         try:
             await search.run()
@@ -136,19 +141,28 @@ class Finding:
 
 
 class _Search:
-    """One walk: `ask` is what is done at an address. After :meth:`run`: what was `found`, the `verdict`, `why` nothing
-    is known, and who was `unreachable`."""
+    """One walk: `ask` is what is done at an address, and `fits` says whether the answer is what is looked for. After
+    :meth:`run`: what was `found`, the first `other` answer that does not fit, the `verdict`, `why` nothing is known,
+    and who was `unreachable`."""
 
     log = Logger()
 
-    def __init__(self, walk: Walk, ask: Callable[[str], Coroutine[Any, Any, Located]], clock: IReactorTime) -> None:
+    def __init__(
+        self,
+        walk: Walk,
+        ask: Callable[[str], Coroutine[Any, Any, Located]],
+        fits: Callable[[Located], bool],
+        clock: IReactorTime,
+    ) -> None:
         self._walk = walk
         self._ask = ask
+        self._fits = fits
         self._clock = clock
         self._under_way: list[Deferred[None]] = []
         self._news: Deferred[None] = Deferred()
         self._over = False
         self.found: Located | None = None
+        self.other: Located | None = None
         self.verdict = Said.SILENT
         self.why = "no seed can be reached"
         self.unreachable: set[str] = set()
@@ -191,8 +205,12 @@ class _Search:
         def located(found: Located) -> None:
             if self._over:
                 return
-            self.found = self.found or found
-            self._walk.heard(address, Said.FOUND)
+            if self._fits(found):
+                self.found = self.found or found
+                self._walk.heard(address, Said.FOUND)
+            else:
+                self.other = self.other or found
+                self._walk.heard(address, Said.MISSING)
 
         def failed(failure: Failure) -> None:
             if self._over:
@@ -217,6 +235,11 @@ class _Search:
         self.unreachable.update(self._walk.slow(now))
         who = "not every seed" if self._walk.missing else "no seed"
         self.why = f"{who} answered within {LOOKUP_S:g} s"
+
+
+def _has_key(located: Located, print_: str | None) -> bool:
+    """Whether it is a record of the key with this fingerprint; None: any key will do."""
+    return print_ is None or fingerprint(located.record.key_bytes) == print_
 
 
 def _not_found(name: str) -> UserNotFound:

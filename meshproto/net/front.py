@@ -266,17 +266,18 @@ class Front:
     @app.route("/lookup/<name>", methods=["GET"])
     @owner
     async def lookup(self, request: IRequest, name: str) -> bytes:
-        located = await self._seeds.locate(parse_address(name)[0], fresh=True)
+        bare, print_ = parse_address(name)
+        located = await self._seeds.locate(bare, fresh=True, print_=print_)
         record, said = located.record, located.said
-        print_ = fingerprint(record.key_bytes)
+        found = fingerprint(record.key_bytes)
         return answer_json(
             request,
             {
                 "name": record.name,
                 "key": record.key,
-                "fingerprint": print_,
-                "groups": grouped(print_),
-                "address": f"{record.name}~{print_}",
+                "fingerprint": found,
+                "groups": grouped(found),
+                "address": f"{record.name}~{found}",
                 "uris": record.uris,
                 "seq": record.seq,
                 "since": said.since if said else None,
@@ -339,9 +340,10 @@ class Front:
         (bare, print_), wanted = parse_address(name), parse_fingerprint(body.fingerprint)
         if print_ not in (None, wanted):
             raise BadParams(f"{name} has another fingerprint than the body, {wanted}")
-        contact = await self._contacts.trust(bare, wanted, partial(self._seeds.locate, bare, fresh=True))
+        locate = partial(self._seeds.locate, bare, fresh=True, print_=wanted)
+        contact = await self._contacts.trust(bare, wanted, locate)
         self._seeds.forget(bare)  # what is cached may be of the other key
-        self._sending.wake(bare)
+        self._sending.wake(bare, alive=False)
         return answer_json(request, contact_shown(contact))
 
     @app.route("/contacts/<name>", methods=["DELETE"])

@@ -1,14 +1,13 @@
 """The connections that a seed has, as far as it does not trust them: how many there may be, how long they may be
-silent, how much they may say before anything of it was right, and what the log says of them.
+silent, and how much they may say before anything of it was right.
 
 Whoever is registered, watches or gossips is more than a guest, and is not sent away for being silent.
 """
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
-from meshproto.core.limits import NETWORKS_MAX, Buckets, Places, Rate, called
+from meshproto.core.limits import Buckets, Places, Rate, called
 from meshproto.errors import CallerError, MeshError, SlowDown, TooSlow, Unavailable
 from meshproto.net.lines import Lines
 from meshproto.net.listening import TLS_HANDSHAKE, places_max
@@ -27,8 +26,6 @@ SWEEP_S: Final = 5.0
 """How often silence is looked for: that much later it is noticed."""
 STRANGERS_BYTES: Final = Rate(per_s=64 * 1024, burst=8 * 1024 * 1024)
 """What a network may say over connections on which nothing was right yet: a line a second of the longest."""
-NOTE_S: Final = 60.0
-"""One line in the log for each network and so long."""
 
 
 class WrongProtocol(CallerError):
@@ -117,23 +114,3 @@ class Guests:
         if not guest.staying and now - guest.silent_since >= IDLE_S:
             return TooSlow(f"nothing was asked in {IDLE_S:g} s; this connection ends")
         return None
-
-
-class Notes:
-    """What the log says of strangers: a line for each network and :data:`NOTE_S`, with the number of those that were
-    left out since the last."""
-
-    def __init__(self) -> None:
-        self._noted: OrderedDict[str, tuple[float, int]] = OrderedDict()
-
-    def note(self, network: str, what: str, now: float) -> str | None:
-        """The line, if there is to be one."""
-        at, left_out = self._noted.pop(network, (now - NOTE_S, 0))
-        if now - at < NOTE_S:
-            self._noted[network] = at, left_out + 1
-            return None
-        self._noted[network] = now, 0
-        if len(self._noted) > NETWORKS_MAX:
-            self._noted.popitem(last=False)
-        more = f" (and {left_out} more since the last such line)" if left_out else ""
-        return f"a connection from {called(network)} was ended: {what}{more}"

@@ -96,7 +96,7 @@ class UserNode(Service):
             heard=self.sending.wake,
         )
         self.programs = Programs(programs, self.receiving, store, reactor, now_ms, rng)
-        self.retention = Retention(keep, store, self.programs, reactor, now_ms)
+        self.retention = Retention(keep, store, self.programs, reactor, now_ms, lambda: self.keys.current.made_at_ms)
         self.front = Front(
             identity.fingerprint,
             self.seeds,

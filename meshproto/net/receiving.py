@@ -53,7 +53,7 @@ class Receiving:
         clock: IReactorTime,
         now_ms: NowMs,
         entropy: Entropy,
-        check: Callable[[Record, str], Awaitable[None]],
+        check: Callable[[Record, str, int], Awaitable[None]],
         heard: Callable[[str], None],
     ) -> None:
         self._identity = identity
@@ -71,7 +71,7 @@ class Receiving:
         :func:`meshproto.core.envelope.open_batch` and `check` do, :class:`KeyChanged`, and
         :class:`meshproto.errors.Unavailable`; then nothing of it was kept."""
         opened = open_batch(body, self._identity())
-        await self._check(opened.sender, network)
+        await self._check(opened.sender, network, len(body))
         return await shield(ensureDeferred(self._keep(opened)))
 
     async def _keep(self, opened: Opened) -> bytes:

@@ -4,6 +4,7 @@ Old messages go a few hundred at a time, each portion a job of its own for the d
 longer than that; then the free pages are given back likewise.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from twisted.application.service import Service
@@ -21,8 +22,8 @@ from meshproto.net.user_store import UserStore
 
 DAY_S: Final = 86400.0
 IDS_KEPT_S: Final = TTL_S_MAX + 2 * DAY_S
-"""How long the id of a message that was received is known: a sender repeats a message until its ttl is over, by a clock
-that may have been set meanwhile."""
+"""How long the id of a message that was received is known, at least: a sender repeats a message until its ttl is over,
+by a clock that may have been set meanwhile."""
 ENDS_KEPT_S: Final = IDS_KEPT_S
 """How long a message that has ended is kept in the outbox unless --keep-days says otherwise."""
 ENDS_KEPT_S_MIN: Final = DAY_S
@@ -46,16 +47,26 @@ KEEP_ALL: Final = Keep()
 
 
 class Retention(Service):
-    """What `programs` have not got yet is kept, however old."""
+    """What `programs` have not got yet is kept, however old. `mail_keys_made_ms`: when the mail keys that open batches
+    at this moment were made, ms since 1970 UTC."""
 
     log = Logger()
 
-    def __init__(self, keep: Keep, store: UserStore, programs: Programs, clock: IReactorTime, now_ms: NowMs) -> None:
+    def __init__(
+        self,
+        keep: Keep,
+        store: UserStore,
+        programs: Programs,
+        clock: IReactorTime,
+        now_ms: NowMs,
+        mail_keys_made_ms: Callable[[], Sequence[int]],
+    ) -> None:
         self._keep = keep
         self._store = store
         self._programs = programs
         self._clock = clock
         self._now_ms = now_ms
+        self._mail_keys_made_ms = mail_keys_made_ms
         self._loop: Deferred[None] | None = None
 
     def startService(self) -> None:
@@ -85,7 +96,7 @@ class Retention(Service):
             came_before = None if keep_ms is None else int(now_ms - keep_ms)
             while await self._store.inbox.prune(self._keep.messages, came_before, self._programs.cursor):
                 await self._pause()
-        while await self._store.inbox.forget(now_ms - int(IDS_KEPT_S * 1000)):
+        while await self._store.inbox.forget(self._ids_forgotten_before(now_ms)):
             await self._pause()
         ends_ms = ENDS_KEPT_S * 1000 if keep_ms is None else max(keep_ms, ENDS_KEPT_S_MIN * 1000)
         row: int | None = 0
@@ -94,6 +105,15 @@ class Retention(Service):
             await self._pause()
         while await self._store.vacuum():
             await self._pause()
+
+    def _ids_forgotten_before(self, now_ms: int) -> int:
+        """An id is known for as long as there is a key that opens the batch it came in: who has recorded that batch may
+        send it again when this node has slept for a month, and the key with it. What came before the oldest key was
+        made was sealed for one that is gone. A key that is made later than it is now, by a clock that was wrong then
+        or is now, tells nothing."""
+        made = self._mail_keys_made_ms()
+        oldest_ms = min(made) if max(made) <= now_ms else 0
+        return min(now_ms - int(IDS_KEPT_S * 1000), oldest_ms)
 
     def _pause(self) -> "Deferred[None]":
         return deferLater(self._clock, PAUSE_S)

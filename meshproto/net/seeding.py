@@ -13,16 +13,20 @@ from twisted.python.failure import Failure
 
 from meshproto import wire
 from meshproto.core.effects import Effect, Exchange, Log, Push, Save, SavePeer, Send
+from meshproto.core.limits import called
+from meshproto.core.notes import Notes
 from meshproto.core.seed import Seed
 from meshproto.errors import BadParams, MeshError, NobodyListens
 from meshproto.net.calls import Calls, Links, say_hello
-from meshproto.net.guests import SWEEP_S, Guests, Notes
+from meshproto.net.guests import SWEEP_S, Guests
 from meshproto.net.lines import LineHandler, Lines
 from meshproto.net.problem import last_answer
 from meshproto.net.seed_store import SeedStore
 
 TICK_S_MAX: Final = 5.0
-"""A wall clock that stepped back must not put the seed to sleep."""
+"""How late it may be noticed that the time of day was set."""
+STEP_S: Final = 0.5
+"""By less it is not set, but made to run faster or slower; which no lease and no judgement minds."""
 
 STANDING: Final = frozenset({wire.Register, wire.Unregister, wire.Watch, wire.Unwatch, wire.Hello})
 """What may make more than a guest of somebody."""
@@ -33,8 +37,8 @@ NO_HTTP: Final = BadParams("this is a seed of a mesh: it speaks lines of JSON-RP
 
 class SeedService(Service):
     """Effects of the core, carried out. `clock`: what timers and the limits of connections go by; it does not step, or
-    all guests would be silent for too long at once. `now`: the wall clock, s since 1970 UTC, whose time the core is
-    given, because seeds tell each other times."""
+    all guests would be silent for too long at once. `now`: the wall clock, s since 1970 UTC. Its time is what the core
+    is given, because seeds tell each other times; that it steps the core is told (:meth:`now`)."""
 
     log = Logger()
 
@@ -49,7 +53,8 @@ class SeedService(Service):
         self._core = core
         self._store = store
         self._clock = clock
-        self.now = now
+        self._wall = now
+        self._ahead_s = now() - clock.seconds()
         self._links: dict[int, Lines] = {}
         self._numbers = itertools.count(1)
         self._guests = Guests()
@@ -61,6 +66,17 @@ class SeedService(Service):
         self._troubled: dict[str, str] = {}
         self._timer: IDelayedCall | None = None
         self._sweeping: IDelayedCall | None = None
+
+    def now(self) -> float:
+        """The time of day, s since 1970 UTC. When it was set the core is told before it is given the new time: what
+        waits there goes on waiting for as long as it would have, and nobody is judged by time that did not go by."""
+        wall = self._wall()
+        step_s = wall - self._clock.seconds() - self._ahead_s
+        if not -STEP_S < step_s < STEP_S:
+            self._ahead_s += step_s
+            self._core.stepped(step_s)
+            self.log.warn("the time of day was set by {seconds} s", seconds=round(step_s, 3))
+        return wall
 
     def link(self) -> LineHandler:
         """For a connection that comes in."""
@@ -153,9 +169,10 @@ class SeedService(Service):
         lines.end()
 
     def _note(self, lines: Lines, what: str) -> None:
-        text = self._notes.note(lines.network, what, self._clock.seconds())
-        if text is not None:
-            self.log.warn("{text}", text=text)
+        text = f"a connection from {called(lines.network)} was ended: {what}"
+        line = self._notes.line(lines.network, text, self._clock.seconds())
+        if line is not None:
+            self.log.warn("{line}", line=line)
 
     def _sweep(self) -> None:
         self._sweeping = self._clock.callLater(SWEEP_S, self._sweep)
@@ -263,7 +280,8 @@ class SeedService(Service):
         """Have :meth:`_tick` called when the core wants it."""
         if not self.running:
             return
-        delay_s = min(TICK_S_MAX, max(0.0, self._core.wake_at - self.now()))
+        now = self.now()
+        delay_s = min(TICK_S_MAX, max(0.0, self._core.wake_at - now))
         if self._timer is None:
             self._timer = self._clock.callLater(delay_s, self._tick)
         elif self._timer.getTime() > self._clock.seconds() + delay_s:

@@ -137,9 +137,9 @@ class Seeds(Service):
         self._renewing.cancel()
         self._renewing = background(self._renew(), self.log)
 
-    async def locate(self, name: str, *, fresh: bool = False) -> Located:
+    async def locate(self, name: str, *, fresh: bool = False, print_: str | None = None) -> Located:
         """See :meth:`Finding.locate`."""
-        return await self._finding.locate(name, fresh=fresh)
+        return await self._finding.locate(name, fresh=fresh, print_=print_)
 
     def reach(self, located: Located, uri: str) -> Reach:
         """To which kinds of addresses the user's record may lead."""

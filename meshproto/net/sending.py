@@ -18,8 +18,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from meshproto.core.envelope import Letter, Receipt, open_receipt, seal
-from meshproto.core.identity import Entropy, Record, fingerprint
+from meshproto.core.identity import Entropy, fingerprint
 from meshproto.core.lookup import Located
+from meshproto.core.notes import Notes
 from meshproto.core.outbox import Attempt, Effect, Finish, Load, Outbox
 from meshproto.core.queue import Message, Queue, Status
 from meshproto.errors import MeshError, NoAnswer, NotFound, PeerError, PeerRefused, Unavailable, Unreachable, quoted
@@ -40,17 +41,22 @@ EXPIRY_LOOK_S: Final = 60.0
 """How long an expiry may go unnoticed when the wall clock was set forward."""
 EXPIRY_AGAIN_S: Final = 1.0
 """When to look again for what was over and could not end, since it was under way."""
-
+LINES_MAX: Final = 5
+"""Lines of the log a minute about one recipient: the steps of what usually fails, and no more."""
+LINES_IN_ALL_MAX: Final = 600
+"""The same about all of them: 200 MB a day at worst."""
 
 T = TypeVar("T")
 
 
 class _ForAnotherKey(Exception):
-    """Rows of a batch that must not be sent to the key the recipient has now, with the reason for each."""
+    """Rows of a batch that must not be sent to the key the recipient has now, with the reason for each. `for_good`: it
+    is the owner who has said that this is the recipient's key."""
 
-    def __init__(self, reasons: dict[int, str]) -> None:
+    def __init__(self, reasons: dict[int, str], *, for_good: bool) -> None:
         super().__init__(reasons)
         self.reasons = reasons
+        self.for_good = for_good
 
 
 class End(NamedTuple):
@@ -114,6 +120,8 @@ class Sending(Service):
         self._attempts: set[Deferred[None]] = set()
         self._effects: deque[Effect] = deque()
         self._carrying_out = False
+        self._notes = Notes(lines_max=LINES_MAX)
+        self._notes_in_all = Notes(lines_max=LINES_IN_ALL_MAX)
         self._followers: dict[int, list[Follower]] = {}  # row -> who waits for its end
         self._followers_count = 0
         self._next_tick = Alarm(clock, self._tick)
@@ -274,7 +282,7 @@ class Sending(Service):
     def why(self, recipient: str) -> str | None:
         """What happened when the recipient was last tried."""
         queue = self._core.queues.get(recipient)
-        return queue.reason if queue is not None else None
+        return queue.why if queue is not None else None
 
     def is_failing(self, recipient: str) -> bool:
         """Whether the last attempt failed."""
@@ -391,12 +399,13 @@ class Sending(Service):
             receipt = await self._locate_and_deliver(attempt)
         except MeshError as error:
             if error.detail != self.why(attempt.key):
-                self.log.info("{to}: {reason}", to=attempt.to, reason=error.detail)
+                self._note(attempt.key, f"{attempt.to}: {error.detail}")
             # What a seed says about a name is no reason to leave a peer alone.
             wait_s = error.retry_after_s if isinstance(error, PeerRefused) else None
             self._failed(attempt, error.detail, wait_s or 0.0)
         except _ForAnotherKey as strict:
-            self._carry_out(self._core.withheld(attempt.key, strict.reasons, self._now()))
+            withheld = self._core.withheld(attempt.key, strict.reasons, self._now(), for_good=strict.for_good)
+            self._carry_out(withheld)
             self._unwatch_if_done(attempt.key)
         except CancelledError:
             self._failed(attempt, "the node was stopped")  # the messages stay on disk
@@ -409,27 +418,34 @@ class Sending(Service):
             self._carry_out(self._core.answered(attempt.key, set(receipt.ids), refused, self._now()))
             await self._seeds.unwatch(attempt.to)
 
+    def _note(self, recipient: str, text: str) -> None:
+        """Into the log, unless it was told much of the recipient, or of all: a seed may have another reason each
+        time."""
+        line = self._notes.line(recipient, text, self._now())
+        line = line and self._notes_in_all.line("", line, self._now())
+        if line is not None:
+            self.log.info("{line}", line=line)
+
     def _failed(self, attempt: Attempt, reason: str, retry_after_s: float = 0.0) -> None:
         self._carry_out(self._core.failed(attempt.key, reason, self._now(), retry_after_s))
         self._unwatch_if_done(attempt.key)
 
     async def _locate_and_deliver(self, attempt: Attempt) -> Receipt:
-        located = await self._seeds.locate(attempt.to)
+        print_ = _only_key(attempt.batch)
+        located = await self._seeds.locate(attempt.to, print_=print_)
         try:
             return await self._deliver(attempt, located)
         except PeerError:
             self._seeds.forget(attempt.to)
             # Watch first, then look: whoever comes back in between is seen by the one or by the other.
             await self._seeds.watch(attempt.to)
-            again = await self._seeds.locate(attempt.to, fresh=True)
+            again = await self._seeds.locate(attempt.to, fresh=True, print_=print_)
             if again.record.seq <= located.record.seq:
                 raise
         return await self._deliver(attempt, again)
 
     async def _deliver(self, attempt: Attempt, located: Located) -> Receipt:
-        await self._contacts.check(located)
-        self._core.found(attempt.key)
-        _check_keys(attempt.batch, located.record)
+        await self._check_keys(attempt, located)
         letters = [Letter(message.id, Raw(message.message), message.sent_at, message.type) for message in attempt.batch]
         own = self._seeds.own()
         pending = seal(letters, own.identity, own.signed, located.record, self._entropy)
@@ -449,18 +465,32 @@ class Sending(Service):
                 raise
         raise failed
 
+    async def _check_keys(self, attempt: Attempt, located: Located) -> None:
+        """What was sent to NAME~FINGERPRINT goes to that key or to nobody. Seeds may say that the name has another one
+        now; that is no reason to pin that one, if nothing else goes there, nor to end what is not for it. Raises
+        :class:`KeyChanged` and :class:`_ForAnotherKey`."""
+        record = located.record
+        found = fingerprint(record.key_bytes)
+        reasons = {
+            message.row: f"it is for {message.to} alone, and {record.name} has the key {found} now"
+            for message in attempt.batch
+            if not message.is_for(found)
+        }
+        if len(reasons) == len(attempt.batch):
+            await self._contacts.notice(located)
+        else:
+            await self._contacts.check(located)
+        for_good = bool(reasons) and await self._contacts.is_trusted(record)
+        if not reasons or for_good:
+            self._core.found(attempt.key)
+        if reasons:
+            raise _ForAnotherKey(reasons, for_good=for_good)
 
-def _check_keys(batch: Iterable[Message], recipient: Record) -> None:
-    """What was sent to NAME~FINGERPRINT goes to that key or to nobody: the name may have been given another one since
-    the message was accepted. Raises :class:`_ForAnotherKey`."""
-    found = fingerprint(recipient.key_bytes)
-    reasons = {
-        message.row: f"it is for {message.to} alone, and {recipient.name} has the key {found} now"
-        for message in batch
-        if not message.is_for(found)
-    }
-    if reasons:
-        raise _ForAnotherKey(reasons)
+
+def _only_key(batch: Sequence[Message]) -> str | None:
+    """The fingerprint of the key that all of a batch is for, if there is one."""
+    prints = {address.partition("~")[2] for address in {message.to for message in batch}}
+    return (prints.pop() or None) if len(prints) == 1 else None
 
 
 def _may_have_arrived(error: MeshError) -> bool:

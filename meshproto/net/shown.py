@@ -35,8 +35,8 @@ def recipient_shown(queue: Queue, ahead_ms: float) -> dict[str, Any]:
         "waiting": queue.waiting,
         "oldest_at": queue.oldest_at,
         "attempts": queue.attempts,
-        "next_try_at": None if queue.next_try is None else int(queue.next_try * 1000 + ahead_ms),
-        "reason": queue.reason,
+        "next_try_at": None if queue.tried_at is None else int(queue.tried_at * 1000 + ahead_ms),
+        "reason": queue.why,
     }
 
 

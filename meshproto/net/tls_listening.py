@@ -28,7 +28,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from meshproto import wire
-from meshproto.core.limits import Buckets, Rate, network_of
+from meshproto.core.limits import network_of
+from meshproto.core.notes import Notes
 from meshproto.errors import BadParams, TLSNeeded
 from meshproto.net.listening import TLS_HANDSHAKE
 from meshproto.net.problem import last_answer
@@ -41,8 +42,6 @@ HANDSHAKE_S: Final = 10.0
 """A few round trips, over the slowest line; OpenSSL itself would wait for ever."""
 RENEW_S: Final = 60.0
 """How often the files of a certificate are looked at, when somebody connects: reading them takes a millisecond."""
-TROUBLE_LOGGED: Final = Rate(1 / 60, 1)
-"""Lines in the log about connections of one network that came to nothing: a scanner must not fill the disk."""
 
 TLS_SCHEME: Final = "ssl:"
 
@@ -156,7 +155,7 @@ class _GreetedFactory(TLSMemoryBIOFactory):
     def __init__(self, certificate: _Certificate, factory: IProtocolFactory, clock: IReactorTime) -> None:
         super().__init__(certificate, False, factory, clock)
         self.clock = clock
-        self.logged = Buckets(TROUBLE_LOGGED)
+        self.notes = Notes()
 
     def buildProtocol(self, addr: IAddress | None) -> "_Greeted":
         return _Greeted(self, self.wrappedFactory.buildProtocol(addr))
@@ -214,5 +213,8 @@ class _Greeted(BufferingTLSTransport):
 
     def _complain(self, what: str) -> None:
         host = getattr(self.transport.getPeer(), "host", "")
-        if what and not self.factory.logged.take(network_of(host), self.factory.clock.seconds()):
-            self.log.warn("no TLS with {host}: {what}", host=host, what=what)
+        if not what:
+            return
+        line = self.factory.notes.line(network_of(host), f"no TLS with {host}: {what}", self.factory.clock.seconds())
+        if line is not None:
+            self.log.warn("{line}", line=line)

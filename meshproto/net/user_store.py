@@ -61,14 +61,15 @@ class UserStore:
         return self._database.submit(job, durable=False)
 
     def save_seeds(self, addresses: Iterable[str]) -> "Deferred[None]":
-        """The seeds to try at the next start, in place of those kept before."""
+        """The seeds to try at the next start, in place of those kept before. Not synced: a home may tell of others each
+        time."""
         rows = [(address,) for address in addresses]
 
         def job(connection: sqlite3.Connection) -> None:
             connection.execute("DELETE FROM seeds")
             connection.executemany("INSERT OR IGNORE INTO seeds VALUES (?)", rows)
 
-        return self._database.submit(job)
+        return self._database.submit(job, durable=False)
 
     def save_seq(self, seq: int) -> "Deferred[None]":
         """The sequence of the latest record, so that the next is higher whatever the clock says."""

@@ -13,6 +13,7 @@ from meshproto.cli.node import Node
 from meshproto.cli.render import Screen
 from tests.cli.conftest import Mesh
 from tests.cli.stub import Stub
+from tests.qr_reader import read_blocks
 
 AT_MS = 1_795_343_300_000
 
@@ -122,6 +123,26 @@ def test_a_name_nobody_has(stub: Stub, run: Mesh) -> None:
     """Other problems than that it is no contact end the command."""
     stub.refuses(400, "bad params", "no name")
     assert run("fingerprint", "!").exit_code == Exit.USAGE
+
+
+@pytest.mark.parametrize("name", ["a", "UserX", "X" * 64])
+def test_a_scanner_reads_the_code(name: str, stub: Stub, run: Mesh) -> None:
+    """What `mesh fingerprint` shows is the full address, whatever the length of the name."""
+    stub.answers({**USERX, "name": name, "address": f"{name}~kzdvvj2umnduyauf"})
+    shown = run("fingerprint").stdout.splitlines()
+    code = [line for line in shown if line.startswith("  ") and not line.strip(" \u2580\u2584\u2588")]
+    assert read_blocks(code) == f"{name}~kzdvvj2umnduyauf"
+
+
+def test_dark_is_drawn_on_light(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the terminal's own colours are: every line of the code is black on white."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding="utf-8", write_through=True))
+    contacts.identify(Screen(True), USERX)
+    rows = qr.rows("UserX~kzdvvj2umnduyauf")
+    assert [f"\x1b[30;107m{row}\x1b[0m" for row in rows] == raw.getvalue().decode().splitlines()[-len(rows) :]
 
 
 def test_a_qr_code_is_square() -> None:

@@ -179,7 +179,7 @@ class TestAnswers:
         box.add("bob", messages([1]), NOW)
         for _ in range(5):
             box.failed("bob", "unreachable", NOW)
-            box.wake("bob", NOW)
+            box.wake("bob", NOW, alive=False)
         box.add("bob", messages([2]), NOW)
         box.answered("bob", {"id1"}, {}, NOW)
         box.failed("bob", "unreachable", NOW)
@@ -278,6 +278,23 @@ class TestBackOff:
         box.failed("bob", "not now", NOW + 60, retry_after_s=60.0)
         assert len(box.wake("bob", NOW + 61)) == 1
 
+    def test_signs_of_life(self, box: Outbox) -> None:
+        """The first has the recipient tried at once; whoever gives them again and again, while nothing reaches them, is
+        tried twice a second at most."""
+        box.add("bob", [message(1)], NOW)
+        box.failed("bob", "unreachable", NOW, retry_after_s=60.0)
+        tried_at = []
+        for hundredth in range(1000):
+            now = NOW + hundredth / 100
+            box.wake("bob", now)
+            box.tick(now)
+            if box.queues["bob"].under_way:
+                tried_at.append(now)
+                box.failed("bob", "unreachable", now)
+        assert tried_at[0] == NOW
+        assert len(tried_at) <= 21
+        assert len(box._retries) < 30
+
     def test_waking_everybody(self, box: Outbox) -> None:
         """When all who are silent are tried at once there are still places for the others."""
         keys = [f"away{number}" for number in range(DELIVERIES_MAX + DOUBTFUL_MAX)]
@@ -328,7 +345,7 @@ class TestEnds:
         (end,) = box.failed("bob", "unreachable", NOW)
         assert isinstance(end, Finish)
         assert end.rows == (1,)
-        assert rows(box.wake("bob", NOW)[0]) == [2]
+        assert rows(box.wake("bob", NOW, alive=False)[0]) == [2]
 
     def test_under_way_and_delivered(self, box: Outbox) -> None:
         """One that is delivered by the attempt under way is delivered."""
@@ -360,19 +377,81 @@ class TestEnds:
         assert box.end("bob", [1], Status.CANCELLED, "x", NOW) == box.end("eve", [9], Status.CANCELLED, "x", NOW) == []
         assert box.waiting == 1
 
-    def test_what_is_withheld(self, box: Outbox) -> None:
-        """Messages that are for another key end as refused, honestly; the others go out at once, without them."""
+    def test_what_is_withheld_for_good(self, box: Outbox) -> None:
+        """Messages that are for another key, as the owner says, end as refused, honestly; the others go out at once,
+        without them."""
         box.add("bob", messages([1, 2]), NOW)
         box.may_have_arrived("bob")
         box.failed("bob", "x", NOW)
         box.add("bob", messages([3, 4]), NOW)
         (attempt,) = box.wake("bob", NOW)
         assert rows(attempt) == [1, 2, 3, 4]
-        one, three, again = box.withheld("bob", {1: "no", 3: "never"}, NOW)
+        one, three, again = box.withheld("bob", {1: "no", 3: "never"}, NOW, for_good=True)
         assert one == Finish((1,), Status.REFUSED, "no; it was sent before, without an answer, and may have arrived")
         assert three == Finish((3,), Status.REFUSED, "never")
         assert rows(again) == [2, 4] and box.waiting == 2
-        assert box.withheld("bob", {2: "no", 4: "no"}, NOW)[-1] == Finish((4,), Status.REFUSED, "no")
+        assert box.withheld("bob", {2: "no", 4: "no"}, NOW, for_good=True)[-1] == Finish((4,), Status.REFUSED, "no")
+        assert not box.queues and not box.waiting
+
+    def test_what_stands_aside(self, box: Outbox) -> None:
+        """Messages that are for another key, as a seed says, wait; what comes after them goes out. They are tried again
+        after a while, ever later, from disk, in their place."""
+        box.add("bob", messages([1, 2]), NOW)
+        queue = box.queues["bob"]
+        (others,) = box.withheld("bob", {1: "no"}, NOW, for_good=False)
+        assert rows(others) == [2]
+        assert box.answered("bob", {"id2"}, {}, NOW) == [Finish((2,), Status.DELIVERED, None)]
+        box.marked([2], NOW)
+        assert (box.waiting, queue.why, box.status_of("bob", 1)) == (1, "no", Status.LOCATING)
+        delays = []
+        for _ in range(12):
+            due = queue.tried_at
+            assert due is not None and box.wake_at == due
+            delays.append(due - NOW)
+            assert box.tick(due - 0.001) == []
+            assert box.tick(due) == [Load("bob", 0)]
+            attempt, load = box.loaded("bob", messages([1]), NOW)
+            assert rows(attempt) == [1] and load == Load("bob", 1) and queue.tried_at is None
+            assert box.withheld("bob", {1: "no"}, NOW, for_good=False) == []
+            assert box.loaded("bob", [], NOW) == []
+        assert 0.5 <= delays[0] <= 1.0
+        assert BACKOFF_MAX_S / 2 <= delays[-1] <= BACKOFF_MAX_S
+
+    def test_what_stands_aside_comes_back_to_its_place(self, box: Outbox) -> None:
+        """Before what came after it and waits too; that is read from disk again, and its bytes count once."""
+        box.add("bob", messages([1, 2]), NOW)
+        box.withheld("bob", {1: "no"}, NOW, for_good=False)
+        box.failed("bob", "x", NOW, retry_after_s=100)
+        assert box.tick(NOW + 50) == []
+        assert box.tick(NOW + 100) == [Load("bob", 0)]
+        attempt, load = box.loaded("bob", messages([1, 2]), NOW + 100)
+        assert rows(attempt) == [1, 2] and load == Load("bob", 2)
+        assert len(finished(box.answered("bob", {"id1", "id2"}, {}, NOW + 100))) == 1
+        box.loaded("bob", [], NOW + 100)
+        assert not box.queues and not box._bytes
+
+    def test_what_stands_aside_is_tried_when_the_owner_wants(self, box: Outbox) -> None:
+        """At once; not for a sign of life from whoever has the name now."""
+        box.add("bob", messages([1]), NOW)
+        assert box.withheld("bob", {1: "no"}, NOW, for_good=False) == []
+        assert box.queues["bob"].tried_at == box.wake_at
+        assert box.wake("bob", NOW) == box.hint("bob", NOW, alive=True) == []
+        assert box.wake("bob", NOW, alive=False) == [Load("bob", 0)]
+
+    def test_what_stands_aside_ends(self, box: Outbox) -> None:
+        """Its owner may cancel it, its time may be over, also while it was under way; it may have arrived before."""
+        box.add("bob", messages([1, 2, 3]), NOW)
+        box.may_have_arrived("bob")
+        box.failed("bob", "x", NOW)
+        box.wake("bob", NOW)
+        box.end("bob", [2], Status.CANCELLED, "not wanted", NOW)
+        (two,) = finished(box.withheld("bob", {1: "no", 2: "no", 3: "no"}, NOW, for_good=False))
+        assert (two.rows, two.status) == ((2,), Status.CANCELLED)
+        (ends,) = finished(box.end("bob", [1, 3], Status.EXPIRED, "too late", NOW))
+        assert (ends.rows, ends.reason) == (
+            (1, 3),
+            "too late; it was sent before, without an answer, and may have arrived",
+        )
         assert not box.queues and not box.waiting
 
     def test_a_queue_is_of_a_name(self, box: Outbox) -> None:
@@ -435,6 +514,17 @@ class TestMarks:
         box.queues["bob"].row_known = 0  # as when memory was short
         (attempt, *_) = box.loaded("bob", messages([1, 2, 3]), NOW)
         assert rows(attempt) == [3]
+
+    def test_nobody_looks_for_places_meanwhile(self, box: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+        """While the disk owes marks no place is given away, and no time is said at which one would be."""
+        monkeypatch.setattr(outbox_module, "UNMARKED_MAX", 1)
+        monkeypatch.setattr(outbox_module, "DELIVERIES_MAX", 2)
+        for row, key in enumerate(("bob", "carol", "dan"), 1):
+            box.add(key, [message(row, key)], NOW)
+        assert box.wake_at == NOW + PLACE_S
+        box.answered("bob", {"id1"}, {}, NOW)
+        assert box.wake_at is None
+        assert box.marked([1], NOW) == [Attempt("dan", "dan", (message(3, "dan"),))]
 
     def test_a_bound(self, box: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
         """While UNMARKED_MAX ends are not on disk nothing more is sent; then it goes on."""

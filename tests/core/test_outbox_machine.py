@@ -104,8 +104,11 @@ class Model(RuleBasedStateMachine):
         assert 1 <= len(rows) <= BATCH_LIMITS["BATCH_MESSAGES_MAX"]
         assert size <= BATCH_LIMITS["BATCH_BYTES_MAX"] or len(rows) == 1
         assert not self.ended & set(rows), "attempted after its end"
+        aside = self.outbox.queues[attempt.key].aside
+        assert not aside.keys() & set(rows), "attempted while it stands aside"
         unfinished = [row for row, message in sorted(self.disk.items()) if message.to == attempt.key]
-        assert rows == [row for row in unfinished if row not in self.ended and row <= rows[-1]], "out of order"
+        in_order = [row for row in unfinished if row not in self.ended and row not in aside and row <= rows[-1]]
+        assert rows == in_order, "out of order"
 
     def mark_job(self, finish: Finish) -> Job:
         def run() -> Told:
@@ -228,6 +231,20 @@ class Model(RuleBasedStateMachine):
         attempt = self.under_way.pop(data.draw(st.sampled_from(sorted(self.under_way))))
         self.carry_out(self.outbox.failed(attempt.key, "unreachable", self.now))
 
+    @precondition(lambda self: self.under_way)
+    @rule(data=st.data(), for_good=st.booleans(), found=st.booleans())
+    def withhold(self, data: st.DataObject, for_good: bool, found: bool) -> None:
+        """Some of a batch are for another key."""
+        attempt = self.under_way.pop(data.draw(st.sampled_from(sorted(self.under_way))))
+        some = data.draw(st.sets(st.sampled_from([message.row for message in attempt.batch]), min_size=1))
+        if found or for_good:
+            self.outbox.found(attempt.key)
+        ending = set(self.outbox.queues[attempt.key].ending)
+        before = set(self.ended)
+        self.carry_out(self.outbox.withheld(attempt.key, dict.fromkeys(some, "no"), self.now, for_good=for_good))
+        assert self.ended - before >= (some | ending if for_good else ending)
+        assert for_good or not (some - ending) & self.ended, "ended by what a seed says"
+
     @rule(key=st.sampled_from(KEYS), alive=st.booleans())
     def wake(self, key: str, alive: bool) -> None:
         self.carry_out(self.outbox.wake(key, self.now, alive=alive))
@@ -280,7 +297,8 @@ class Model(RuleBasedStateMachine):
         for row in self.known - self.ended:
             queue = self.outbox.queues[self.disk[row].to]
             in_memory = {message.row for message in (*queue.ready, *queue.under_way)}
-            assert row in in_memory or (queue.on_disk and row > queue.row_known)
+            assert row in in_memory or row in queue.aside or (queue.on_disk and row > queue.row_known)
+            assert row not in queue.aside or row not in in_memory
 
     @invariant()
     def nothing_is_stuck(self) -> None:
@@ -296,7 +314,10 @@ class Model(RuleBasedStateMachine):
                 )
                 wake_at = self.outbox.wake_at
                 waits = queue.next_try is not None and wake_at is not None and wake_at <= queue.next_try
-                assert in_turn or in_doubt or waits
+                due = queue.aside_next_try if not (queue.ready or queue.on_disk) else None
+                stands_aside = due is not None and wake_at is not None and wake_at <= due
+                assert in_turn or in_doubt or waits or stands_aside
+                assert set(queue.aside) <= self.known - self.ended
         served = self.outbox._served | self.outbox._doubtful_served | self.outbox._hanging
         assert served == {key for key, queue in self.outbox.queues.items() if queue.busy}
         assert set(self.outbox._places) == self.outbox._served | self.outbox._doubtful_served

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from twisted.internet.defer import ensureDeferred
@@ -76,28 +77,60 @@ def test_some_in_memory(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
         rig.check(located("Bob", key=2))
 
 
+def say(rig: Rig, name: str, keys: range) -> int:
+    """A seed says that the name has these keys, one after the other: how many lines of the log that gave."""
+    with capturedLogs() as events:
+        for key in keys:
+            with pytest.raises(KeyChanged):
+                rig.check(located(name, key))
+    return len(events)
+
+
+def offered(rig: Rig, name: str) -> str | None:
+    contact = rig.disk.run(ContactsTable(rig.disk.database).get(name))
+    assert contact is not None
+    return None if contact.offered is None else contact.offered.key
+
+
 def test_a_seed_that_says_another_key_each_time(rig: Rig) -> None:
-    """The log is told of a contact's keys once a minute; each of them is remembered, and refused."""
+    """One key of a contact a minute is written down and told to the log; each of them is refused."""
     rig.check(located("Bob"))
     rig.check(located("Eve"))
-    with capturedLogs() as events:
+    assert (say(rig, "Bob", range(2, 9)), say(rig, "bob", range(9, 12)), say(rig, "Eve", range(2, 4))) == (1, 0, 1)
+    assert offered(rig, "bob") == located("Bob", 2).record.key
+    rig.now_ms += 60_000
+    assert say(rig, "Bob", range(12, 14)) == 1
+    assert offered(rig, "bob") == located("Bob", 12).record.key
+    rig.now_ms = 0  # the clock was set back
+    assert say(rig, "Bob", range(14, 16)) == 0
+    rig.now_ms += 60_000
+    assert say(rig, "Bob", range(14, 16)) == 1
 
-        def say(name: str, keys: range) -> int:
-            """How many lines that gave."""
-            before = len(events)
-            for key in keys:
-                with pytest.raises(KeyChanged):
-                    rig.check(located(name, key))
-            return len(events) - before
 
-        assert (say("Bob", range(2, 9)), say("bob", range(9, 12)), say("Eve", range(2, 4))) == (1, 0, 1)
-        rig.now_ms += contacts.LOUD_MS
-        assert say("Bob", range(2, 9)) == 1
-        rig.now_ms = 0  # the clock was set back
-        assert say("Bob", range(9, 12)) == 1
-    contact = rig.disk.run(ContactsTable(rig.disk.database).get("bob"))
-    assert contact is not None and contact.offered is not None
-    assert contact.offered.key == located("Bob", 11).record.key
+def test_a_seed_that_says_it_of_everybody(rig: Rig) -> None:
+    """Of all contacts together so many keys are written down at once, and one a second after that."""
+    many = int(contacts.NEWS_IN_ALL.burst) + 20
+    for number in range(many):
+        rig.check(located(f"Bob{number}"))
+    assert sum(say(rig, f"Bob{number}", range(2, 3)) for number in range(many)) == contacts.NEWS_IN_ALL.burst
+    rig.now_ms += 60_000
+    assert sum(say(rig, f"Bob{number}", range(2, 3)) for number in range(many)) == 20
+
+
+def test_nobody_waits_for_what_seeds_say_to_be_synced(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first key, a newer record, another key: no seed makes the disk sync by telling of them."""
+    durable: list[bool] = []
+    submit = rig.disk.database.submit
+
+    def watched(job: Any, **how: Any) -> Any:
+        durable.append(how.get("durable", True))
+        return submit(job, **how)
+
+    monkeypatch.setattr(rig.disk.database, "submit", watched)
+    rig.check(located("Bob"))
+    rig.check(located("Bob", seq=2))
+    say(rig, "Bob", range(2, 3))
+    assert durable == [False, False, False]
 
 
 def test_a_disk_that_refuses(rig: Rig) -> None:

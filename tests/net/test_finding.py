@@ -312,6 +312,54 @@ def test_many_want_the_same_silent_seed(node: Searcher) -> None:
     assert node.street.dialling == []
 
 
+# -- a key that is wanted -----------------------------------------------------------------------------------------
+
+
+def by_mallory() -> wire.LookupResult:
+    """What a seed says of Bobby that Mallory has signed."""
+    signed = user(66).sign("Bobby", ["http://192.0.2.66:3000"], 9)
+    return wire.LookupResult(signed.record, signed.sig, 0, "seedX", True, 0)
+
+
+def test_seeds_that_say_another_key_are_passed_over(node: Searcher) -> None:
+    """Also what the home said a moment ago is no answer for who wants another key."""
+    light(node, "s1:1", by_mallory())
+    for address in node.addresses.known():
+        if address != "s1:1":
+            light(node, address, found())
+    node.move_to("s1:1")
+    assert result_of(node.locate()).said == by_mallory()
+    for _ in range(2):
+        wanted = start(node.finding.locate("Bobby", print_=BOBBY.fingerprint))
+        node.settle()
+        assert result_of(wanted).said == found()
+    assert result_of(node.locate()).said == found()
+
+
+def test_when_nobody_knows_the_key_that_is_wanted(node: Searcher) -> None:
+    """All are asked, and then it is what the first has said; whoever wanted it has to look. For MISSING_TTL_S they are
+    not asked again."""
+    light(node, "s1:1", by_mallory())
+    for address in node.addresses.known():
+        if address != "s1:1":
+            light(node, address, UserNotFound())
+    node.move_to("s1:1")
+
+    def want() -> wire.LookupResult | None:
+        wanted = start(node.finding.locate("Bobby", print_=BOBBY.fingerprint))
+        node.settle()
+        return result_of(wanted).said
+
+    assert want() == by_mallory()
+    assert len(set(node.street.dialled)) == 60
+    for address in node.addresses.known():
+        if address != "s1:1":
+            light(node, address, found())
+    assert want() == by_mallory()
+    node.street.run(MISSING_TTL_S)
+    assert want() == found()
+
+
 # -- neighbours ---------------------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from meshproto import wire
-from meshproto.core.limits import NETWORKS_MAX
+from meshproto.core.notes import NOTE_S
 from meshproto.core.seed import Seed
 from meshproto.net import seed_store
 from meshproto.net.guests import (
@@ -21,10 +21,8 @@ from meshproto.net.guests import (
     LINE_S,
     LINKS_MAX,
     LINKS_PER_NETWORK_MAX,
-    NOTE_S,
     STRANGERS_BYTES,
     SWEEP_S,
-    Notes,
 )
 from meshproto.net.lines import UNANSWERED_MAX, LinesFactory
 from meshproto.net.seeding import SeedService
@@ -273,11 +271,3 @@ class TestStrangers:
         told = [line for line in said if "was ended" in line]
         assert [line.split()[3] for line in told] == ["10.0.0.1", "10.0.0.2", "10.0.0.1"]
         assert "(and 99 more" in told[2]
-
-    def test_what_the_log_remembers_is_bounded(self) -> None:
-        """However many networks there are."""
-        notes = Notes()
-        for number in range(NETWORKS_MAX + 1):
-            notes.note(str(number), "it is odd", 0)
-        assert notes.note("1", "it is odd", 0) is None
-        assert notes.note("0", "it is odd", 0) is not None

@@ -30,12 +30,20 @@ class Rig:
         self.store = UserStore(disk.database)
         self.programs = SimpleNamespace(cursor=None)
         self.ahead_ms = 0
+        self.mail_keys_made_ms = [NOW_MS]
 
     def now_ms(self) -> int:
         return NOW_MS + self.ahead_ms + int(self.disk.clock.seconds() * 1000)
 
     def keep(self, days: float | None = None, messages: int | None = None) -> Retention:
-        retention = Retention(Keep(days, messages), self.store, cast(Any, self.programs), self.disk.clock, self.now_ms)
+        retention = Retention(
+            Keep(days, messages),
+            self.store,
+            cast(Any, self.programs),
+            self.disk.clock,
+            self.now_ms,
+            lambda: self.mail_keys_made_ms,
+        )
         retention.startService()
         return retention
 
@@ -126,6 +134,26 @@ def test_ids_are_known_longer(rig: Rig) -> None:
     rig.run(2 * LOOK_S)
     rig.arrive("a")
     assert rig.inbox == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("made_days_ago", "known"),
+    [
+        ([0, 35], False),  # the oldest key is younger than the message: that was for one before it
+        ([0, 41], True),
+        ([-1, 35], True),  # the clock was wrong when the latest was made, or is now
+    ],
+)
+def test_ids_are_known_as_long_as_a_key_opens_what_they_came_in(
+    rig: Rig, made_days_ago: list[int], known: bool
+) -> None:
+    """However long ago that was: who has recorded the batch can send it again."""
+    rig.mail_keys_made_ms = [NOW_MS - days * DAY_MS for days in made_days_ago]
+    rig.keep(messages=0)
+    rig.arrive("a", days_ago=40)
+    rig.run(2 * LOOK_S)
+    rig.arrive("a")
+    assert rig.inbox == ([] if known else ["a"])
 
 
 @pytest.mark.parametrize(("days", "kept"), [(None, ENDS_KEPT_S), (3.0, 3 * DAY_S), (0.1, DAY_S)])

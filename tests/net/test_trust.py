@@ -13,6 +13,7 @@ from zope.interface import implementer
 from meshproto.core.envelope import Letter, seal
 from meshproto.core.identity import Identity, grouped, verify
 from meshproto.core.lookup import Located
+from tests.qr_reader import read_svg
 from tests.world import USER_PORT, Answer, World
 
 
@@ -306,12 +307,15 @@ def test_an_id_is_of_one_key() -> None:
 
 
 def test_qr_codes() -> None:
-    """The full addresses, the node's own and a contact's, as pictures; for a name that is no contact 404."""
+    """The full addresses, the node's own and a contact's, as pictures that a scanner reads; for a name that is no
+    contact 404."""
     world = mesh()
     for path, owner in (("/qr", "Bobby"), ("/contacts/userx/qr", "UserX")):
         picture = fetch(world, path)
         assert picture.startswith(b"<?xml")
-        assert f"<title>{owner}~{world.identities[owner].fingerprint}</title>".encode() in picture
+        address = f"{owner}~{world.identities[owner].fingerprint}"
+        assert f"<title>{address}</title>".encode() in picture
+        assert read_svg(picture) == address
     assert world.get("Bobby", "/contacts/Nobody/qr").code == 404
 
 
