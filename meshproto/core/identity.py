@@ -105,6 +105,7 @@ def parse_fingerprint(text: str) -> str:
     return re.sub(r"[\s-]", "", text).lower()
 
 
+@lru_cache(RECORDS_REMEMBERED_MAX)
 def parse_address(text: str) -> tuple[str, str | None]:
     """`UserX` -> ("UserX", None); `UserX~fingerprint` -> both, the fingerprint in lower case. Raises BadParams."""
     if not _ADDRESS.fullmatch(text):

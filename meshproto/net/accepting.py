@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 from msgspec import Struct
 from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from meshproto.core.identity import parse_address
@@ -58,22 +59,59 @@ class Taken(NamedTuple):
     wait_s: float
 
 
+class _Asked(NamedTuple):
+    """A message that is to be accepted at the end of this turn."""
+
+    order: Order
+    located: Located
+    kept: Deferred[Taken | MeshError]
+
+
 class Accepting:
-    def __init__(self, seeds: Seeds, contacts: Contacts, table: OutboxTable, sending: Sending) -> None:
+    def __init__(
+        self, seeds: Seeds, contacts: Contacts, table: OutboxTable, sending: Sending, clock: IReactorTime
+    ) -> None:
         self._seeds = seeds
         self._contacts = contacts
         self._table = table
         self._sending = sending
+        self._clock = clock
+        self._asked: list[_Asked] = []
 
     async def send(self, order: Order) -> Outcome:
         """Accept a message and wait for its end. Raises :class:`meshproto.errors.UserNotFound`, :class:`KeyChanged`,
         :class:`meshproto.errors.IdReused`, :class:`meshproto.errors.SlowDown` (outbox full),
         :class:`meshproto.errors.Unavailable` (no seed and no known address, or the disk); then nothing was kept."""
-        found = {order.to: await self._find_one(order.to)}
-        (taken,) = await self._keep([order], found, patient=True)
+        located = await self._find_one(order.to)
+        if isinstance(located, MeshError):
+            raise located
+        taken = await self._gather(order, located)
         if isinstance(taken, MeshError):
             raise taken
         return await self.outcome(taken)
+
+    def _gather(self, order: Order, located: Located) -> Deferred[Taken | MeshError]:
+        """What is asked for within one turn is accepted together: it costs each half as much."""
+        if not self._asked:
+            self._clock.callLater(0, self._keep_asked)
+        kept: Deferred[Taken | MeshError] = Deferred()
+        self._asked.append(_Asked(order, located, kept))
+        return kept
+
+    def _keep_asked(self) -> None:
+        asked, self._asked = self._asked, []
+
+        def tell(results: list[Taken | MeshError]) -> None:
+            for one, result in zip(asked, results, strict=True):
+                one.kept.callback(result)
+
+        def fail(failure: Failure) -> None:
+            for one in asked:
+                one.kept.errback(failure)
+
+        orders = [one.order for one in asked]
+        found: dict[str, Located | MeshError] = {one.order.to: one.located for one in asked}
+        self._keep(orders, found, patient=True).addCallbacks(tell, fail)
 
     async def take(self, orders: Sequence[Order], *, patient: bool = True) -> list[Taken | MeshError]:
         """Accept messages, in this order, in one commit; for each it is told what came of it. Not `patient`: nobody

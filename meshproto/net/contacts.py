@@ -53,8 +53,7 @@ class Contacts:
         """Raises :class:`KeyChanged` unless the key is the one that was pinned, and has the fingerprint `wanted`, if
         one is; a new contact's key is pinned."""
         record = located.record
-        found = fingerprint(record.key_bytes)
-        if wanted is not None and wanted != found:
+        if wanted is not None and wanted != (found := fingerprint(record.key_bytes)):
             await self.notice(located)
             raise KeyChanged(f"{record.name} has the key {found}, not {wanted}")
         name = fold(record.name)
@@ -71,7 +70,7 @@ class Contacts:
             if len(self._pins) > PINS_MAX:
                 self._pins.popitem(last=False)
         if pin.key != record.key:
-            known = fingerprint(unb64(pin.key))
+            known, found = fingerprint(unb64(pin.key)), fingerprint(record.key_bytes)
             await self.notice(located)
             raise KeyChanged(
                 f"{record.name} answers with the key {found}, but you have exchanged messages with the key {known}. "

@@ -84,7 +84,7 @@ class UserNode(Service):
         courier = Courier(peers)
         contacts = Contacts(store.contacts, now_ms)
         self.sending = Sending(Outbox(rng), store.outbox, self.seeds, contacts, courier, reactor, now_ms, entropy)
-        accepting = Accepting(self.seeds, contacts, store.outbox, self.sending)
+        accepting = Accepting(self.seeds, contacts, store.outbox, self.sending, reactor)
         writers = Writers(accept, name, b64(identity.key), contacts, partial(self.seeds.locate, fresh=True), reactor)
         self.receiving = Receiving(
             lambda: self.keys.current,
