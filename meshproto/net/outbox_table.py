@@ -182,14 +182,19 @@ class OutboxTable:
                 for draft, one in zip(drafts, taken, strict=True)
             ]
 
-        return self._undoing(job, attempts, durable=True).addCallback(
-            lambda taken: check(taken) if self._unsure else taken
-        )
+        return self._undoing(job, attempts, durable=True, check=check)
 
-    def _undoing(self, job: Job[T], attempts: Callable[[], Sequence[_Attempt]], *, durable: bool) -> Deferred[T]:
+    def _undoing(
+        self,
+        job: Job[T],
+        attempts: Callable[[], Sequence[_Attempt]] = list,
+        *,
+        durable: bool = False,
+        check: Callable[[T], T] | None = None,
+    ) -> Deferred[T]:
         """A disk that fails in the middle of a commit may have taken it. Whoever asked is told that nothing was kept,
         so nothing must be: when the job fails, the next one that goes through here, as all do that show or send what
-        there is, first undoes its attempts."""
+        there is, first undoes its attempts. `check`: what is told instead, while some are still to be undone."""
         undone, self._unsure = self._unsure, set()
 
         def both(connection: sqlite3.Connection) -> T:
@@ -198,13 +203,16 @@ class OutboxTable:
             )
             return job(connection)
 
+        def told(result: T) -> T:
+            return check(result) if check is not None and self._unsure else result
+
         def failed(failure: Failure) -> Failure:
             self._unsure |= undone
             if failure.check(Unavailable) and len(self._unsure) < UNSURE_MAX:
                 self._unsure.update(attempts())
             return failure
 
-        return self._database.submit(both if undone else job, durable=durable).addErrback(failed)
+        return self._database.submit(both if undone else job, durable=durable).addCallbacks(told, failed)
 
     def prune(self, after: int, ended_before_ms: int) -> Deferred[int | None]:
         """Delete messages that ended before, among the next :data:`PRUNE_ROWS` after the row. The row to go on after,
@@ -255,7 +263,7 @@ class OutboxTable:
                 found.append(message)
             return found
 
-        return self._undoing(job, list, durable=False)
+        return self._undoing(job)
 
     def overdue(self, now_ms: int, after: Place) -> Deferred[Overdue]:
         """Waiting messages whose time is over, at most :data:`OVERDUE_MAX` after that place."""
@@ -274,7 +282,7 @@ class OutboxTable:
             ).fetchone()
             return Overdue(rows, Place(*found[-1][1:]) if len(found) == OVERDUE_MAX else None, next_at)
 
-        return self._undoing(job, list, durable=False)
+        return self._undoing(job)
 
     # -- to look at ----------------------------------------------------------------------------------------------
 
@@ -306,7 +314,7 @@ class OutboxTable:
                 return Page(found, found[-1].row)
             return Page(found, end[0] if end else None)
 
-        return self._undoing(waiting if waits else others, list, durable=False)
+        return self._undoing(waiting if waits else others)
 
     def by_id(self, message_id: str, recipient: str | None = None) -> Deferred[list[Kept]]:
         """One for each recipient, or for this one. Fails with :class:`NotFound`."""
@@ -318,7 +326,7 @@ class OutboxTable:
                 raise NotFound(f"no message {message_id!r} in the outbox")
             return found
 
-        return self._undoing(job, list, durable=False)
+        return self._undoing(job)
 
 
 def read_waiting(connection: sqlite3.Connection) -> list[Waiting]:

@@ -116,8 +116,8 @@ class Sending(Service):
         self._clock = clock
         self._now_ms = now_ms
         self._entropy = entropy
-        self._under_way: set[Deferred[None]] = set()  # attempts and marks
-        self._attempts: set[Deferred[None]] = set()
+        self._attempts: set[Deferred[None]] = set()  # under way
+        self._marks: set[Deferred[None]] = set()
         self._effects: deque[Effect] = deque()
         self._carrying_out = False
         self._notes = Notes(lines_max=LINES_MAX)
@@ -153,8 +153,8 @@ class Sending(Service):
                 attempt.cancel()
 
         timer = self._clock.callLater(DRAIN_S, cut)
-        while self._under_way:
-            await DeferredList(list(self._under_way))
+        while under_way := [*self._attempts, *self._marks]:
+            await DeferredList(under_way)
         if timer.active():
             timer.cancel()
         self._tell(list(self._followers), End(Status.QUEUED, "this node is shutting down"))
@@ -177,9 +177,7 @@ class Sending(Service):
 
     def _let_in(self) -> None:
         fresh, self._fresh = self._fresh, {}
-        if not fresh:
-            return
-        if self.running:
+        if fresh and self.running:
             ahead_s = self._clock.seconds() - self._now_ms() / 1000
             first_ms = min(message.expires_at for messages in fresh.values() for message in messages)
             self._next_expiry.at(first_ms / 1000 + ahead_s)
@@ -189,7 +187,8 @@ class Sending(Service):
     @property
     def _core(self) -> Outbox:
         """With all that is on disk."""
-        self._let_in()
+        if self._fresh:
+            self._let_in()
         return self._outbox
 
     def follow(self, row: int, follower: Follower) -> bool:
@@ -315,10 +314,7 @@ class Sending(Service):
         match effect:
             case Attempt():
                 if self.running:
-                    attempt = ensureDeferred(self._attempt(effect))
-                    self._attempts.add(attempt)
-                    self._follow(attempt)
-                    attempt.addBoth(self._attempt_over, attempt)
+                    self._follow(ensureDeferred(self._attempt(effect)), self._attempts)
             case Load():
                 loading = self._table.waiting_after(effect.key, effect.row)
                 loading.addCallbacks(
@@ -327,18 +323,15 @@ class Sending(Service):
             case Finish():
                 marking = self._table.finish(effect.rows, effect.status, effect.reason, self._now_ms())
                 marking.addCallbacks(self._marked, self._not_marked, callbackArgs=(effect,), errbackArgs=(effect,))
-                self._follow(marking)
+                self._follow(marking, self._marks)
 
-    def _attempt_over(self, result: T, attempt: Deferred[None]) -> T:
-        self._attempts.discard(attempt)
-        return result
-
-    def _follow(self, work: Deferred[None]) -> None:
+    @staticmethod
+    def _follow(work: Deferred[None], under_way: set[Deferred[None]]) -> None:
         def over(result: T) -> T:
-            self._under_way.discard(work)
+            under_way.discard(work)
             return result  # a bug is told of by Twisted
 
-        self._under_way.add(work)
+        under_way.add(work)
         work.addBoth(over)
 
     def _tick(self) -> None:
