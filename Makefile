@@ -33,7 +33,7 @@ wear: $(READY)  ## what those who are served notice of thousands who only hold c
 fuzz: $(READY)  ## 2,000,000 lines and 500,000 bodies that nobody should send; ARGS="--lines 100000 --bodies 1000"
 	$(BIN)/python -m bench.fuzz $(ARGS)
 
-fuzz-guided: $(READY)  ## the same by coverage; TARGET=lines or deliver, RUNS=1000
+fuzz-guided: $(READY)  ## the same by coverage; TARGET=lines, deliver or http, RUNS=1000
 	$(BIN)/python -m bench.fuzz_guided $(TARGET) -runs=$(RUNS)
 
 effort: $(READY)  ## speed without a clock, against what is on record; ARGS=--write records anew

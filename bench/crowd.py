@@ -2,7 +2,7 @@
 
 The idle ones say nothing at all. The slow ones ("slow-loris") begin a line or a request and send another byte of it
 every second, as if it would be whole some day; half of those that speak HTTP do so with the body. Whoever is thrown out
-comes back after a second. It ends by itself, and says what it met with.
+comes back, after a second unless told otherwise. It ends by itself, and says what it met with.
 """
 
 import argparse
@@ -45,9 +45,10 @@ class Guest:
 class Crowd:
     """`counts`: connections that were made, that the other side ended, that it answered before, and that failed."""
 
-    def __init__(self, address: str, kind: str, idle: int, slow: int, hosts: int) -> None:
+    def __init__(self, address: str, kind: str, idle: int, slow: int, hosts: int, back_s: float = BACK_S) -> None:
         self._address = split_address(address)
         self._hosts = hosts
+        self._back_s = back_s
         beginnings = BEGINNINGS[kind]
         self._guests = [Guest(number, b"") for number in range(idle)]
         self._guests += [Guest(idle + number, beginnings[number % len(beginnings)]) for number in range(slow)]
@@ -137,7 +138,7 @@ class Crowd:
         self._selector.unregister(guest.link)
         guest.link.close()
         guest.link = None
-        heapq.heappush(self._due, (now + BACK_S, guest.number))
+        heapq.heappush(self._due, (now + self._back_s, guest.number))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -149,11 +150,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--hosts", type=int, default=50, help="addresses of this machine that they come from (%(default)d)"
     )
+    parser.add_argument("--back", type=float, default=BACK_S, help="when who was sent away is back, in s (%(default)g)")
     parser.add_argument("--seconds", type=float, default=30.0, help="(%(default)g)")
     options = parser.parse_args(arguments)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    crowd = Crowd(options.address, options.kind, options.idle, options.slow, options.hosts)
+    crowd = Crowd(options.address, options.kind, options.idle, options.slow, options.hosts, options.back)
     try:
         crowd.run(options.seconds)
     finally:

@@ -1,5 +1,5 @@
-"""Lines and bodies made up by a fuzzer that watches which code they reach: `python -m
-bench.fuzz_guided lines -runs=100000`, or `deliver`; what follows goes to libFuzzer.
+"""Lines, bodies and HTTP made up by a fuzzer that watches which code they reach: `python -m
+bench.fuzz_guided lines -runs=100000`, or `deliver`, or `http`; what follows goes to libFuzzer.
 
 The nodes are those of the fake world, in this process. :mod:`bench.fuzz` is the same by chance instead of by
 coverage, and from outside.
@@ -121,8 +121,50 @@ def at_the_node() -> Callable[[bytes], None]:
     return one
 
 
+def at_the_listener() -> Callable[[bytes], None]:
+    """An input is what one connection says, in two pieces: it is answered in HTTP, by no error of ours, or the
+    connection ends."""
+    world = _world()
+
+    def one(data: bytes) -> None:
+        at = len(data) * data[-1] // 256 if data else 0
+        pipe = Pipe()
+        channel = world.users["UserX"].site.buildProtocol(None)
+        channel.makeConnection(pipe)
+        said = b""
+        for piece in (data[:at], data[at:]):
+            if not pipe.disconnecting:
+                channel.dataReceived(piece)
+            world.run(FOLLOWED_S)
+            said += pipe.take()
+        if not said.startswith(b"HTTP/1.") and (said or pipe.disconnecting):
+            raise Found(f"answered {said[:1000]!r}")
+        if b"HTTP/1.1 500" in said:
+            raise Found(f"an error of ours: {said[:1000]!r}")
+        channel.connectionLost(Failure(ConnectionDone()))
+
+    return one
+
+
+def _asked() -> Iterator[bytes]:
+    """Requests of each kind, and several at once."""
+    message = b'{"to":"Bobby","message":"x"}'
+    head = b"%s %s HTTP/1.1\r\nHost: localhost\r\n"
+    length = b"Content-Length: %d\r\n\r\n" % len(message) + message
+    chunked = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\nX: y\r\n\r\n" % (len(message), message)
+    for path in (b"/send", b"/deliver", b"/send/Bobby?id=1", b"/nowhere"):
+        for body in (length, chunked, b"Expect: 100-continue\r\n" + length, b"Connection: close\r\n" + chunked):
+            yield head % (b"POST", path) + body
+    for path in (b"/inbox?limit=1", b"/outbox", b"/healthz", b"/openapi.json", b"/%2e", b"*", b"http://localhost/"):
+        yield head % (b"GET", path) + b"\r\n" + head % (b"HEAD", path) + b"\r\n"
+    yield head % (b"POST", b"/send") + b"Content-Type: application/x-ndjson\r\n" + chunked + head % (b"GET", b"/status")
+
+
 def examples(target: str) -> Iterator[bytes]:
     """Inputs that reach far already."""
+    if target == "http":
+        yield from _asked()
+        return
     rng = random.Random(1)
     lines = Lines(rng, users(rng))
     recipient = verify(users(rng)[0].identity.sign("UserX", [], 1))
@@ -134,7 +176,7 @@ def examples(target: str) -> Iterator[bytes]:
             yield rng.choice((BODY + bodies.next(), RECORD + lines.next(), BATCH + bodies.inside()))
 
 
-TARGETS: Final = {"lines": at_the_seed, "deliver": at_the_node}
+TARGETS: Final = {"lines": at_the_seed, "deliver": at_the_node, "http": at_the_listener}
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.backlog import percentile
+from bench.crowd import BACK_S
 from bench.million import Client, Measured, memory_bytes, table
 from meshproto.cli.node import Node
 from meshproto.cli.processes import Children, Failed, until
@@ -54,6 +55,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--idle", type=int, default=IDLE, help="connections that say nothing (%(default)d)")
     options.add_argument("--slow", type=int, default=SLOW, help="connections that say a byte a second (%(default)d)")
     options.add_argument("--hosts", type=int, default=HOSTS, help="addresses that they come from (%(default)d)")
+    options.add_argument(
+        "--back", type=float, default=BACK_S, help="when who was sent away is back, in s (%(default)g)"
+    )
     options.add_argument("--seconds", type=float, default=SECONDS, help="of measuring (%(default)g)")
     return options
 
@@ -123,6 +127,7 @@ class Wear:
             f"--idle={options.idle}",
             f"--slow={options.slow}",
             f"--hosts={options.hosts}",
+            f"--back={options.back}",
             f"--seconds={seconds}",
         ]
         crowd = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])

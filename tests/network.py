@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.error import ConnectionLost, ConnectionRefusedError, TimeoutError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime, IStreamClientEndpoint
+from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactor
 from twisted.python.failure import Failure
@@ -122,6 +123,14 @@ class _Transport(FakeTransport):
     def abortConnection(self) -> None:
         self.stream = []
         self.disconnecting = True
+
+
+class _TurnedAway(Protocol):
+    """In place of a protocol that a factory did not build."""
+
+    def connectionMade(self) -> None:
+        assert self.transport is not None
+        self.transport.loseConnection()
 
 
 class Wire:
@@ -337,7 +346,7 @@ class Network:
             return
         client = factory.buildProtocol(_address(ip, port))
         ports = (next(self._ports), port)
-        server = servers[0][1].buildProtocol(_address(host.ip, ports[0]))
+        server = servers[0][1].buildProtocol(_address(host.ip, ports[0])) or _TurnedAway()
         if client is not None:
             self.connections += 1
             self._wires.append(Wire(host, target, client, server, ports, self.clock, self.latency_s))

@@ -56,7 +56,7 @@ def test_what_is_thrown_reaches_every_part() -> None:
     assert min(seen[name] for name in ("opened", "BadParams", "Forbidden")) > 3
 
 
-@pytest.mark.parametrize("target", ["lines", "deliver"])
+@pytest.mark.parametrize("target", ["lines", "deliver", "http"])
 def test_a_fuzzer_that_watches_the_code_finds_nothing(target: str, tmp_path: Path) -> None:
     """A short sample of `make fuzz-guided`."""
     pytest.importorskip("atheris", reason="atheris comes ready-made for Linux on x86_64 only")

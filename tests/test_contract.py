@@ -7,10 +7,11 @@ from typing import Any, get_args
 import pytest
 
 from bench import contract as run
+from meshproto.core import http1
 from meshproto.core.identity import ADDRESS_PATTERN
 from meshproto.core.queue import Status
-from meshproto.errors import Forbidden, MeshError, Unauthorized
-from meshproto.net import contract, http, http_channel, http_limits
+from meshproto.errors import MeshError
+from meshproto.net import contract, http_channel, http_limits, http_request
 from meshproto.net.contract import document
 from meshproto.net.door import Door
 from meshproto.net.face import Face, site
@@ -21,8 +22,6 @@ from tests.world import USER_PORT, World
 
 EXAMPLES = 5
 """About five seconds; `make contract` takes more of them."""
-DOORS = (Forbidden, Unauthorized)
-"""What :mod:`meshproto.net.http` knows for those who ask who is asking."""
 
 
 def operations() -> set[tuple[str, str]]:
@@ -64,9 +63,9 @@ def test_the_owners_own_listener_tells_of_no_public_route(client_world: World) -
 def test_what_the_listener_itself_refuses_is_told_of_every_route(operation: contract.Operation) -> None:
     """All errors that the channel and its limits know, whatever is asked, and our own."""
     answers = document(public=True)["paths"][operation.path][operation.method]["responses"]
-    files = (http, http_channel, http_limits)
+    files = (http1, http_channel, http_limits, http_request)
     named = {value for file in files for value in vars(file).values() if isinstance(value, type)}
-    refused = {error.code for error in named if issubclass(error, MeshError) and error not in DOORS}
+    refused = {error.code for error in named if issubclass(error, MeshError)}
     assert {408, 413, 414, 429, 431, 503} < refused
     assert {str(code) for code in refused} <= answers.keys()
 

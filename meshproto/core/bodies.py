@@ -68,10 +68,11 @@ class Bodies:
 
     def _take_out(self, number: int) -> int:
         """Under way no more: how many bytes it had."""
-        _, amount = self._under_way.pop(number, (0.0, 0))
-        network = self._network.pop(number, None)
-        if network is not None:
-            self._held[network] -= amount
-            if not self._held[network]:
-                del self._held[network]
+        if number not in self._under_way:
+            return 0
+        _, amount = self._under_way.pop(number)
+        network = self._network.pop(number)
+        self._held[network] -= amount
+        if not self._held[network]:
+            del self._held[network]
         return amount

@@ -56,14 +56,16 @@ class Buckets:
     def take(self, network: str, now: float, amount: float = 1.0) -> float:
         """0 when the network may have that much, which it then has had; else the seconds until it may, and it has had
         nothing. Nobody may ever have more than `burst` at once: more than that is given as if it were `burst`."""
-        left, at = self._buckets.pop(network, (self._rate.burst, now))
-        left = min(self._rate.burst, left + max(0.0, now - at) * self._rate.per_s)
-        wanted = min(amount, self._rate.burst)
+        per_s, burst = self._rate
+        left, at = self._buckets.pop(network, (burst, now))
+        if now > at:
+            left = min(burst, left + (now - at) * per_s)
+        wanted = min(amount, burst)
         missing = wanted - left
         self._buckets[network] = (left if missing > 0 else left - wanted, now)
         if len(self._buckets) > self._networks_max:
             self._buckets.popitem(last=False)
-        return missing / self._rate.per_s if missing > 0 else 0.0
+        return missing / per_s if missing > 0 else 0.0
 
     def give_back(self, network: str, amount: float) -> None:
         """What the network has had does not count after all."""
@@ -143,6 +145,10 @@ class Places:
     def of(self, network: str) -> int:
         """How many connections the network has."""
         return self._sizes.get(network, 0)
+
+    def is_full(self, network: str) -> bool:
+        """Whether somebody has to go for one more of the network."""
+        return self.of(network) >= self._per_network_max or len(self._network) >= self._places_max
 
     def enter(self, number: int, network: str) -> int | None:
         """A connection came in. The number of the one that has to go for it, which may be itself; it has left then."""

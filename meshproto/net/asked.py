@@ -101,12 +101,13 @@ def read_body(request: IRequest, bytes_max: int) -> bytes:
 
 def idempotency_key(request: IRequest) -> str | None:
     """The header that stands for an `id` where none is given; None when there is none. Raises :class:`BadParams`."""
-    given: Sequence[str] = request.requestHeaders.getRawHeaders("idempotency-key", ())
+    given: Sequence[bytes] = request.requestHeaders.getRawHeaders(b"idempotency-key", ())
     if not given:
         return None
-    if len(given) > 1 or not _IDEMPOTENCY_KEY.match(given[0]):
+    key = given[0].decode("latin-1")
+    if len(given) > 1 or not _IDEMPOTENCY_KEY.match(key):
         raise BadParams(f"an Idempotency-Key is one, of 1 to {ID_CHARS_MAX} printable ASCII characters without spaces")
-    return given[0]
+    return key
 
 
 def parse_body(body: bytes, kind: type[S], called: str = "the body") -> S:

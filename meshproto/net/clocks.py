@@ -4,6 +4,7 @@ The wall clock is set by people and by NTP, also back, also by a day. Whoever wa
 Twisted's reactors do.
 """
 
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -100,3 +101,46 @@ class Deadlines(Generic[T]):
                 return
             del self._due_at[one]
             self._overdue(one)
+
+
+class Timeout:
+    """Calls `over` when it is reached. It is put off with every request and hardly ever reached: to put it off is an
+    assignment, and the timer that goes off too early sleeps on."""
+
+    def __init__(self, clock: IReactorTime, over: Callable[[], None]) -> None:
+        self._clock = clock
+        self._over = over
+        self._at = math.inf
+        self._timer: IDelayedCall | None = None
+        self._timer_at = math.inf
+
+    def set(self, delay_s: float) -> None:
+        self._at = self._clock.seconds() + delay_s
+        if self._at < self._timer_at:
+            self._sleep(delay_s)
+
+    def clear(self) -> None:
+        """There is none any more."""
+        self._at = math.inf
+
+    def stop(self) -> None:
+        """Nor a timer."""
+        self.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer, self._timer_at = None, math.inf
+
+    def _sleep(self, delay_s: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._clock.callLater(delay_s, self._look)
+        self._timer_at = self._at
+
+    def _look(self) -> None:
+        self._timer, self._timer_at = None, math.inf
+        left_s = self._at - self._clock.seconds()
+        if left_s <= 0:
+            self.clear()
+            self._over()
+        elif self._at < math.inf:
+            self._sleep(left_s)

@@ -1,14 +1,41 @@
 """Small help with Deferreds."""
 
-from collections.abc import Iterable
-from typing import Generic, TypeVar
+from collections.abc import Coroutine, Generator, Iterable
+from functools import partial
+from types import coroutine
+from typing import Any, Generic, TypeVar
 
-from twisted.internet.defer import Deferred, FirstError, gatherResults
+from twisted.internet.defer import Deferred, FirstError, ensureDeferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 K = TypeVar("K")
 V = TypeVar("V")
+
+
+def begin(work: "Coroutine[Deferred[Any], Any, V]") -> "V | Deferred[V]":
+    """Goes on with `work` until it has to wait: what it returns or raises, if it comes to its end; else a Deferred of
+    it, which can be cancelled. What need not wait does without one."""
+    try:
+        waits_for = work.send(None)
+    except StopIteration as end:
+        result: V = end.value
+        return result
+    return ensureDeferred(_go_on(work, waits_for))
+
+
+@coroutine
+def _go_on(work: "Coroutine[Deferred[Any], Any, V]", waits_for: "Deferred[Any]") -> "Generator[Deferred[Any], Any, V]":
+    while True:
+        try:
+            step = partial(work.send, (yield waits_for))
+        except BaseException as error:
+            step = partial(work.throw, error)
+        try:
+            waits_for = step()
+        except StopIteration as end:
+            result: V = end.value
+            return result
 
 
 def shield(work: "Deferred[V]") -> "Deferred[V]":

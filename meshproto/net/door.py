@@ -5,23 +5,14 @@ from collections.abc import Callable, Coroutine, Iterable
 from functools import wraps
 from typing import Any, Final, TypeVar, cast
 
-from twisted.python.components import Componentized
 from twisted.web.iweb import IRequest
-from zope.interface import Interface, implementer
 
+from meshproto.core.http1 import Head
 from meshproto.errors import Forbidden, MeshError, Unauthorized
-from meshproto.net.front_request import FrontRequest
 from meshproto.net.http import check_host, header
+from meshproto.net.http_request import Asking, Bounded
 
 
-class IDoor(Interface):
-    """What a listener hands its requests (:class:`meshproto.net.face.Face`), and :func:`owner` asks."""
-
-    def check(request: IRequest) -> None:  # noqa: N805 -- an interface has no self
-        """Raises :class:`MeshError` unless it is the owner who asks."""
-
-
-@implementer(IDoor)
 class Door:
     """Lets the owner in. `token`: None where only this machine, or whoever may open a socket's file, gets that far.
     `hosts`: the names this node goes by, in lower case without a port; besides them any IP address is taken, since a
@@ -79,11 +70,21 @@ def _check_direct(request: IRequest) -> None:
         raise Forbidden("this node has no token, so it takes no requests from a proxy: listen with a token")
 
 
-class _Nobody:
-    """Where no door was opened nobody is the owner."""
+def stranger(door: Door | None, head: Head) -> MeshError | None:
+    """Why it is not the owner who asks by this head; where no door was opened nobody is."""
+    if door is None:
+        return Forbidden("the owner's part is not here")
+    try:
+        door.check(cast(IRequest, Asking(head)))
+    except MeshError as error:
+        return error.with_traceback(None)
+    return None
 
-    def check(self, request: IRequest) -> None:
-        raise Forbidden("the owner's part is not here")
+
+def refusal(request: Bounded) -> MeshError | None:
+    """What to say to a stranger who asks for what is the owner's. A request that no listener has looked at is one."""
+    error: MeshError | None = getattr(request, "stranger", Forbidden("the owner's part is not here"))
+    return (request.too_many_tries() or error) if isinstance(error, Unauthorized) else error
 
 
 F = TypeVar("F", bound=Callable[..., Coroutine[Any, Any, bytes]])
@@ -93,14 +94,10 @@ def owner(route: F) -> F:
     """A route for the owner alone."""
 
     @wraps(route)
-    async def guarded(self: object, request: IRequest, *args: Any, **kwargs: Any) -> bytes:
-        door = cast(Componentized, request).getComponent(IDoor, _Nobody())
-        try:
-            door.check(request)
-        except MeshError:
-            if isinstance(request, FrontRequest) and request.stream is not None:
-                await request.stream.discard()
-            raise
+    async def guarded(self: object, request: Bounded, *args: Any, **kwargs: Any) -> bytes:
+        error = refusal(request)
+        if error is not None:
+            raise error
         return await route(self, request, *args, **kwargs)
 
     return cast(F, guarded)

@@ -13,7 +13,6 @@ from klein import Klein
 from msgspec import UNSET, Raw, UnsetType, structs
 from twisted.internet.defer import ensureDeferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 from twisted.web.iweb import IRequest
 from werkzeug.routing import BaseConverter
 
@@ -71,7 +70,6 @@ class Front:
     app = Klein()
     app.url_map.merge_slashes = False  # an id may have any slashes
     app.url_map.converters["id"] = _MessageId
-    log = Logger()
 
     def __init__(
         self,
@@ -257,8 +255,8 @@ class Front:
     @owner
     async def inbox(self, request: IRequest) -> bytes:
         wanted = parse_query(request, InboxQuery)
-        sender = None if wanted.sender is UNSET else parse_address(wanted.sender)[0]
-        page = await self._receiving.inbox(wanted.after, sender, wanted.limit, wanted.wait)
+        sender, print_ = (None, None) if wanted.sender is UNSET else parse_address(wanted.sender)
+        page = await self._receiving.inbox(wanted.after, sender, wanted.limit, wanted.wait, print_)
         return answer_json(request, {"messages": [shown(message) for message in page.messages], "next": page.next})
 
     # the owner's: the mesh as this node sees it
@@ -401,4 +399,4 @@ def _folded(name: str | UnsetType) -> str | None:
     return None if name is UNSET else fold(parse_address(name)[0])
 
 
-answer_errors(Front.app, Front.log)
+answer_errors(Front.app)

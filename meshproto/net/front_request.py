@@ -1,74 +1,72 @@
-"""A request of the front, whose body may be a stream.
+"""A request of the front on Klein's way, whose body may be a stream.
 
 Twisted calls the resource when the whole body is there. For a stream it is called when the headers are: this file is
 the one place that knows how.
 """
 
-from typing import Any
+from io import BytesIO
+from typing import Final
 
-from twisted.web.iweb import IRequest
+from twisted.python.failure import Failure
 
-from meshproto.core.envelope import SEALED_BYTES_MAX
+from meshproto.core.http1 import Head
 from meshproto.net.bulk import LineStream
-from meshproto.net.http import BoundedRequest, header
-from meshproto.net.public_front import PUBLIC_PATHS
+from meshproto.net.door import refusal
+from meshproto.net.http_channel import Channel, Hold
+from meshproto.net.http_request import KleinRequest
 
-STREAMED = "application/x-ndjson"
+STREAMED: Final = b"application/x-ndjson"
 
 
-class FrontRequest(BoundedRequest):
-    """`stream`: the body as it comes, when it is one; else None. `beside_public`: whether the listener that it came
-    through serves the public routes too."""
-
-    body_bytes_max = SEALED_BYTES_MAX
-    public_paths = frozenset(path.encode() for path in PUBLIC_PATHS)  # the owner's are bounded by the door
-    stream: LineStream | None = None
-    beside_public = False
+class FrontRequest(KleinRequest):
     _begun = False
 
-    def gotLength(self, length: int | None) -> None:
-        # The channel keeps the request line to itself until the body is there.
-        channel: Any = self.channel
-        line = (channel._command, channel._path, channel._version)
-        if not is_stream(self, *line):
-            super().gotLength(length)
+    def begin_stream(self, channel: Channel) -> None:
+        """The body is one: it is handed on as it comes. To whoever is not the owner that is said before."""
+        self.refusal = self.refusal or refusal(self)
+        if self.refusal is not None:
+            self.answers_early = True
+            if self.head.expects_continue:  # it may not come at all, and then another request does
+                channel.close_when_done()
+                self.setHeader(b"connection", b"close")
             return
-        super().gotLength(0)
+        reactor = channel.site.reactor
         self.unhurried = True
-        reactor, transport = channel.site.reactor, channel.transport
-        self.stream = LineStream(transport.pauseProducing, transport.resumeProducing, reactor)
+        self.stream = LineStream(lambda: channel.hold(Hold.STREAM), lambda: channel.release(Hold.STREAM), reactor)
         # Not at once: what answers at once would end the request amidst the channel's own work on it.
-        reactor.callLater(0, self._begin, *line)
+        reactor.callLater(0, self._begin)
 
-    def _begin(self, *line: bytes) -> None:
+    def _begin(self) -> None:
         if not self._begun and self.channel is not None:
             self._begun = True
-            super().requestReceived(*line)
+            self.content = BytesIO()
+            self.requestReceived(self.head.method, self.head.target, self.head.version)
 
-    def handleContentChunk(self, data: bytes) -> None:
-        if self.stream is not None:
-            self.stream.received(data)
-        else:
-            super().handleContentChunk(data)
-
-    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+    def received(self, piece: bytes) -> None:
         if self.stream is None:
-            super().requestReceived(command, path, version)
+            super().received(piece)
+        else:
+            self.stream.received(piece)
+
+    def complete(self) -> None:
+        if self.stream is None:
+            super().complete()
             return
         self.stream.complete()
-        self._begin(command, path, version)
+        self._begin()
 
     def finish(self) -> None:
         if self.stream is not None and not self.stream.whole and self.channel is not None:
-            self.channel.persistent = False  # what comes yet is no request
+            self.channel.close_when_done()
         super().finish()
 
-    def connectionLost(self, reason: Any) -> None:
+    def connectionLost(self, reason: Failure) -> None:
         if self.stream is not None:
             self.stream.broken()
         super().connectionLost(reason)
 
 
-def is_stream(request: IRequest, command: bytes, path: bytes, version: bytes) -> bool:
-    kind = (header(request, b"content-type") or "").partition(";")[0].strip().lower()
-    return kind == STREAMED and command == b"POST" and path.partition(b"?")[0] == b"/send" and version == b"HTTP/1.1"
+def is_stream(head: Head) -> bool:
+    kind = (head.get(b"content-type") or b"").partition(b";")[0].strip().lower()
+    path = head.target.partition(b"?")[0]
+    return kind == STREAMED and (head.method, path, head.version) == (b"POST", b"/send", b"HTTP/1.1")

@@ -2,7 +2,7 @@
 
 import ipaddress
 import resource
-from typing import Final
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
@@ -13,6 +13,8 @@ from meshproto.errors import BadState
 
 BACKLOG: Final = 1024
 """Connections that the system holds until they are taken. With Twisted's 50 a burst of strangers has others reset."""
+NEWCOMERS_AT_ONCE: Final = 8
+"""Connections that are taken in one turn of the reactor: about two milliseconds."""
 FILES_FOR_CONNECTIONS: Final = 0.75
 """Of the files that a process may have open; the others are its databases, and the connections that it makes."""
 FILES_FOR_IDLE: Final = 0.125
@@ -30,11 +32,21 @@ def listen(endpoint: IStreamServerEndpoint, factory: IProtocolFactory, described
     listening: Deferred[IListeningPort] = endpoint.listen(factory)
     listening.addCallbacks(ports.append, reasons.append)
     if ports:
+        _take_few(ports[0])
         return ports[0]
     error = reasons[0].value if reasons else None
     reason = error.socketError if isinstance(error, CannotListenError) else error
     words = getattr(reason, "strerror", None) or reason or "it did not start at once"
     raise BadState(f"cannot listen on {described}: {words}")
+
+
+def _take_few(port: Any) -> None:
+    """Let others have their turn between newcomers. Twisted takes twenty more at a time whenever that many have come,
+    and so, in a storm of them, all that the system holds: nobody else is heard for hundreds of milliseconds then."""
+    if hasattr(port, "numberAccepts"):
+        few = property(lambda _: NEWCOMERS_AT_ONCE, lambda *_: None)
+        kind = type(port)
+        port.__class__ = type(kind.__name__, (kind,), {"numberAccepts": few})
 
 
 def with_backlog(described: str) -> str:

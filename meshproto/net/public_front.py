@@ -3,7 +3,6 @@
 from typing import Final
 
 from klein import Klein
-from twisted.logger import Logger
 from twisted.web.iweb import IRequest
 
 from meshproto import __version__, wire
@@ -17,7 +16,6 @@ from meshproto.net.user_store import UserStore
 
 class PublicFront:
     app = Klein()
-    log = Logger()
 
     def __init__(self, seeds: Seeds, receiving: Receiving, store: UserStore) -> None:
         self._seeds = seeds
@@ -48,7 +46,7 @@ class PublicFront:
         return answer_json(request, {"status": "ok"})
 
 
-answer_errors(PublicFront.app, PublicFront.log)
+answer_errors(PublicFront.app)
 
 PUBLIC_PATHS: Final = frozenset(rule.rule for rule in PublicFront.app.url_map.iter_rules())
 """Anyone's: those of these routes. All others are the owner's."""

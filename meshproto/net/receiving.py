@@ -1,6 +1,7 @@
 """Takes sealed batches from peers onto the disk, and lets the owner read them."""
 
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from twisted.internet.defer import ensureDeferred
@@ -8,7 +9,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from meshproto.core.envelope import Opened, open_batch, seal_receipt
-from meshproto.core.identity import Entropy, Identity, Record
+from meshproto.core.identity import Entropy, Identity, Record, fingerprint, unb64
 from meshproto.core.inbox import Received, sort
 from meshproto.errors import KeyChanged, SlowDown
 from meshproto.net.clocks import NowMs
@@ -25,6 +26,11 @@ class Page(NamedTuple):
 
     messages: list[Received]
     next: int
+
+
+@lru_cache(maxsize=128)
+def _print(key: str) -> str:
+    return fingerprint(unb64(key))
 
 
 def shown(message: Received) -> dict[str, Any]:
@@ -88,14 +94,19 @@ class Receiving:
         self._heard(sender.name)
         return seal_receipt(opened, [letter.id for letter in letters], refused, self._entropy)
 
-    async def inbox(self, after: int, sender: str | None, limit: int, wait_s: float) -> Page:
-        """A page; when there is nothing yet, whatever has come within `wait_s`. Raises :class:`SlowDown`."""
+    async def inbox(self, after: int, sender: str | None, limit: int, wait_s: float, print_: str | None = None) -> Page:
+        """A page; when there is nothing yet, whatever has come within `wait_s`. `print_`: only what was sent with the
+        key of this fingerprint. Raises :class:`SlowDown`."""
         deadline = self._clock.seconds() + wait_s
         while True:
-            messages = await self._table.page(after, sender, limit)
+            found = await self._table.page(after, sender, limit)
+            messages = [one for one in found if print_ is None or _print(one.sender.key) == print_]
+            after = found[-1].cursor if found else after
+            if found and not messages:  # all are of another key
+                continue
             left_s = deadline - self._clock.seconds()
             if messages or left_s <= 0 or self._stopped:
-                return Page(messages, messages[-1].cursor if messages else after)
+                return Page(messages, after)
             if self._readers.full:
                 raise SlowDown(f"{READERS_MAX} requests wait for messages already", retry_after_s=1.0)
             await self._readers.wait(None, left_s)

@@ -11,15 +11,16 @@ from importlib.resources import files
 from typing import Any, Final
 
 from klein import Klein
-from twisted.logger import Logger
 from twisted.web.iweb import IRequest
-from twisted.web.server import Site
 
+from meshproto.core.http1 import Head
 from meshproto.core.liveness import PHI_DEAD
 from meshproto.core.peering import SeedView
 from meshproto.core.seed import Seed
 from meshproto.net import seed_metrics
-from meshproto.net.http import answer_errors, answer_json, check_host, quiet_site
+from meshproto.net.http import answer_errors, answer_json, check_host
+from meshproto.net.http_channel import Channel
+from meshproto.net.http_request import KleinRequest, QuietSite
 from meshproto.net.seeding import SeedService
 
 POLICY: Final = (
@@ -48,7 +49,6 @@ class SeedFront:
     network decides who reaches it, under whatever name."""
 
     app = Klein()
-    log = Logger()
 
     def __init__(self, core: Seed, service: SeedService) -> None:
         self.hosts: Collection[str] | None = None
@@ -114,12 +114,20 @@ class SeedFront:
             check_host(request, self.hosts)
 
 
-answer_errors(SeedFront.app, SeedFront.log)
+answer_errors(SeedFront.app)
 
 
-def site(front: SeedFront, reactor: Any) -> Site:
+def site(front: SeedFront, reactor: Any) -> QuietSite:
     """The HTTP server's factory. No route takes a body."""
-    return quiet_site(front.app.resource(), reactor)
+    return QuietSite(front.app.resource(), reactor, _make_request)
+
+
+def _make_request(channel: Channel, head: Head) -> KleinRequest:
+    """All are counted."""
+    request = KleinRequest(channel, head)
+    request.count(channel)
+    request.expect_body(channel)
+    return request
 
 
 def _shown(seed: SeedView) -> dict[str, Any]:

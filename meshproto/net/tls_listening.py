@@ -157,8 +157,9 @@ class _GreetedFactory(TLSMemoryBIOFactory):
         self.clock = clock
         self.notes = Notes()
 
-    def buildProtocol(self, addr: IAddress | None) -> "_Greeted":
-        return _Greeted(self, self.wrappedFactory.buildProtocol(addr))
+    def buildProtocol(self, addr: IAddress | None) -> "_Greeted | None":  # type: ignore[override]  # as any factory may
+        protocol = self.wrappedFactory.buildProtocol(addr)
+        return None if protocol is None else _Greeted(self, protocol)
 
 
 class _Greeted(BufferingTLSTransport):

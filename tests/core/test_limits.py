@@ -75,6 +75,17 @@ class TestBuckets:
 
 
 class TestPlaces:
+    def test_when_somebody_has_to_go(self) -> None:
+        places = Places(3, per_network_max=2)
+        assert not places.is_full("a")
+        places.enter(1, "a")
+        places.enter(2, "a")
+        assert [places.is_full("a"), places.is_full("b")] == [True, False]
+        places.enter(3, "b")
+        assert places.is_full("b")
+        places.leave(1)
+        assert [places.is_full("a"), places.is_full("b")] == [False, False]
+
     def test_the_idlest_guest_of_a_network_that_has_its_share_goes(self) -> None:
         places = Places(100, per_network_max=2)
         assert [places.enter(1, "a"), places.enter(2, "a")] == [None, None]

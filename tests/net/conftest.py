@@ -1,4 +1,4 @@
-"""A user node's database on a fake clock, for whoever tests a table of it."""
+"""A user node's database on a fake clock, for whoever tests a table of it; and both ways that requests may go."""
 
 from collections.abc import Iterator
 
@@ -18,3 +18,14 @@ def disk() -> Iterator[OnClock]:
 @pytest.fixture
 def store(disk: OnClock) -> UserStore:
     return UserStore(disk.database)
+
+
+@pytest.fixture(params=["the short way", "Klein's way"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Whichever way a node serves its requests, it has to be the same. For all nodes that are made from now on."""
+    from meshproto.net.front import Front
+    from meshproto.net.public_front import PublicFront
+
+    if request.param == "Klein's way":
+        monkeypatch.setattr("meshproto.net.face.SHORT_WAY", {Front: {}, PublicFront: {}})
+    return str(request.param)

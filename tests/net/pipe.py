@@ -1,5 +1,7 @@
 """A transport whose other side reads only when it is told to."""
 
+from collections.abc import Iterable
+
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.testing import StringTransport
 
@@ -41,6 +43,9 @@ class Pipe(StringTransport):
         if self.producer is not None and self.waiting_bytes > self.buffer_bytes_max:
             self._full = True
             self.producer.pauseProducing()
+
+    def writeSequence(self, data: Iterable[bytes]) -> None:
+        self.write(b"".join(data))
 
     def unregisterProducer(self) -> None:
         self.producer = None

@@ -9,7 +9,7 @@ from meshproto.core.inbox import WAIT_S_MAX
 from meshproto.net import bulk
 from meshproto.net.asked import SEND_BYTES_MAX
 from meshproto.net.door import Door
-from meshproto.net.http_channel import IDLE_TIMEOUT_S
+from meshproto.net.http_channel import DISCARD_BYTES_MAX, DRAIN_S, IDLE_TIMEOUT_S
 from tests.net.raw_http import RawHTTP
 from tests.world import World
 
@@ -254,7 +254,7 @@ def test_the_door(world: World, ends: bool) -> None:
     client.lines(message(1))
     if ends:
         client.end()
-    world.run(bulk.DISCARD_S + 1)
+    world.run(DRAIN_S + 1)
     assert client.status == 401
     assert client.closed is not ends
     assert world.inbox("UserX") == []
@@ -265,7 +265,7 @@ def test_a_stranger_cannot_send_for_ever(world: World) -> None:
     world.users["Bobby"].face.door = Door("secret", ["bobby.example"])
     client = RawHTTP(world, "Bobby")
     client.begin()
-    for _ in range(bulk.DISCARD_BYTES_MAX // 2**20 + 2):
+    for _ in range(DISCARD_BYTES_MAX // 2**20 + 2):
         if not client.closed:
             client.chunk(b" " * 2**20)
     world.run(0.1)

@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 
 from meshproto import seed_tap, user_tap
-from meshproto.net.clocks import Deadlines
+from meshproto.net.clocks import Deadlines, Timeout
 
 
 @pytest.mark.parametrize("tap", [seed_tap, user_tap])
@@ -84,3 +84,70 @@ def test_who_is_told_may_begin_and_end_others() -> None:
     assert told == [1]
     clock.advance(TIMEOUT_S)
     assert told == [1, 3] and clock.getDelayedCalls() == []
+
+
+class TestDeadline:
+    @pytest.fixture(autouse=True)
+    def made(self) -> None:
+        self.clock = Clock()
+        self.reached: list[float] = []
+        self.timeout = Timeout(self.clock, lambda: self.reached.append(self.clock.seconds()))
+
+    def run(self, seconds: float) -> None:
+        for _ in range(int(seconds * 10)):
+            self.clock.advance(0.1)
+
+    def test_it_is_reached_once(self) -> None:
+        self.timeout.set(5)
+        self.run(20)
+        assert self.reached == [pytest.approx(5, abs=0.2)]
+        assert not self.clock.getDelayedCalls()
+
+    def test_put_off_again_and_again(self) -> None:
+        """With one timer."""
+        for _ in range(20):
+            self.timeout.set(5)
+            self.run(1)
+            assert len(self.clock.getDelayedCalls()) == 1
+        assert self.reached == []
+        self.run(5)
+        assert self.reached == [pytest.approx(24, abs=0.2)]
+
+    def test_brought_forward(self) -> None:
+        self.timeout.set(60)
+        self.timeout.set(5)
+        assert len(self.clock.getDelayedCalls()) == 1
+        self.run(6)
+        assert self.reached == [pytest.approx(5, abs=0.2)]
+
+    def test_cleared_and_set_again(self) -> None:
+        """What there was is not reached; the timer that is left is used."""
+        self.timeout.set(5)
+        self.timeout.clear()
+        self.run(1)
+        self.timeout.set(5)
+        assert len(self.clock.getDelayedCalls()) == 1
+        self.run(6)
+        assert self.reached == [pytest.approx(6, abs=0.2)]
+
+    def test_cleared(self) -> None:
+        self.timeout.set(5)
+        self.timeout.clear()
+        self.run(10)
+        assert self.reached == []
+        assert not self.clock.getDelayedCalls()
+
+    def test_stopped(self) -> None:
+        """No timer is left, any number of times."""
+        self.timeout.stop()
+        self.timeout.set(5)
+        self.timeout.stop()
+        self.timeout.stop()
+        assert not self.clock.getDelayedCalls()
+
+    def test_set_when_it_is_reached(self) -> None:
+        timeout = Timeout(self.clock, lambda: timeout.set(5) if len(self.clock.getDelayedCalls()) < 1 else None)
+        timeout.set(5)
+        self.run(12)
+        assert len(self.clock.getDelayedCalls()) == 1
+        timeout.stop()

@@ -3,18 +3,86 @@
 from collections.abc import Iterator
 
 import pytest
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from meshproto.net.deferred import Waiters, shield
+from meshproto.net.deferred import Waiters, begin, shield
 
 result_of = SynchronousTestCase().successResultOf
 failure_of = SynchronousTestCase().failureResultOf
 no_result_of = SynchronousTestCase().assertNoResult
 
 WAITERS_MAX = 3
+
+
+class TestBegin:
+    def test_what_need_not_wait(self) -> None:
+        """Comes back as it is, also what has awaited something that was there."""
+
+        async def work() -> int:
+            return await succeed(3)
+
+        assert begin(work()) == 3
+
+    def test_what_fails_before_it_waits(self) -> None:
+        async def work() -> int:
+            raise KeyError("no")
+
+        with pytest.raises(KeyError):
+            begin(work())
+
+    def test_what_waits(self) -> None:
+        """More than once, for what succeeds and what fails."""
+        first: Deferred[int] = Deferred()
+        second: Deferred[int] = Deferred()
+        third: Deferred[int] = Deferred()
+
+        async def work() -> list[int]:
+            results = [await first]
+            try:
+                await second
+            except ValueError:
+                results.append(-1)
+            return [*results, await third]
+
+        begun = begin(work())
+        assert isinstance(begun, Deferred)
+        third.callback(3)
+        first.callback(1)
+        no_result_of(begun)
+        second.errback(ValueError("no"))
+        assert result_of(begun) == [1, -1, 3]
+
+    def test_what_fails_after_it_has_waited(self) -> None:
+        waits_for: Deferred[int] = Deferred()
+
+        async def work() -> int:
+            return 1 // await waits_for
+
+        begun = begin(work())
+        assert isinstance(begun, Deferred)
+        waits_for.callback(0)
+        failure_of(begun, ZeroDivisionError)
+
+    def test_cancelled(self) -> None:
+        """What it waits for is, and it may see to that."""
+        cancelled: list[object] = []
+        waits_for: Deferred[int] = Deferred(cancelled.append)
+        seen: list[str] = []
+
+        async def work() -> int:
+            try:
+                return await waits_for
+            finally:
+                seen.append("the end")
+
+        begun = begin(work())
+        assert isinstance(begun, Deferred)
+        begun.cancel()
+        failure_of(begun, CancelledError)
+        assert (cancelled, seen) == ([waits_for], ["the end"])
 
 
 class TestShield:

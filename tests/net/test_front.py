@@ -10,8 +10,10 @@ from meshproto.core.outbox import RECIPIENT_MESSAGES_MAX
 from meshproto.net import front, public_front, receiving
 from meshproto.net.asked import SEND_BYTES_MAX, TO_NAMES_MAX
 from meshproto.net.door import Door
-from meshproto.net.http import DISCARD_BYTES_MAX
+from meshproto.net.http_channel import DISCARD_BYTES_MAX
 from tests.world import Answer, World
+
+both_ways = pytest.mark.usefixtures("way")
 
 
 @pytest.fixture
@@ -36,6 +38,7 @@ def problem(answer: Answer) -> tuple[int, str]:
 # -- sending ------------------------------------------------------------------------------------------------------
 
 
+@both_ways
 @pytest.mark.parametrize("message", ["text", "", 0, None, False, [], {"a": [1, 2.5, {"b": "ü"}]}, "\u2028\U0001f600"])
 def test_any_json_is_a_message(world: World, message: Any) -> None:
     """Whatever JSON was sent is what is read."""
@@ -43,6 +46,7 @@ def test_any_json_is_a_message(world: World, message: Any) -> None:
     assert world.inbox("UserX") == [message]
 
 
+@both_ways
 def test_ids_rise_with_time(world: World) -> None:
     """An id that the node makes is higher than those of the milliseconds before, and has random characters."""
     ids = []
@@ -54,6 +58,7 @@ def test_ids_rise_with_time(world: World) -> None:
     assert len({id_[12:] for id_ in ids}) == len(ids)
 
 
+@both_ways
 def test_curl_says_form(world: World) -> None:
     """The content type that curl -d gives by itself does not matter, nor does a body with % and & in it."""
     form = {"content-type": "application/x-www-form-urlencoded"}
@@ -72,6 +77,7 @@ def test_raw_body_with_options(world: World) -> None:
     assert message["sent_at"] <= message["received_at"]
 
 
+@both_ways
 def test_the_same_id_is_the_same_message(world: World) -> None:
     """A message sent again under its id is answered as before and arrives once, also as Idempotency-Key; with another
     text it is refused."""
@@ -83,6 +89,7 @@ def test_the_same_id_is_the_same_message(world: World) -> None:
     assert world.inbox("UserX") == ["once"]
 
 
+@both_ways
 @pytest.mark.parametrize(
     "body",
     [
@@ -150,6 +157,7 @@ def test_bytes_that_are_no_text_are_refused(world: World) -> None:
     assert "base64" in answer.json["detail"]
 
 
+@both_ways
 def test_the_largest_message(world: World) -> None:
     """A message of full size arrives; one byte more is 413; and a body beyond what any route takes is 413 too."""
     text = "x" * (MESSAGE_BYTES_MAX - 2)
@@ -160,12 +168,14 @@ def test_the_largest_message(world: World) -> None:
     assert world.inbox("UserX") == [text]
 
 
+@both_ways
 def test_a_huge_body_is_cut_off(world: World) -> None:
     """A client that announces more than we would throw away is answered 413 at once and hung up on."""
     answer = world.post("Bobby", "/deliver", b" " * (DISCARD_BYTES_MAX + 1))
     assert (answer.code, answer.json["title"]) == (413, "too large")
 
 
+@both_ways
 def test_a_full_queue_is_said(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """When too many messages wait for one recipient, or in all, /send answers 429 and when to come back."""
     assert RECIPIENT_MESSAGES_MAX > 2
@@ -181,6 +191,7 @@ def test_a_full_queue_is_said(world: World, monkeypatch: pytest.MonkeyPatch) -> 
     assert problem(world.send("Bobby", "Bobby", "all full", wait=0)) == (429, "slow down")
 
 
+@both_ways
 def test_names_are_looked_up_a_few_at_a_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not more than LOOKUPS_MAX at once, and each gets its answer."""
     monkeypatch.setattr("meshproto.net.accepting.LOOKUPS_MAX", 1)
@@ -386,6 +397,7 @@ def test_the_token_opens(world: World) -> None:
 # -- what peers send ----------------------------------------------------------------------------------------------
 
 
+@both_ways
 @pytest.mark.parametrize("body", [b"", b"{}", b"[]", b"\xff", b'{"sender":{"record":"{}","sig":""},"to":"","box":""}'])
 def test_a_bad_batch_is_refused(world: World, body: bytes) -> None:
     """What is not a sealed batch is answered 400, and nothing of it is kept."""

@@ -1,32 +1,34 @@
 """The HTTP connection of a node: what it bears from a client that means to wear it down."""
 
 import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionAborted
 from twisted.internet.testing import StringTransport
-from twisted.logger import capturedLogs
+from twisted.logger import LogEvent, capturedLogs
 from twisted.python.failure import Failure
 
 from meshproto.core import bodies
 from meshproto.core.envelope import SEALED_BYTES_MAX
+from meshproto.core.http1 import HEAD_BYTES_MAX, HEADERS_MAX, LENGTH_DIGITS_MAX, LINE_BYTES_MAX
 from meshproto.core.limits import Rate
 from meshproto.errors import MeshError
 from meshproto.net import http_limits
 from meshproto.net.door import Door
-from meshproto.net.front_request import FrontRequest
-from meshproto.net.http import DISCARD_BYTES_MAX, SMALL_PIECES_MAX, BoundedRequest
 from meshproto.net.http_channel import (
+    AHEAD_BYTES_MAX,
     BODY_BYTES_PER_S,
     BODY_LOOK_S,
     CLOSE_S,
-    HEAD_BYTES_MAX,
+    DISCARD_BYTES_MAX,
+    DRAIN_S,
     HEAD_S,
-    HEADERS_MAX,
     IDLE_TIMEOUT_S,
-    LENGTH_DIGITS_MAX,
-    LINE_BYTES_MAX,
     TLS_LOG_S,
+    Channel,
 )
 from meshproto.net.http_limits import (
     BODIES_FULL_S,
@@ -37,8 +39,17 @@ from meshproto.net.http_limits import (
     WRONG_TOKENS,
     Limits,
 )
-from tests.net.raw_http import RawHTTP
+from meshproto.net.http_request import SMALL_PIECES_MAX, KleinRequest
+from meshproto.net.public_front import PUBLIC_PATHS
+from tests.net.pipe import Pipe
+from tests.net.raw_http import RawHTTP, RawHTTPS, listen_with_tls
 from tests.world import World
+
+pytestmark = [
+    pytest.mark.usefixtures("way"),
+    # Twisted hands pyOpenSSL its own kind of certificate.
+    pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWarning"),
+]
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 MIB = 2**20
@@ -374,6 +385,31 @@ class TestConnections:
         assert poll.closed
         assert not stream.closed
 
+    def test_whoever_comes_again_and_again(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A network that has its share gets NEWCOMERS for which its own have to go, and then no more for a while: they
+        are closed before anything is done for them. Others come in as ever."""
+        monkeypatch.setattr(http_limits, "NEWCOMERS", Rate(per_s=1.0, burst=3.0))
+        again(world)
+        guests = [RawHTTP(world, "Bobby") for _ in range(5 + 3)]
+        assert [guest.closed for guest in guests] == [True] * 3 + [False] * 5
+        assert all(RawHTTP(world, "Bobby").closed for _ in range(20))
+        assert not any(guest.closed for guest in guests[3:])
+        assert world.send("UserX", "Bobby", "from another network").json["status"] == "delivered"
+        world.run(1)
+        assert not RawHTTP(world, "Bobby").closed
+        assert guests[3].closed
+        guests[-1].hang_up()
+        assert not RawHTTP(world, "Bobby").closed  # there is room, so nobody is counted
+
+    def test_nor_over_tls(self, world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setattr(http_limits, "NEWCOMERS", Rate(per_s=1.0, burst=1.0))
+        again(world)
+        listen_with_tls(world, "Bobby", tmp_path)
+        guests = [RawHTTPS(world, "Bobby") for _ in range(5 + 1)]
+        assert [guest.closed for guest in guests] == [True] + [False] * 5
+        assert RawHTTPS(world, "Bobby").closed
+        assert not any(guest.closed for guest in guests[1:])
+
     def test_all_busy(self, world: World) -> None:
         """When all places of a network are taken by those who wait for an answer, there is none for one more of it."""
         polls = [RawHTTP(world, "Bobby") for _ in range(5)]
@@ -385,7 +421,7 @@ class TestConnections:
 
 
 class TestRates:
-    @pytest.mark.parametrize("path", [*sorted(FrontRequest.public_paths), b"/%64eliver", b"/healthz?x=1"])
+    @pytest.mark.parametrize("path", [*sorted(path.encode() for path in PUBLIC_PATHS), b"/%64eliver", b"/healthz?x=1"])
     def test_public_requests(self, world: World, client: RawHTTP, path: bytes) -> None:
         """More than REQUESTS of one network are answered 429 with a time, in HTTP as ever; other networks and the
         owner's routes are served."""
@@ -530,8 +566,8 @@ class TestBodies:
     def test_half_a_body_is_nothing(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         """What is refused in the middle of its body is not done, though its end came along with it."""
         again(world)
-        processed: list[BoundedRequest] = []
-        monkeypatch.setattr(BoundedRequest, "process", processed.append)
+        processed: list[KleinRequest] = []
+        monkeypatch.setattr(KleinRequest, "process", processed.append)
         first, second = RawHTTP(world, "Bobby"), RawHTTP(world, "Bobby")
         first.say(post(SEALED_BYTES_MAX) + b"x" * (MIB - 10))
         head = b"POST /send/UserX HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -557,3 +593,237 @@ def test_a_body_too_large_is_thrown_away(world: World, client: RawHTTP) -> None:
     for _ in range(DISCARD_BYTES_MAX // MIB + 1):
         client.chunk(b"x" * MIB)
     assert refused(client)[0] == 413
+
+
+# -- whose turn it is, and who takes what ---------------------------------------------------------------------------
+
+
+class TestPauses:
+    @pytest.fixture
+    def pipe(self) -> Pipe:
+        return Pipe()
+
+    @pytest.fixture
+    def channel(self, world: World, pipe: Pipe) -> Iterator[Channel]:
+        channel = world.users["Bobby"].site.buildProtocol(None)
+        channel.makeConnection(pipe)
+        yield channel
+        channel.connectionLost(Failure(ConnectionAborted()))
+
+    def test_ahead(self, world: World, channel: Channel, pipe: Pipe) -> None:
+        """While one request is worked on, AHEAD_BYTES_MAX of others are read and no more, until it is answered."""
+        channel.dataReceived(b"GET /inbox?wait=60 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        pipe.buffer_bytes_max = MIB
+        others = GET * (AHEAD_BYTES_MAX // len(GET))
+        channel.dataReceived(others)
+        assert pipe.reading
+        channel.dataReceived(GET)
+        assert not pipe.reading
+        world.run(60)
+        assert pipe.reading
+        assert pipe.take().count(b"HTTP/1.1 200") == 2 + len(others) // len(GET)
+
+    def test_one_turn_each(self, world: World, channel: Channel, pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of requests that came at once one is answered in a turn of the reactor."""
+        turns: list[Callable[[], None]] = []
+        monkeypatch.setattr(world.hosts["Bobby"], "callLater", lambda delay_s, call: turns.append(call))
+        channel.dataReceived((post(2, "/send") + b"{}") * 4)
+        answered = [pipe.take().count(b"HTTP/1.1 400")]
+        while turns:
+            assert len(turns) == 1
+            turns.pop()()
+            answered.append(pipe.take().count(b"HTTP/1.1 400"))
+        assert answered == [1, 1, 1, 1]
+
+    def test_answers_that_nobody_takes(self, world: World, channel: Channel, pipe: Pipe) -> None:
+        """Whoever does not take the answers they have is given no more, and not read from."""
+        pipe.buffer_bytes_max = 1000
+        channel.dataReceived(GET * 100)
+        world.run(1)
+        assert not pipe.reading
+        assert pipe.waiting_bytes < 1500
+        assert channel._reader.unread > 0
+        answers = 0
+        for _ in range(100):
+            answers += pipe.take().count(b"HTTP/1.1 200")
+            world.run(0.1)
+        assert answers == 100
+        assert pipe.reading
+
+    def test_what_comes_all_the_same(self, world: World, channel: Channel, pipe: Pipe) -> None:
+        """TLS hands on what it has read before it pauses: that is answered when the client takes answers again."""
+        pipe.buffer_bytes_max = 100
+        channel.dataReceived(GET)
+        world.run(1)
+        assert not pipe.reading
+        channel.dataReceived(GET)
+        world.run(1)
+        assert pipe.take().count(b"HTTP/1.1 200") == 1
+        world.run(1)
+        assert pipe.take().count(b"HTTP/1.1 200") == 1
+
+    def test_nothing_is_written_behind_the_last_word(self, world: World, channel: Channel, pipe: Pipe) -> None:
+        """What is still under way when a connection was given up is answered to nobody."""
+        channel.dataReceived(b"GET /inbox?wait=60 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        channel.evict()
+        world.run(61)
+        assert pipe.aborted
+        assert pipe.take() == b""
+
+
+def test_a_short_answer_needs_no_turn_of_the_reactor(world: World, way: str) -> None:
+    """One that need not wait is there when the request is, in one piece, and no timer was touched for it."""
+
+    async def deliver(body: bytes, network: str = "") -> bytes:
+        return body
+
+    node, pipe = world.users["Bobby"], Pipe()
+    node.receiving.deliver = deliver  # type: ignore[method-assign]
+    channel = node.site.buildProtocol(None)
+    channel.makeConnection(pipe)
+    timers = world.hosts["Bobby"].getDelayedCalls()
+    channel.dataReceived(post(5) + b"hello")
+    if way == "the short way":
+        assert len(pipe.writes) == 1
+    assert pipe.take().startswith(b"HTTP/1.1 200 OK\r\n")
+    assert world.hosts["Bobby"].getDelayedCalls() == timers
+    channel.connectionLost(Failure(ConnectionAborted()))
+
+
+def test_what_is_no_answer_is_a_bug(world: World, way: str, nothing_logged_as_failure: list[LogEvent]) -> None:
+    """A handler that returns something else ends the connection, and the log says so; Klein takes None for no body."""
+    waiting: Deferred[bytes] = Deferred()
+
+    async def deliver(body: bytes, network: str = "") -> bytes:
+        return await waiting
+
+    world.users["Bobby"].receiving.deliver = deliver  # type: ignore[method-assign]
+    client = RawHTTP(world, "Bobby")
+    client.say(post(5) + b"hello")
+    waiting.callback(None)  # type: ignore[arg-type]
+    world.settle()
+    short = way == "the short way"
+    assert (client.closed, len(nothing_logged_as_failure)) == (short, int(short))
+    nothing_logged_as_failure.clear()
+
+
+# -- streams that are refused ---------------------------------------------------------------------------------------
+
+
+class TestRefusedStreams:
+    @pytest.fixture
+    def client(self, world: World) -> RawHTTP:
+        world.users["Bobby"].face.door = Door("secret", ["127.0.0.1"])
+        client = RawHTTP(world, "Bobby")
+        client.begin()
+        return client
+
+    def test_the_answer_does_not_wait(self, world: World, client: RawHTTP) -> None:
+        """It is there before the end of the stream, which is then read on: who has written all of it may go on."""
+        assert [code for code, _, _ in client.answers] == [401]
+        client.lines({"to": "UserX", "message": "x"})
+        world.run(DRAIN_S - 0.1)
+        client.end()
+        client.say(GET)
+        assert [code for code, _, _ in client.answers] == [401, 200]
+        assert not client.closed
+        assert world.inbox("UserX") == []
+
+    def test_who_asks_first(self, world: World, client: RawHTTP) -> None:
+        """Is not told to go on. Whether the body comes all the same nobody knows, so the connection ends."""
+        client = RawHTTP(world, "Bobby")
+        client.begin(Expect="100-continue")
+        ((code, fields, _),) = client.answers
+        assert (code, fields["connection"]) == (401, "close")
+        client.end()
+        assert client.closed
+
+    def test_it_is_not_read_for_long(self, world: World, client: RawHTTP) -> None:
+        world.run(DRAIN_S - 0.1)
+        client.lines({"to": "UserX", "message": "x"})
+        assert not client.closed
+        world.run(0.2)
+        assert client.closed
+        assert [code for code, _, _ in client.answers] == [401]
+
+    def test_nor_is_much_of_it(self, world: World, client: RawHTTP) -> None:
+        for _ in range(DISCARD_BYTES_MAX // MIB):
+            client.chunk(b" " * MIB)
+        assert not client.closed
+        client.chunk(b" ")
+        assert client.closed
+        assert [code for code, _, _ in client.answers] == [401]
+
+    def test_what_is_no_chunk(self, client: RawHTTP) -> None:
+        """There is no second answer."""
+        client.say(GET)
+        assert client.closed
+        assert [code for code, _, _ in client.answers] == [401]
+
+    def test_it_is_a_guest_like_any(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        """While it is read on it keeps nobody out."""
+        monkeypatch.setattr(http_limits, "NETWORK_CONNECTIONS_MAX", 2)
+        again(world)
+        world.users["Bobby"].face.door = Door("secret", ["127.0.0.1"])
+        streams = [RawHTTP(world, "Bobby") for _ in range(2)]
+        for stream in streams:
+            stream.begin()
+        newest = RawHTTP(world, "Bobby")
+        newest.say(GET)
+        assert newest.status == 200
+        assert [stream.closed for stream in streams] == [True, False]
+
+
+def test_a_bad_chunk_amid_a_stream(world: World, client: RawHTTP) -> None:
+    """When the answer has begun there is no other: it breaks off."""
+    client.begin()
+    client.lines({"to": "UserX", "message": "x"})
+    world.run(1)
+    assert client.status == 200
+    client.say(b"no chunk\r\n")
+    assert client.closed
+    assert client.heard.count(b"HTTP/1.1") == 1
+    assert not client.over
+    assert world.inbox("UserX") == ["x"]
+
+
+# -- strangers at the owner's part ----------------------------------------------------------------------------------
+
+
+class TestStrangers:
+    @pytest.mark.parametrize("token", ["", "Bearer wrong"])
+    @pytest.mark.parametrize("path", ["/send", "/send/UserX", "/nowhere", "/"])
+    def test_what_is_the_owners_is_counted_too(self, world: World, client: RawHTTP, path: str, token: str) -> None:
+        """Whoever asks for it, or for what there is not, without the token: more than REQUESTS are answered 429, at no
+        more cost. The owner is served all the same, from the same address."""
+        world.users["Bobby"].face.door = Door("secret", ["127.0.0.1"])
+
+        def ask(token: str) -> int:
+            client.heard = b""
+            fields = f"Host: 127.0.0.1\r\nContent-Length: 2\r\nAuthorization: {token}"
+            client.say(f"POST {path} HTTP/1.1\r\n{fields}\r\n\r\n{{}}".encode())
+            return client.status
+
+        refused = {ask(token) for _ in range(int(REQUESTS.burst))}
+        assert refused <= {401, 404, 429}
+        assert ask(token) == 429
+        assert "requests a second" in json.loads(client.answers[0][2])["detail"]
+        assert b"Retry-After: 1" in client.heard
+        assert ask("Bearer secret") in (200, 400, 404)
+
+    def test_where_nobody_is_the_owner(self, world: World, client: RawHTTP) -> None:
+        """A listener for peers alone counts what it does not serve."""
+        world.users["Bobby"].face.door = None
+        for _ in range(int(REQUESTS.burst)):
+            client.say(b"GET /nowhere HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        client.heard = b""
+        client.say(GET)
+        assert client.status == 429
+
+    def test_the_owner_is_not_counted(self, world: World, client: RawHTTP) -> None:
+        """As often as they like."""
+        for _ in range(int(REQUESTS.burst) + 1):
+            client.say(b"GET /nowhere HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        client.heard = b""
+        client.say(GET)
+        assert client.status == 200

@@ -12,6 +12,7 @@ from twisted.internet.protocol import Factory, Protocol
 from meshproto.errors import BadState
 from meshproto.net.listening import (
     BACKLOG,
+    NEWCOMERS_AT_ONCE,
     host_port,
     idle_max,
     is_loopback,
@@ -64,6 +65,31 @@ async def test_listens() -> None:
     assert where is not None
     assert where[0] == "127.0.0.1"
     socket.create_connection(where, timeout=5).close()
+    await maybeDeferred(port.stopListening)
+
+
+async def test_newcomers_take_turns_with_others() -> None:
+    """However many want to come in at once, NEWCOMERS_AT_ONCE of them are taken in a turn of the reactor."""
+    from twisted.internet import reactor
+
+    made: list[Protocol] = []
+
+    class Noted(Protocol):
+        def connectionMade(self) -> None:
+            made.append(self)
+
+    endpoint = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1", backlog=100)
+    port: Any = listen(endpoint, Factory.forProtocol(Noted), "here")
+    where = host_port(port)
+    assert where is not None
+    callers = [socket.create_connection(where, timeout=5) for _ in range(3 * NEWCOMERS_AT_ONCE)]
+    for turn in range(1, 4):
+        port.doRead()
+        assert len(made) == turn * NEWCOMERS_AT_ONCE
+    for caller, protocol in zip(callers, made, strict=True):
+        caller.close()
+        assert protocol.transport is not None
+        protocol.transport.abortConnection()  # type: ignore[attr-defined]
     await maybeDeferred(port.stopListening)
 
 

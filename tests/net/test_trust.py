@@ -335,3 +335,27 @@ def test_a_disk_that_refuses_does_not_hide_a_changed_key() -> None:
     world.troubles["Bobby"].refuses = 1.0
     answer = world.send("Bobby", "UserX", "who?")
     assert (answer.code, answer.json["title"]) == (409, "key changed")
+
+
+def test_the_inbox_of_one_key() -> None:
+    """`from=NAME~FINGERPRINT` shows what was written with that key and nothing else, page by page, and waits for that
+    key alone; `from=NAME` shows all that was written under the name."""
+    world = mesh()
+    old, new = change_key(world)
+    trust(world, new)
+    for number in range(3):
+        assert world.send("UserX", "Bobby", number).code == 200
+
+    def texts(query: str) -> list[Any]:
+        page = world.get("Bobby", f"/inbox?{query}").json
+        return [*(message["message"] for message in page["messages"]), page["next"]]
+
+    assert texts("from=UserX") == ["first", 0, 1, 2, 4]
+    assert texts(f"from=userx~{old.upper()}") == ["first", 4]
+    assert texts(f"from=UserX~{old}&after=1") == [4]
+    assert texts(f"from=UserX~{new}&limit=1") == [0, 2]
+    assert texts(f"from=UserX~{new}&limit=2&after=2") == [1, 2, 4]
+    assert texts(f"from=UserX~{'a' * 16}") == [4]
+    waiting = world.request("GET", "Bobby", f"/inbox?from=UserX~{old}&wait=10&after=4")
+    world.send("UserX", "Bobby", "not of that key")
+    assert world.wait(waiting, 11).json == {"messages": [], "next": 5}
