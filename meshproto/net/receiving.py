@@ -1,7 +1,6 @@
 """Takes sealed batches from peers onto the disk, and lets the owner read them."""
 
 from collections.abc import Awaitable, Callable
-from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from twisted.internet.defer import ensureDeferred
@@ -26,11 +25,6 @@ class Page(NamedTuple):
 
     messages: list[Received]
     next: int
-
-
-@lru_cache(maxsize=128)
-def _print(key: str) -> str:
-    return fingerprint(unb64(key))
 
 
 def shown(message: Received) -> dict[str, Any]:
@@ -100,7 +94,7 @@ class Receiving:
         deadline = self._clock.seconds() + wait_s
         while True:
             found = await self._table.page(after, sender, limit)
-            messages = [one for one in found if print_ is None or _print(one.sender.key) == print_]
+            messages = [one for one in found if print_ is None or fingerprint(unb64(one.sender.key)) == print_]
             after = found[-1].cursor if found else after
             if found and not messages:  # all are of another key
                 continue

@@ -459,7 +459,7 @@ class TestWhoGoes:
         world.run(1)
         client.hang_up()
         world.run(1)
-        assert not world.users["Bobby"].sending._ends._waiting
+        assert not world.users["Bobby"].sending._followers
         world.heal()
         world.run(60)
         assert world.inbox("UserX") == ["known", "goes on"]
