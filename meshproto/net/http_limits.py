@@ -20,9 +20,9 @@ NEWCOMERS: Final = Rate(per_s=50.0, burst=200.0)
 and send another away is as much work as some requests are."""
 PIECE_BYTES: Final = 512
 """What each piece of a body counts besides its bytes: one in chunks of a byte each is as much work as a longer one."""
-REQUESTS: Final = Rate(per_s=500.0, burst=1000.0)
-"""Public requests of one network: a peer has one batch of up to 1000 messages under way at a time, so that this is some
-hundred busy peers behind one address, and less than a node can do."""
+REQUESTS: Final = Rate(per_s=5000.0, burst=10_000.0)
+"""Public requests of one network: a peer that sends messages one after another makes a thousand a second at best, since
+it has one batch under way at a time. This is some busy peers behind one address, and half of what a node can do."""
 UNPROVEN_BYTES: Final = Rate(per_s=4 * 1024 * 1024, burst=32 * 1024 * 1024)
 """Bodies of one network that came to nothing: who seals batches for us gets them back. Below what would fill
 :data:`meshproto.core.bodies.BODIES_BYTES_MAX` within :data:`meshproto.core.bodies.BODY_SURE_S`."""
