@@ -51,8 +51,8 @@ QUEUE_JOBS_MAX: Final = 100_000
 RETRY_S: Final = 5.0
 LOCK_WAIT_MS: Final = 100
 """How long a program that has locked the database is waited for: nothing else is done meanwhile."""
-CHECKPOINT_FRAMES: Final = 2000
-"""Pages in the WAL, eight megabytes, that begin a checkpoint. Nothing is written while it lasts, some milliseconds, so
+CHECKPOINT_FRAMES: Final = 1000
+"""Pages in the WAL, four megabytes, that begin a checkpoint. Nothing is written while it lasts, some milliseconds, so
 that the WAL begins anew and never outgrows this by more than one transaction."""
 
 T = TypeVar("T")
