@@ -20,7 +20,7 @@ import msgspec
 from bench import figures, report
 from bench.figures import Figure, Row, Sample, say
 from bench.peers import dns, etcd, mosquitto, nats, ours, postfix, prosody, rabbitmq, redis
-from bench.peers.contest import LOOKUPS, MESSAGES, Load, Peer, Setting
+from bench.peers.contest import LOADS, Load, Peer, Setting
 from bench.peers.machine import Servers, Unavailable, as_load, real_disk
 from bench.peers.packages import PROGRAMS, NotInstalled, install, install_programs, missing
 from bench.peers.told import PROGRAM, System, Told, text
@@ -53,7 +53,7 @@ KEYS: Final = tuple(dict.fromkeys(peer.key for peer in PEERS))
 NAMES: Final = 1_000_000
 NAMES_QUICK: Final = 2_000
 ROUNDS: Final = 3
-SECONDS: Final = 1.5
+SECONDS: Final = 1.2
 SECONDS_QUICK: Final = 0.2
 IN_FLIGHT_MAX_QUICK: Final = 64
 """A window of thousands takes its time, however short the measurement."""
@@ -105,7 +105,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     given = parser().parse_args(arguments)
     if given.quick:
         given.rounds, given.seconds = figures.ROUNDS_QUICK, SECONDS_QUICK
-    given.in_flight_max = IN_FLIGHT_MAX_QUICK if given.quick else max(load.in_flight for load in (*LOOKUPS, *MESSAGES))
+    given.in_flight_max = IN_FLIGHT_MAX_QUICK if given.quick else max(load.in_flight for load in LOADS)
     given.whole = not given.quick and given.only == KEYS
     given.names = given.names or (NAMES_QUICK if given.quick else NAMES)
     return given
@@ -166,10 +166,10 @@ class Course:
             for peer in self._peers:
                 say(f"{peer.title} starts")
                 self._tried(peer, lambda peer=peer: peer.start(setting))  # type: ignore[misc]
-            loads = (load for peer in self._peers for load in peer.loads)
-            cases = dict.fromkeys(load.label for load in loads if load.in_flight <= self._options.in_flight_max)
+            offered = {load for peer in self._peers for load in peer.loads}
+            loads = [load for load in LOADS if load in offered and load.in_flight <= self._options.in_flight_max]
             with as_load():
-                return [row for case in cases for row in self._rows(case)]
+                return [row for load in loads for row in self._rows(load)]
 
     def systems(self) -> list[System]:
         """Complete when it has run."""
@@ -187,21 +187,23 @@ class Course:
             for peer in self._peers
         ]
 
-    def _rows(self, case: str) -> Iterator[Row]:
+    def _rows(self, load: Load) -> Iterator[Row]:
         """Everybody in turn, every other round the other way round."""
-        say(case)
-        entrants = [(peer, load) for peer in self._peers for load in peer.loads if load.label == case]
-        samples: dict[Peer, list[Sample]] = {peer: [] for peer, _ in entrants}
+        say(load.label)
+        entrants = [peer for peer in self._peers if load in peer.loads]
+        samples: dict[Peer, list[Sample]] = {peer: [] for peer in entrants}
         for number in range(self._options.rounds):
-            for peer, load in entrants[:: -1 if number % 2 else 1]:
-                if sample := self._tried(peer, lambda peer=peer, load=load: self._measure(peer, load)):  # type: ignore[misc]
+            for peer in entrants[:: -1 if number % 2 else 1]:
+                if sample := self._tried(peer, lambda peer=peer: self._measure(peer, load)):  # type: ignore[misc]
                     samples[peer].append(sample)
         whole = {peer: taken for peer, taken in samples.items() if len(taken) == self._options.rounds}
         beside = {peer.ratio: taken for peer, taken in whole.items() if peer.ratio}
         for peer, taken in whole.items():
             found = taken if peer.key == OURS else [_compared(number, one, beside) for number, one in enumerate(taken)]
             keys = found[0]
-            yield Row(case, peer.title, {key: Figure.of(one[key] for one in found) for key in keys}, peer.key != OURS)
+            yield Row(
+                load.label, peer.title, {key: Figure.of(one[key] for one in found) for key in keys}, peer.key != OURS
+            )
 
     def _measure(self, peer: Peer, load: Load) -> Sample:
         say(f"  {peer.title}")

@@ -33,10 +33,15 @@ class Load(Struct, frozen=True):
 
 
 LOOKUPS: Final = (Load("64c d1", 64, 1), Load("64c d16", 64, 16), Load("1c d64", 1, 64))
-MESSAGES: Final = tuple(Load(f"{number:,} in flight", 1, number) for number in (1, 64, 512, 4096))
+STREAMED: Final = tuple(Load(f"{number:,} in flight", 1, number) for number in (1, 64, 512, 4096))
 """On one connection. The last is for what comes in bulk."""
-SINGLES: Final = tuple(Load(f"{number:,} in flight", number, 1) for number in (1, 64, 512))
-"""The same number under way, for what takes one at a time from each connection."""
+SINGLES: Final = (STREAMED[0], *(Load(f"{number} connections", number, 1) for number in (64, 512)))
+"""One on each connection."""
+MESSAGES: Final = (*STREAMED, SINGLES[1])
+LOADS: Final = (*LOOKUPS, *STREAMED, *SINGLES[1:])
+"""All, in the order of the tables."""
+EACH_SYNCED: Final = (*STREAMED[:3], SINGLES[1])
+"""For those who sync each message alone, and so are no faster with more under way."""
 
 
 class Setting(Struct, frozen=True):

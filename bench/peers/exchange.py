@@ -9,6 +9,7 @@ and shown, since a server is measured only where its load has time to spare.
 import select
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import quantiles
@@ -99,6 +100,22 @@ def read_until(connection: socket.socket, end: bytes) -> bytes:
             raise Failed(f"the server hung up after {got!r}")
         got += more
     return got
+
+
+class InOrder:
+    """The numbers of one connection, for protocols whose acknowledgements come in the order of the messages."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[int] = deque()
+
+    def sent(self, numbers: Iterable[int]) -> None:
+        self._waiting.extend(numbers)
+
+    def first(self, count: int) -> list[int]:
+        """Those that so many acknowledgements mean."""
+        if count > len(self._waiting):
+            raise Failed(f"{count} acknowledgements for {len(self._waiting)} messages")
+        return [self._waiting.popleft() for _ in range(count)]
 
 
 class Exchange:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from bench.figures import Sample
-from bench.peers.contest import MESSAGES, Load, Peer, Setting, version_of
+from bench.peers.contest import EACH_SYNCED, MESSAGES, Load, Peer, Setting, version_of
 from bench.peers.exchange import NUMBER_DIGITS, Exchange, connect, message
 from bench.peers.machine import Unavailable, free_port
 from meshproto.cli.processes import Failed
@@ -145,12 +145,13 @@ class Mosquitto(Peer):
         reading = dial(self._port, b"reader", clean=False)
         reading.sendall(packet(SUBSCRIBE, b"\0\1" + text(TOPIC) + b"\1"))
         expect(reading, SUBACK)
-        sending = dial(self._port, b"sender", clean=True)
-        return Exchange([(sending, Publish())], (reading, Subscriber())).run(load.in_flight, seconds, self.usage)
+        names = [b"sender%d" % number for number in range(load.connections)]
+        senders = [(dial(self._port, name, clean=True), Publish()) for name in names]
+        return Exchange(senders, (reading, Subscriber())).run(load.in_flight, seconds, self.usage)
 
 
 class Autosave(Mosquitto):
     title = "Mosquitto QoS 1, saved at every change"
     acknowledged = "in memory; saved soon after, the whole store at a time"
-    loads = MESSAGES[:3]  # a longer queue changes nothing where each message is saved alone
+    loads = EACH_SYNCED
     _more = "autosave_on_changes true\nautosave_interval 1\n"

@@ -15,7 +15,18 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.figures import Sample
-from bench.peers.contest import LOOKUPS, MESSAGES, VALUE_BYTES, Load, Peer, Setting, shuffled, value, version_of
+from bench.peers.contest import (
+    EACH_SYNCED,
+    LOOKUPS,
+    MESSAGES,
+    VALUE_BYTES,
+    Load,
+    Peer,
+    Setting,
+    shuffled,
+    value,
+    version_of,
+)
 from bench.peers.exchange import RECEIVE_BYTES, Exchange, connect, message, read_until
 from bench.peers.machine import START_S_MAX, Servers, Unavailable, free_port
 from meshproto.cli.processes import Child, Failed, until
@@ -263,7 +274,7 @@ class JetStream(Nats):
     """A stream in files with one durable consumer that acknowledges each message."""
 
     work = "message"
-    loads = MESSAGES[:3]  # a longer queue changes nothing where each message is synced alone
+    loads = EACH_SYNCED
     durable = True
     title = "NATS JetStream, file, `sync_interval: always`"
     acknowledged = "fsynced"
@@ -287,7 +298,8 @@ class JetStream(Nats):
         }
         subject = f"$JS.API.CONSUMER.DURABLE.CREATE.{STREAM}.reader"
         ask(self.port, subject, {"stream_name": STREAM, "config": consumer})
-        return self._exchange([Publish(0)], Consume()).run(load.in_flight, seconds, self.usage)
+        ends = [Publish(number) for number in range(load.connections)]
+        return self._exchange(ends, Consume()).run(load.in_flight, seconds, self.usage)
 
 
 class LazyJetStream(JetStream):

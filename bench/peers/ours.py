@@ -10,8 +10,8 @@ from bench import million, names
 from bench.figures import Sample
 from bench.load import http_request, write_requests
 from bench.peers.asking import ASKED, ask, ask_each
-from bench.peers.contest import LOOKUPS, MESSAGES, SINGLES, Load, Peer, Setting, shuffled
-from bench.peers.exchange import NUMBER_DIGITS, Exchange, connect, message
+from bench.peers.contest import LOOKUPS, SINGLES, STREAMED, Load, Peer, Setting, shuffled
+from bench.peers.exchange import NUMBER_DIGITS, Exchange, InOrder, connect, message
 from bench.peers.http import HEAD_END, Chunks, Responses
 from bench.peers.machine import Servers
 from meshproto import __version__
@@ -97,9 +97,10 @@ class Lines:
         self._head: bytes | None = b""
         self._chunks = Chunks()
         self._line = b""
-        self._acknowledged = 0
+        self._order = InOrder()
 
     def send(self, numbers: Sequence[int]) -> bytes:
+        self._order.sent(numbers)
         lines = b"".join(_body(number) + b"\n" for number in numbers)
         return b"%x\r\n%b\r\n" % (len(lines), lines)
 
@@ -112,9 +113,7 @@ class Lines:
         *lines, self._line = (self._line + self._chunks.receive(data)).split(b"\n")
         for line in lines:
             _check(line)
-        first = self._acknowledged
-        self._acknowledged += len(lines)
-        return range(first, self._acknowledged), b""
+        return self._order.first(len(lines)), b""
 
 
 def _check(result: bytes) -> None:
@@ -219,7 +218,7 @@ class Stream(_Messages):
     title = "meshproto, `POST /send`, streamed"
     ratio = "stream_to"
     acknowledged = "fsynced at both ends, sealed on the way"
-    loads = MESSAGES
+    loads = STREAMED
 
     def measure(self, load: Load, seconds: float) -> Sample:
         connection = self._connect()

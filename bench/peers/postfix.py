@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.figures import Sample
-from bench.peers.contest import MESSAGES, Load, Peer, Setting
+from bench.peers.contest import SINGLES, Load, Peer, Setting
 from bench.peers.exchange import MESSAGE_BYTES, SILENCE_S_MAX, sample
 from bench.peers.machine import Unavailable, children_cpu_s, free_port
 from bench.peers.packages import debian_version
@@ -68,7 +68,7 @@ class Postfix(Peer):
     acknowledged = "fsynced in the queue, then once more in the Maildir"
     durable = True
     work = "message"
-    loads = MESSAGES[:2]
+    loads = SINGLES[:2]
     packages = ("postfix",)
 
     def start(self, setting: Setting) -> None:

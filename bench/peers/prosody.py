@@ -9,12 +9,14 @@ from typing import Final
 
 from bench.figures import Sample
 from bench.peers.contest import MESSAGES, Load, Peer, Setting
-from bench.peers.exchange import NUMBER_DIGITS, Exchange, connect, message, read_until
+from bench.peers.exchange import NUMBER_DIGITS, Exchange, InOrder, connect, message, read_until
 from bench.peers.machine import Unavailable, free_port
 from bench.peers.packages import debian_version
 
 HOST: Final = "localhost"
 PASSWORD: Final = "secret"
+SENDERS_MAX: Final = max(load.connections for load in MESSAGES)
+"""Each has an account of its own."""
 SENDER, RECIPIENT = "bobby", "userx"
 _OPEN: Final = (
     f"<stream:stream to='{HOST}' version='1.0' xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'>"
@@ -64,9 +66,11 @@ class Sender:
 
     def __init__(self) -> None:
         self._rest = b""
-        self._acknowledged = 0
+        self._order = InOrder()
+        self._so_far = 0
 
     def send(self, numbers: Sequence[int]) -> bytes:
+        self._order.sent(numbers)
         return b"".join(map(self._one, numbers)) + _ASK
 
     @staticmethod
@@ -76,11 +80,11 @@ class Sender:
 
     def receive(self, data: bytes) -> tuple[Iterable[int], bytes]:
         data = self._rest + data
-        first, end = self._acknowledged, 0
+        before, end = self._so_far, 0
         for found in _SO_FAR.finditer(data):
-            self._acknowledged, end = int(found[1]), found.end()
+            self._so_far, end = int(found[1]), found.end()
         self._rest = data[max(end, len(data) - TAIL_BYTES) :]
-        return range(first, self._acknowledged), b""
+        return self._order.first(self._so_far - before), b""
 
 
 class Reader:
@@ -117,7 +121,7 @@ class Prosody(Peer):
         )
         accounts = place / "data" / HOST / "accounts"
         accounts.mkdir(parents=True)
-        for user in (SENDER, RECIPIENT):
+        for user in (RECIPIENT, *(f"{SENDER}{number}" for number in range(SENDERS_MAX))):
             (accounts / f"{user}.dat").write_text(f'return {{ ["password"] = "{PASSWORD}"; }};\n', encoding="ascii")
         words = ("--config", place / "prosody.cfg.lua", "-F")
         child = setting.servers.serve("prosody", self._port, binary, *words)
@@ -126,7 +130,11 @@ class Prosody(Peer):
     def measure(self, load: Load, seconds: float) -> Sample:
         reading = dial(self._port, RECIPIENT)
         reading.sendall(b"<presence/>")
-        sending = dial(self._port, SENDER)
-        sending.sendall(b"<enable xmlns='urn:xmpp:sm:3'/>")
-        read_until(sending, b"<enabled")
-        return Exchange([(sending, Sender())], (reading, Reader())).run(load.in_flight, seconds, self.usage)
+        senders = [(self._sending(number), Sender()) for number in range(load.connections)]
+        return Exchange(senders, (reading, Reader())).run(load.in_flight, seconds, self.usage)
+
+    def _sending(self, number: int) -> socket.socket:
+        connection = dial(self._port, f"{SENDER}{number}")
+        connection.sendall(b"<enable xmlns='urn:xmpp:sm:3'/>")
+        read_until(connection, b"<enabled")
+        return connection

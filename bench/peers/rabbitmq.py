@@ -188,13 +188,14 @@ class Classic(Peer):
         self._roots = (child.process.pid,)
 
     def measure(self, load: Load, seconds: float) -> Sample:
-        reading, sending = dial(self._port), dial(self._port)
-        call(sending, method(QUEUE_DELETE, b"\0\0" + short(QUEUE) + b"\0"), QUEUE_DELETE_OK)
+        reading, *senders = (dial(self._port) for _ in range(1 + load.connections))
+        call(reading, method(QUEUE_DELETE, b"\0\0" + short(QUEUE) + b"\0"), QUEUE_DELETE_OK)
         declare = b"\0\0" + short(QUEUE) + bytes([DURABLE]) + table(x_queue_type=self.kind)
-        call(sending, method(QUEUE_DECLARE, declare), QUEUE_DECLARE_OK)
-        call(sending, method(CONFIRM_SELECT, b"\0"), CONFIRM_SELECT_OK)
+        call(reading, method(QUEUE_DECLARE, declare), QUEUE_DECLARE_OK)
+        for sending in senders:
+            call(sending, method(CONFIRM_SELECT, b"\0"), CONFIRM_SELECT_OK)
         call(reading, method(CONSUME, b"\0\0" + short(QUEUE) + short(b"reader") + b"\0" + table()), CONSUME_OK)
-        exchange = Exchange([(sending, Publisher())], (reading, Consumer()))
+        exchange = Exchange([(sending, Publisher()) for sending in senders], (reading, Consumer()))
         return exchange.run(load.in_flight, seconds, self.usage)
 
 

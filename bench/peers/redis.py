@@ -9,7 +9,7 @@ from bench.figures import Sample
 from bench.load import redis_request, write_requests
 from bench.peers.asking import ASKED, ask
 from bench.peers.contest import LOOKUPS, MESSAGES, Load, Peer, Setting, shuffled, value, version_of
-from bench.peers.exchange import NUMBER_DIGITS, RECEIVE_BYTES, Exchange, connect, message
+from bench.peers.exchange import NUMBER_DIGITS, RECEIVE_BYTES, Exchange, InOrder, connect, message
 from bench.peers.machine import Unavailable, free_port
 from meshproto.cli.processes import Failed
 
@@ -94,16 +94,15 @@ class Add:
 
     def __init__(self) -> None:
         self._replies = Replies()
-        self._acknowledged = 0
+        self._order = InOrder()
 
     def send(self, numbers: Sequence[int]) -> bytes:
+        self._order.sent(numbers)
         words = (b"XADD", STREAM, b"MAXLEN", b"~", KEPT, b"*", b"m")
         return b"".join(redis_request(*words, message(number)) for number in numbers)
 
     def receive(self, data: bytes) -> tuple[Iterable[int], bytes]:
-        first = self._acknowledged
-        self._acknowledged += len(self._replies.receive(data))
-        return range(first, self._acknowledged), b""
+        return self._order.first(len(self._replies.receive(data))), b""
 
 
 class Take:
@@ -181,4 +180,5 @@ class Streams(Redis):
             call(connection, b"XGROUP", b"CREATE", STREAM, GROUP, b"$", b"MKSTREAM")
         reading = connect(self.port)
         reading.sendall(Take.MORE)
-        return Exchange([(connect(self.port), Add())], (reading, Take())).run(load.in_flight, seconds, self.usage)
+        senders = [(connect(self.port), Add()) for _ in range(load.connections)]
+        return Exchange(senders, (reading, Take())).run(load.in_flight, seconds, self.usage)
