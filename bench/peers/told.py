@@ -83,9 +83,14 @@ def _head(cells: Sequence[str]) -> list[str]:
 
 def _ratios(systems: Sequence[System], cases: Sequence[str], found: Mapping[tuple[str, str], Figures]) -> list[str]:
     """Those of ours in the columns, the others in the rows."""
-    ours = [(own, case) for own in systems if own.ratio for case in cases if (own.what, case) in found]
     others = [other for other in systems if not other.ours and any((other.what, case) in found for case in cases)]
-    if not ours or not others:
+    ours = [
+        (own, case)
+        for own in systems
+        for case in cases
+        if any(own.ratio in found.get((other.what, case), {}) for other in others)
+    ]
+    if not ours:
         return []
     lines = ["", "How many times as many we do, in the same round; in bold where they do more:", ""]
     lines += _head(["beside", *(f"{own.what.removeprefix('meshproto, ')}: {case}" for own, case in ours)])
