@@ -7,7 +7,7 @@ ONCE   ?=
 RUNS   ?= 1000
 TARGET ?= lines
 
-.PHONY: demo test soak faults contract guards wear fuzz fuzz-guided chaos effort bench bench-gossip bench-fairness bench-million bench-store bench-backlog bench-retention lint lock wheel clean
+.PHONY: demo test soak faults contract guards wear fuzz fuzz-guided chaos effort bench bench-gossip bench-fairness bench-million bench-store bench-backlog bench-retention bench-peers lint lock wheel clean
 
 demo: $(READY)  ## two seeds and two users, for real, on this machine; ONCE=1 ends by itself
 	@$(BIN)/mesh demo $(if $(ONCE),--once)
@@ -59,6 +59,9 @@ bench-retention: $(READY)  ## an inbox of 300,000 messages is emptied, for real;
 
 bench-fairness: $(READY)  ## one quiet client beside many that pipeline, for real
 	$(BIN)/python -m bench.fairness $(ARGS)
+
+bench-peers: $(READY)  ## what could be used instead, on the same work, as root; ARGS=--quick, ARGS="--only redis,ours"
+	$(BIN)/python -m bench.peers $(ARGS)
 
 chaos: $(READY)  ## 50,000 messages through nodes that are killed all the time; ARGS="--messages 5000"
 	$(BIN)/python -m bench.chaos $(ARGS)

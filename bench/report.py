@@ -15,6 +15,7 @@ import msgspec
 
 from bench import million, plot, store
 from bench.figures import Machine, Result, head, say, text
+from bench.peers import told
 from bench.servers import ROOT
 
 RESULTS: Final = ROOT / "bench" / "results"
@@ -64,6 +65,8 @@ def filled(document: str, results: Path) -> str:
 
 
 def rendered(name: str, file: Path) -> str:
+    if name == told.PROGRAM:
+        return told.text(msgspec.json.decode(file.read_bytes(), type=told.Told))
     if name not in _OTHERS:
         picture = f"\n\n![{plot.RESULTS[name][1]}]({name}.svg)" if name in plot.RESULTS else ""
         return text(msgspec.json.decode(file.read_bytes(), type=Result)) + picture

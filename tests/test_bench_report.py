@@ -11,6 +11,7 @@ import pytest
 
 from bench import figures, million, report, suite
 from bench.figures import Figure, Machine, Result, Row
+from bench.peers import told
 
 MACHINE = Machine("a processor", 2, "3.11.7", 0.25)
 ROWS = [
@@ -102,7 +103,7 @@ def test_figures_come_into_the_document(results: Path, tmp_path: Path) -> None:
 def test_every_program_has_its_place_in_the_document() -> None:
     """And nothing else has."""
     marks = re.findall(report.MARKED, report.DOCUMENT.read_text(encoding="utf-8"))
-    assert sorted(name for _, name, _ in marks) == sorted(suite.PROGRAMS)
+    assert sorted(name for _, name, _ in marks) == sorted([*suite.PROGRAMS, told.PROGRAM])
 
 
 def test_all_are_run_and_the_first_that_fails_does_not_end_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from nacl.public import Box, PrivateKey, PublicKey
 from nacl.signing import SigningKey, VerifyKey
 
 from bench import backlog, chaos, effort, gossip, retention, store, wear
+from bench.peers import __main__ as peers
 from meshproto import wire
 from meshproto.cli.exits import Exit
 from meshproto.cli.main import mesh
@@ -138,7 +139,7 @@ def test_options_that_are_named_exist() -> None:
     ours = {f"--{flag.rstrip('=')}" for options in (SeedOptions(), UserOptions()) for flag in options.longOpt}
     commands = [mesh, *mesh.commands.values()]
     ours |= {flag for command in commands for option in command.params for flag in option.opts}
-    for benchmark in (backlog, chaos, effort, gossip, retention, store, wear):
+    for benchmark in (backlog, chaos, effort, gossip, peers, retention, store, wear):
         ours |= set(re.findall(r"--[a-z][\w-]*", benchmark.parser().format_help()))
     foreign = {"--pidfile", "--data-binary", "--unix-socket"}  # twistd's and curl's
     for document in DOCUMENTS:
