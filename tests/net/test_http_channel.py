@@ -420,12 +420,22 @@ class TestConnections:
         assert world.send("UserX", "Bobby", "from another network").json["status"] == "delivered"
 
 
+@pytest.fixture
+def few_requests(world: World, monkeypatch: pytest.MonkeyPatch) -> Rate:
+    """A rate that a test reaches in no time."""
+    rate = Rate(per_s=50.0, burst=100.0)
+    assert REQUESTS.burst > rate.burst
+    monkeypatch.setattr(http_limits, "REQUESTS", rate)
+    again(world)
+    return rate
+
+
 class TestRates:
     @pytest.mark.parametrize("path", [*sorted(path.encode() for path in PUBLIC_PATHS), b"/%64eliver", b"/healthz?x=1"])
-    def test_public_requests(self, world: World, client: RawHTTP, path: bytes) -> None:
+    def test_public_requests(self, world: World, few_requests: Rate, client: RawHTTP, path: bytes) -> None:
         """More than REQUESTS of one network are answered 429 with a time, in HTTP as ever; other networks and the
         owner's routes are served."""
-        for _ in range(int(REQUESTS.burst)):
+        for _ in range(int(few_requests.burst)):
             client.say(GET)
         client.heard = b""
         client.say(b"POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 5\r\n\r\nabcde" % path)
@@ -434,7 +444,7 @@ class TestRates:
         assert not client.closed
         assert world.get("Bobby", "/status").code == 200
         assert world.send("UserX", "Bobby", "hello").json["status"] == "delivered"
-        world.run(1 / REQUESTS.per_s)
+        world.run(1.1 / few_requests.per_s)
         client.heard = b""
         client.say(GET)
         assert client.status == 200
@@ -793,7 +803,9 @@ def test_a_bad_chunk_amid_a_stream(world: World, client: RawHTTP) -> None:
 class TestStrangers:
     @pytest.mark.parametrize("token", ["", "Bearer wrong"])
     @pytest.mark.parametrize("path", ["/send", "/send/UserX", "/nowhere", "/"])
-    def test_what_is_the_owners_is_counted_too(self, world: World, client: RawHTTP, path: str, token: str) -> None:
+    def test_what_is_the_owners_is_counted_too(
+        self, world: World, few_requests: Rate, client: RawHTTP, path: str, token: str
+    ) -> None:
         """Whoever asks for it, or for what there is not, without the token: more than REQUESTS are answered 429, at no
         more cost. The owner is served all the same, from the same address."""
         world.users["Bobby"].face.door = Door("secret", ["127.0.0.1"])
@@ -804,25 +816,25 @@ class TestStrangers:
             client.say(f"POST {path} HTTP/1.1\r\n{fields}\r\n\r\n{{}}".encode())
             return client.status
 
-        refused = {ask(token) for _ in range(int(REQUESTS.burst))}
+        refused = {ask(token) for _ in range(int(few_requests.burst))}
         assert refused <= {401, 404, 429}
         assert ask(token) == 429
         assert "requests a second" in json.loads(client.answers[0][2])["detail"]
         assert b"Retry-After: 1" in client.heard
         assert ask("Bearer secret") in (200, 400, 404)
 
-    def test_where_nobody_is_the_owner(self, world: World, client: RawHTTP) -> None:
+    def test_where_nobody_is_the_owner(self, world: World, few_requests: Rate, client: RawHTTP) -> None:
         """A listener for peers alone counts what it does not serve."""
         world.users["Bobby"].face.door = None
-        for _ in range(int(REQUESTS.burst)):
+        for _ in range(int(few_requests.burst)):
             client.say(b"GET /nowhere HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         client.heard = b""
         client.say(GET)
         assert client.status == 429
 
-    def test_the_owner_is_not_counted(self, world: World, client: RawHTTP) -> None:
+    def test_the_owner_is_not_counted(self, world: World, few_requests: Rate, client: RawHTTP) -> None:
         """As often as they like."""
-        for _ in range(int(REQUESTS.burst) + 1):
+        for _ in range(int(few_requests.burst) + 1):
             client.say(b"GET /nowhere HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         client.heard = b""
         client.say(GET)
