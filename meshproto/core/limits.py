@@ -6,11 +6,15 @@ bounded itself: what is remembered of a million addresses is as large as of ten 
 
 import ipaddress
 from collections import OrderedDict
+from heapq import heapify, heappop, heappush, heapreplace
+from itertools import count
 from typing import Final, NamedTuple
 
 NETWORKS_MAX: Final = 10_000
 """Networks whose use is remembered: about 2 MB. The one not heard of longest is forgotten; should it return it begins
 anew."""
+QUEUE_SLACK: Final = 16
+"""Of a few connections that come and go nobody need be forgotten at once."""
 IPV6_PREFIX: Final = 64
 """The part of an IPv6 address that tells subscribers apart (RFC 6177)."""
 
@@ -72,25 +76,65 @@ class Buckets:
             self._buckets[network] = (min(self._rate.burst, left + amount), at)
 
 
-class _Crowd:
-    """Connections by network, in each the idlest first; and the network that has most of them."""
+class _Queue:
+    """Connections by when they were last heard (`heard`: a number that grows), the idlest first. What is heard is not
+    looked at here as it happens, which is all the time, but when somebody asks for the idlest, which is hardly ever."""
 
-    def __init__(self) -> None:
-        self._of: dict[str, OrderedDict[int, None]] = {}
+    def __init__(self, heard: dict[int, int]) -> None:
+        self._heard = heard
+        self._numbers: set[int] = set()
+        self._heap: list[tuple[int, int]] = []  # when each was heard, as far as was looked at
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._numbers
+
+    def add(self, number: int) -> None:
+        self._numbers.add(number)
+        heappush(self._heap, (self._heard[number], number))
+
+    def remove(self, number: int) -> None:
+        self._numbers.remove(number)
+        if len(self._heap) > 2 * len(self._numbers) + QUEUE_SLACK:
+            self._heap = [(self._heard[number], number) for number in self._numbers]
+            heapify(self._heap)
+
+    def idlest(self) -> int:
+        while True:
+            heard, number = self._heap[0]
+            if number not in self._numbers:
+                heappop(self._heap)
+            elif heard != self._heard[number]:
+                heapreplace(self._heap, (self._heard[number], number))
+            else:
+                return number
+
+
+class _Crowd:
+    """Connections by network; and the network that has most of them."""
+
+    def __init__(self, heard: dict[int, int]) -> None:
+        self._heard = heard
+        self._of: dict[str, _Queue] = {}
         self._by_size: dict[int, OrderedDict[str, None]] = {}
         self._most = 0
 
     def idlest(self, network: str) -> int | None:
-        return next(iter(self._of.get(network, ())), None)
+        crowd = self._of.get(network)
+        return None if crowd is None else crowd.idlest()
 
     def fullest(self) -> tuple[str, int]:
         """The network with most of these connections, and how many; `""` and 0 when there are none."""
         return (next(iter(self._by_size[self._most])), self._most) if self._most else ("", 0)
 
     def add(self, number: int, network: str) -> None:
-        crowd = self._of.setdefault(network, OrderedDict())
+        crowd = self._of.get(network)
+        if crowd is None:
+            crowd = self._of[network] = _Queue(self._heard)
         self._file(network, len(crowd), len(crowd) + 1)
-        crowd[number] = None
+        crowd.add(number)
 
     def remove(self, number: int, network: str) -> bool:
         """Whether it was there."""
@@ -98,15 +142,10 @@ class _Crowd:
         if crowd is None or number not in crowd:
             return False
         self._file(network, len(crowd), len(crowd) - 1)
-        del crowd[number]
+        crowd.remove(number)
         if not crowd:
             del self._of[network]
         return True
-
-    def heard(self, number: int, network: str) -> None:
-        crowd = self._of.get(network)
-        if crowd is not None and number in crowd:
-            crowd.move_to_end(number)
 
     def _file(self, network: str, before: int, after: int) -> None:
         """Sizes change by one, so the largest is found without looking at all."""
@@ -134,8 +173,10 @@ class Places:
         self._per_network_max = per_network_max
         self._network: dict[int, str] = {}
         self._sizes: dict[str, int] = {}  # network -> its connections, guests or not
-        self._guests = _Crowd()
-        self._kept = _Crowd()
+        self._heard: dict[int, int] = {}
+        self._ticks = count()
+        self._guests = _Crowd(self._heard)
+        self._kept = _Crowd(self._heard)
 
     def __len__(self) -> int:
         return len(self._network)
@@ -147,6 +188,7 @@ class Places:
     def enter(self, number: int, network: str) -> int | None:
         """A connection came in. The number of the one that has to go for it, which may be itself; it has left then."""
         self._network[number] = network
+        self._heard[number] = next(self._ticks)
         self._sizes[network] = self._sizes.get(network, 0) + 1
         goes: int | None = None
         if self._sizes[network] > self._per_network_max:
@@ -169,20 +211,21 @@ class Places:
 
     def heard(self, number: int) -> None:
         """It has asked for something: it is the least idle one now."""
-        network = self._network.get(number, "")
-        self._guests.heard(number, network)
-        self._kept.heard(number, network)
+        if number in self._heard:
+            self._heard[number] = next(self._ticks)
 
     def keep(self, number: int) -> None:
         """More than a guest from now on."""
         network = self._network.get(number, "")
         if self._guests.remove(number, network):
+            self.heard(number)
             self._kept.add(number, network)
 
     def let_go(self, number: int) -> None:
         """A guest again."""
         network = self._network.get(number, "")
         if self._kept.remove(number, network):
+            self.heard(number)
             self._guests.add(number, network)
 
     def leave(self, number: int) -> None:
@@ -190,6 +233,7 @@ class Places:
         network = self._network.pop(number, None)
         if network is None:
             return
+        del self._heard[number]
         self._guests.remove(number, network)
         self._kept.remove(number, network)
         self._sizes[network] -= 1

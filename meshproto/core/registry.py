@@ -285,7 +285,7 @@ class Registry:
         return self._changed({key}, now)
 
     def _write(self, key: str, value: EntryValue, record: Record, *, verified: bool) -> None:
-        stored = self._peering.gossip.put(key, pack_own(value, record))
+        stored = self._peering.gossip.put(key, pack_own(self.name, value))
         self.directory.put(key, Entry(stored, self.name, verified))
 
     def _drop(self, key: str, now: float) -> None:

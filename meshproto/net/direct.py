@@ -19,10 +19,11 @@ def write(transport: ITransport, data: bytes) -> None:
         and transport.connected
         and not (transport.dataBuffer or transport._tempDataBuffer or transport._writeDisconnected)
     ):
-        sent = transport.writeSomeData(data)
-        if isinstance(sent, int):
-            if sent == len(data):
-                return
-            data = data[sent:]
-        # Else the connection is lost, which the reactor finds out, and tells, when it writes.
+        try:
+            sent = transport.getHandle().send(data)
+        except OSError:  # nothing more goes in now, or the connection is lost: the reactor finds out when it writes
+            sent = 0
+        if sent == len(data):
+            return
+        data = data[sent:]
     transport.write(data)

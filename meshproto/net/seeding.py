@@ -3,6 +3,7 @@
 import itertools
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Final
 
 from twisted.application.service import Service
@@ -103,18 +104,27 @@ class SeedService(Service):
             self._end(*goes)
         return number if number in self._links else None
 
-    def heard(self, number: int, data: bytes) -> None:
-        """What came over a link, before it is cut into lines."""
-        guest = self._guests[number]
-        if guest.lines.received_bytes == len(data) and HTTP.match(data):
-            self._no_http(number, guest.lines)
-            return
-        if not guest.welcome:
-            guest.welcome = self._core.is_welcome(number)
-        try:
-            self._guests.heard(number, data, self._clock.seconds())
-        except MeshError as error:
-            self._end(number, error)
+    def heard(self, number: int, lines: Lines, data: bytes) -> None:
+        """What came over a link, before it is cut into lines, as long as nothing that was asked over it was right."""
+        if self._core.is_welcome(number):
+            lines.received = None
+        elif lines.received_bytes == len(data) and HTTP.match(data):
+            self._no_http(number, lines)
+        else:
+            try:
+                self._guests.heard(number, data, self._clock.seconds())
+            except MeshError as error:
+                self._end(number, error)
+
+    def quick(self, number: int) -> Callable[[list[bytes]], list[bytes]]:
+        """The short way of a link: see :meth:`meshproto.core.seed.Seed.answers`."""
+        asked, answers, now = self._guests.asked, self._core.answers, self.now
+
+        def quick(lines: list[bytes]) -> list[bytes]:
+            asked(number)
+            return answers(number, lines, now())
+
+        return quick
 
     def line(self, number: int, lines: Lines, line: bytes) -> None:
         try:
@@ -278,12 +288,10 @@ class _Link:
         self._number: int | None = None
 
     def opened(self, lines: Lines) -> None:
-        self._number = self._service.opened(lines)
-        lines.received = self._received
-
-    def _received(self, data: bytes) -> None:
-        if self._number is not None:
-            self._service.heard(self._number, data)
+        self._number = number = self._service.opened(lines)
+        if number is not None:
+            lines.received = partial(self._service.heard, number, lines)
+            lines.quick = self._service.quick(number)
 
     def line(self, lines: Lines, line: bytes) -> None:
         if self._number is not None:

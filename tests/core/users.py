@@ -42,6 +42,6 @@ def value_of(
 def entry_of(value: EntryValue, home: str, *, verified: bool) -> Entry:
     """As it stands in a directory when it has come by gossip, with version 0."""
     key = fold(decode_value(value.record, Record).name)
-    entry = read_entry(home, key, bytes(8) + pack(key, encode_value(value)))
+    entry = read_entry(home, key, bytes(8) + pack(home, key, encode_value(value)))
     entry.verified = verified
     return entry
