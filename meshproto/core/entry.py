@@ -1,4 +1,4 @@
-"""What one home seed says of one user, in few bytes: a million of them have to fit into memory, and to be answered with.
+"""What one home seed says of one user, in few bytes: a million of them have to fit into memory, and be answered with.
 
 Between seeds it is JSON (:class:`meshproto.wire.EntryValue`). Nearly all of it reads alike, because nearly all records
 are written by the same line (:meth:`meshproto.core.identity.Identity.sign`): kept is what differs from one to the next,

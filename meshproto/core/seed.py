@@ -29,14 +29,11 @@ from meshproto.errors import (
     MeshError,
     SlowDown,
     Unauthorized,
-    UserNotFound,
 )
 from meshproto.wire import AnyRequest, EntryValue, GossipResult, Id, fold
 
 LEASE_S: Final = 30.0
 """Three pings may be late before a user counts as away."""
-NOT_FOUND_RETRY_S: Final = 5.0
-"""What a 404 says about when to ask again."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +117,8 @@ class Seed:
                 self._count(session, len(lines), now)
             except SlowDown:
                 return []
-        found = quick.answers(lines, self._registry.directory, now, self.peering.alive)
+        misses = session.welcome  # which is not made of them
+        found = quick.answers(lines, self._registry.directory, now, self.peering.alive, misses=misses)
         if found:
             session.credit -= len(found)
             session.welcome = True
@@ -168,6 +166,10 @@ class Seed:
     def is_welcome(self, link: int) -> bool:
         """Whether something was asked over the link that got a result."""
         return self._sessions[link].welcome
+
+    def watches(self, link: int, name: str) -> bool:
+        """Whether the link is there and wants to know when the folded name changes."""
+        return link in self._sessions and name in self._sessions[link].watched
 
     def closed(self, link: int, now: float) -> list[Effect]:
         """The link is gone: its users are away."""
@@ -218,8 +220,7 @@ class Seed:
         self._lookups += 1
         found, effects = self._registry.find(name, now)
         if found is None:
-            missing = UserNotFound(f"no user {name} is known here", retry_after_s=NOT_FOUND_RETRY_S)
-            return effects + self._refuse(link, request_id, missing)
+            return effects + self._refuse(link, request_id, quick.not_found(name))
         return effects + self._answer(link, request_id, found)
 
     def _register(self, link: int, request: wire.Register, now: float) -> list[Effect]:

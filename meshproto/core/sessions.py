@@ -166,5 +166,5 @@ class Sessions(dict[int, Session]):
         """Those of the keys that somebody watches."""
         return sorted(keys & self._watchers.keys())
 
-    def watchers(self, key: str) -> list[int]:
-        return sorted(self._watchers.get(key, ()))
+    def watchers(self, key: str) -> tuple[int, ...]:
+        return tuple(self._watchers.get(key, ()))

@@ -38,12 +38,18 @@ CHUNK_BYTES: Final = 64 * 1024
 """Answers gathered before they are written: one write for a chunk of pipelined requests, and a bound for many large
 answers to many small questions."""
 QUICK_LINES: Final = 64
-"""Answered at a time without a look at the clock or at how much it comes to: less than CHUNK_BYTES, as a rule."""
+"""Answered at once without a look at the clock, or at how much it comes to: a fifth of a millisecond, and less than
+CHUNK_BYTES."""
 BACKLOG_BYTES_MAX: Final = 1024 * 1024
 """What is kept for a peer that does not read: the news of a thousand watched names, say."""
 LINGER_S: Final = 2.0
 """After the last answer the peer gets this long to read it while what it still sends is thrown away: closing with
 unread bytes would reset the connection under the answer."""
+
+
+Quick = Callable[[list[bytes]], list[bytes]]
+"""Some lines -> the answers to the first of them, as far as these are of a kind that is answered at once and has no
+other consequences; the one after them is for :class:`LineHandler`. Each answer is short."""
 
 
 class LineHandler(Protocol):
@@ -62,9 +68,8 @@ class LineHandler(Protocol):
 @implementer(IPushProducer, IHalfCloseableProtocol)
 class Lines(TwistedProtocol):
     """One connection of the line protocol, either side of it. `turns`: with whom it shares the time of a server; a
-    client's answers need not wait. `received` is called with all that comes, before it is cut into lines. `quick` gets some
-lines before the handler does, and gives the answers to the first of them, as far as nothing else follows from these;
-the one after them is the handler's."""
+    client's answers need not wait. `received` is called with all that comes, before it is cut into lines; `quick` with
+    lines that have come together, before the handler."""
 
     transport: "Connection"
 
@@ -73,7 +78,7 @@ the one after them is the handler's."""
         self.host = ""
         self.network = ""
         self.received: Callable[[bytes], None] | None = None
-        self.quick: Callable[[list[bytes]], list[bytes]] | None = None
+        self.quick: Quick | None = None
         self.received_lines = 0
         self._clock = clock
         self._turns = turns
@@ -257,7 +262,8 @@ the one after them is the handler's."""
         lines = buffer.split(b"\n", limit)
         rest = self._buffer = lines.pop()
         try:
-            handled = self._handle(lines, self.quick if len(buffer) < wire.LINE_BYTES_MAX else None)
+            short = len(buffer) < wire.LINE_BYTES_MAX or max(map(len, lines), default=0) < wire.LINE_BYTES_MAX
+            handled = self._handle(lines, self.quick if short else None)
             if handled < len(lines):
                 self._buffer = b"\n".join((*lines[handled:], rest))
                 self._waiting = self._reading
@@ -271,13 +277,15 @@ the one after them is the handler's."""
             if self._out:
                 self._flush()
         self.received_lines += handled
-        if turns is not None and (handled > AT_ONCE_LINES or self._waiting):
-            self._share(turns, handled)
+        if turns is not None and (handled > AT_ONCE_LINES or self._waiting):  # who asks little costs no turn
+            turns.used(handled)
+            if self._waiting:
+                turns.wait(self)
         if not self._blocked and not self._ending and (self._waiting or self._unanswered >= UNANSWERED_MAX):
             self.transport.pauseProducing()
 
-    def _handle(self, lines: list[bytes], quick) -> int:
-        """How many of the lines were handled before the peer was stopped or had used up its time."""
+    def _handle(self, lines: list[bytes], quick: Quick | None) -> int:
+        """How many of the lines were handled before the peer was stopped or had used up its time; one at least."""
         at, end = 0, len(lines)
         ends_at = inf if end <= 1 or self._turns is None else self._turns.seconds() + SLICE_S
         while at < end and not (self._blocked or self._ending or self._unanswered >= UNANSWERED_MAX):
@@ -299,12 +307,6 @@ the one after them is the handler's."""
             self._overlong()
         elif line and not line.isspace():
             self.handler.line(self, line)
-
-    def _share(self, turns: Turns, lines: int) -> None:
-        """Let the others have their turn."""
-        turns.used(lines)
-        if self._waiting:
-            turns.wait(self)
 
     def _overlong(self) -> None:
         detail = f"a line has at most {wire.LINE_BYTES_MAX} bytes with its newline; this connection ends"

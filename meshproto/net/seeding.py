@@ -13,14 +13,16 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from meshproto import wire
-from meshproto.core.effects import Effect, Exchange, Log, Push, Save, SavePeer, Send
+from meshproto.core.effects import Effect, Exchange, Log, Push, Save, SavePeer, Send, Tell
 from meshproto.core.seed import Seed
 from meshproto.errors import BadParams, MeshError, NobodyListens
 from meshproto.net.calls import Calls, Links, say_hello
 from meshproto.net.guests import SWEEP_S, Guests, Notes
-from meshproto.net.lines import LineHandler, Lines
+from meshproto.net.lines import LineHandler, Lines, Quick
+from meshproto.net.news import News
 from meshproto.net.problem import last_answer
 from meshproto.net.seed_store import SeedStore
+from meshproto.net.turns import Turns
 
 TICK_S_MAX: Final = 5.0
 """A wall clock that stepped back must not put the seed to sleep."""
@@ -35,7 +37,7 @@ NO_HTTP: Final = BadParams("this is a seed of a mesh: it speaks lines of JSON-RP
 class SeedService(Service):
     """Effects of the core, carried out. `clock`: what timers and the limits of connections go by; it does not step, or
     all guests would be silent for too long at once. `now`: the wall clock, s since 1970 UTC, whose time the core is
-    given, because seeds tell each other times."""
+    given, because seeds tell each other times. `turns`: those that the links take, and what watchers are told."""
 
     log = Logger()
 
@@ -46,12 +48,14 @@ class SeedService(Service):
         clock: IReactorTime,
         connect: Callable[[str], IStreamClientEndpoint],
         now: Callable[[], float],
+        turns: Turns | None = None,
     ) -> None:
         self._core = core
         self._store = store
         self._clock = clock
         self.now = now
         self._links: dict[int, Lines] = {}
+        self._news = News(turns or Turns(clock), self._tell)
         self._numbers = itertools.count(1)
         self._guests = Guests()
         self._notes = Notes()
@@ -116,7 +120,7 @@ class SeedService(Service):
             except MeshError as error:
                 self._end(number, error)
 
-    def quick(self, number: int) -> Callable[[list[bytes]], list[bytes]]:
+    def quick(self, number: int) -> Quick:
         """The short way of a link: see :meth:`meshproto.core.seed.Seed.answers`."""
         asked, answers, now = self._guests.asked, self._core.answers, self.now
 
@@ -184,6 +188,8 @@ class SeedService(Service):
                     lines = self._links.get(effect.link)
                     if lines is not None:
                         lines.send(effect.line)
+                case Tell():
+                    self._news.spread(effect.name, effect.line, effect.links)
                 case Save():
                     self._save(effect)
                 case Exchange():
@@ -195,6 +201,10 @@ class SeedService(Service):
                     saved.addErrback(self._not_saved)
                 case Log():
                     self.log.warn("{text}", text=effect.text)
+
+    def _tell(self, link: int, name: str, line: bytes) -> None:
+        if self._core.watches(link, name):
+            self._links[link].send(line)
 
     def _save(self, effect: Save) -> None:
         held = [lines for send in effect.then if (lines := self._links.get(send.link))]

@@ -15,8 +15,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 TURN_LINES: Final = 1024
-"""Handled in one turn of the reactor before others are made to wait: about two milliseconds of lookups. Fewer, and a
-link that is alone would spend its time on turns."""
+"""Handled in one turn of the reactor before others are made to wait: two or three milliseconds of lookups. Fewer, and
+links that pipeline would spend their time on turns: each that has to wait costs as much as ten lookups."""
 SLICE_LINES: Final = 128
 """Handled for one link before it is the next one's turn."""
 SLICE_S: Final = 0.001
@@ -41,7 +41,7 @@ class Waiting(Protocol):
 
 class Turns:
     """Shared by all links of a listener. `seconds`: what time is measured with; the reactor's stands still within a
-    turn."""
+    turn. `allowed`: how many lines a link may have handled now."""
 
     log = Logger()
 
@@ -55,10 +55,9 @@ class Turns:
 
     def used(self, lines: int) -> None:
         """So many were."""
-        if lines > AT_ONCE_LINES:  # who asks little costs no turn
-            self._left -= lines
-            self._allow()
-            self._arm()
+        self._left -= lines
+        self._allow()
+        self._arm()
 
     def wait(self, link: Waiting) -> None:
         """Have it go on when it is its turn."""
@@ -82,11 +81,13 @@ class Turns:
             link = links.popleft()
             if links:
                 self._waiting[network] = links
+            self._allow()
             try:
                 link.go_on()
             except Exception:
                 # As Twisted does with a protocol that fails on what it is given: it goes, and the others go on.
                 self.log.failure("a bug in what a line asked for")
                 link.abort()
+        self._allow()
         if self._waiting:
             self._arm()

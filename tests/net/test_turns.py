@@ -67,7 +67,8 @@ def flood(lines: int) -> bytes:
     return b"".join(b"%d\n" % number for number in range(lines))
 
 
-FLOOD = flood(3000)
+FLOOD_LINES = 12 * TURN_LINES
+FLOOD = flood(FLOOD_LINES)
 
 
 @pytest.fixture
@@ -179,7 +180,7 @@ def test_a_bug_on_a_turn(street: Street, nothing_logged_as_failure: list[LogEven
     street.line = fail  # type: ignore[method-assign]
     for _ in range(100):
         street.turn()
-    assert street.took() == {"2": 3000 - AT_ONCE_LINES}
+    assert street.took() == {"2": FLOOD_LINES - AT_ONCE_LINES}
     assert met.transport.aborted  # type: ignore[attr-defined]
     assert len(nothing_logged_as_failure) == 1
     nothing_logged_as_failure.clear()
