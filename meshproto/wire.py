@@ -385,11 +385,14 @@ class _AnyName(Struct, frozen=True, gc=False):
     name: str
 
 
-class AnyLookup(Request, frozen=True, kw_only=True, gc=False, tag="lookup"):
+class AnyLookup(Struct, frozen=True, kw_only=True, gc=False):
     """A :class:`Lookup` whose name may not be one: to find out costs as much as to read all the rest of the line, and
     need not be done for a name that is then found."""
 
+    jsonrpc: Literal["2.0"]
+    method: Literal["lookup"]
     params: _AnyName
+    id: Id | UnsetType = UNSET
 
 
 class _Probe(Struct, frozen=True):

@@ -17,24 +17,28 @@ from meshproto.core.identity import Record, verify
 from meshproto.errors import MeshError, PeerError
 from meshproto.wire import EntryValue, SignedRecord, decode_value, encode_value, fold
 
-WORDS_BYTES_MAX: Final = 512
-"""Name and URIs of what is packed. So an answer that is made of it is short, and many of them may be gathered."""
+URIS_BYTES_MAX: Final = 512
+"""Of what is packed. So the answer that is made of it is short, and many of them may be gathered."""
 
-_SIGNED: Final = rb'{"record":"{\"name\":\"%b],\"key\":\"%b\",\"mail\":\"%b\",\"seq\":%b}","sig":"%b","since":%b,'
-"""How each begins. The first part alone has no fixed length: the name, and the URIs up to their bracket."""
+_SIGNED: Final = (
+    rb'{"record":"{\"name\":\"%b\",\"uris\":[%b],\"key\":\"%b\",\"mail\":\"%b\",\"seq\":%b}","sig":"%b","since":%b,'
+)
 _VALUE: Final = _SIGNED + rb'"online":%b,"seen":%b}'
+"""An :class:`meshproto.wire.EntryValue`, as nearly all are."""
 ANSWER: Final = rb'{"jsonrpc":"2.0","id":%b,"result":' + _SIGNED + rb'"home":"%b","online":%b,"seen":%b}}' + b"\n"
 """The line that answers with a :class:`meshproto.wire.LookupResult`."""
 _URI: Final = rb'\\"[ !#-\[\]-~]*\\"'
-_WORDS: Final = rb'([A-Za-z0-9._-]{1,64}\\",\\"uris\\":\[(?:%b(?:,%b)*)?)' % (_URI, _URI)
+_NAME, _URIS = rb"([A-Za-z0-9._-]{1,64})", rb"((?:%b(?:,%b)*)?)" % (_URI, _URI)
 _KEY, _SIG, _TIME, _BOOL = rb"([\w-]{43})", rb"([\w-]{86})", rb"([1-9]\d{12})", rb"(true|false)"
-_PATTERN: Final = re.compile(re.escape(_VALUE) % (_WORDS, _KEY, _KEY, _TIME, _SIG, _TIME, _BOOL, _TIME))
-PARTS: Final = Layout("B43s43s13s86s13s13sB")
-"""Flags, key, mail, seq, signature, since, seen, length of the home's name; the words and that name come after."""
+_PATTERN: Final = re.compile(re.escape(_VALUE) % (_NAME, _URIS, _KEY, _KEY, _TIME, _SIG, _TIME, _BOOL, _TIME))
+PARTS: Final = Layout("B43s43s13s86s13s13s")
+"""Flags, key, mail, seq, signature, since, seen. After them comes what has no fixed length: the user's name, the URIs,
+and the home's name, with :data:`END` in between."""
+END: Final = b"\0"
 _PACKED, ONLINE, _GONE = 0x80, 0x01, 0x02
 """Flags. No JSON text begins with a byte that has the first of these bits."""
 PRESENT: Final = frozenset({_PACKED, _PACKED | ONLINE})
-WORDS_AT: Final = VERSION_BYTES + PARTS.size
+REST_AT: Final = VERSION_BYTES + PARTS.size
 _SAID: Final = (b"false", b"true")
 
 
@@ -61,26 +65,25 @@ def unpack(packed: bytes) -> bytes:
     """The JSON again."""
     if not is_packed(packed):
         return packed
-    flags, key, mail, seq, sig, since, seen, home_bytes = PARTS.unpack_from(packed)
-    words = packed[PARTS.size : -home_bytes]
-    return _VALUE % (words, key, mail, seq, sig, since, _SAID[flags & ONLINE], seen)
+    flags, key, mail, seq, sig, since, seen = PARTS.unpack_from(packed)
+    name, uris, _ = packed[PARTS.size :].split(END)
+    return _VALUE % (name, uris, key, mail, seq, sig, since, _SAID[flags & ONLINE], seen)
 
 
 def home_of(stored: bytes) -> str:
     """At which seed a packed entry stands."""
-    return stored[-PARTS.unpack_from(stored, VERSION_BYTES)[-1] :].decode()
+    return stored.rpartition(END)[2].decode()
 
 
 def _packed(home: str, value: bytes) -> bytes:
     usual = _PATTERN.fullmatch(value)
     if usual is None:
         return value
-    words, key, mail, seq, sig, since, online, seen = usual.groups()
-    if len(words) > WORDS_BYTES_MAX:
+    name, uris, key, mail, seq, sig, since, online, seen = usual.groups()
+    if len(uris) > URIS_BYTES_MAX:
         return value
-    flags = _PACKED | (ONLINE if online == b"true" else 0) | (_GONE if words.endswith(b"[") else 0)
-    at_home = home.encode()
-    return PARTS.pack(flags, key, mail, seq, sig, since, seen, len(at_home)) + words + at_home
+    flags = _PACKED | (ONLINE if online == b"true" else 0) | (0 if uris else _GONE)
+    return PARTS.pack(flags, key, mail, seq, sig, since, seen) + END.join((name, uris, home.encode()))
 
 
 def is_packed(packed: bytes) -> bool:

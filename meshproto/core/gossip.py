@@ -46,8 +46,8 @@ DIGEST_BYTES_MAX: Final = 57 * 1024
 """All summaries of a digest: what a line has, less room for the request and for one cell."""
 SUMMARY_BYTES: Final = 53
 """`"":[1795343300123,1234567890,1234567890,1234567890],` around a seed's name."""
-VERSION_BYTES: Final = 8
-"""What is stored begins with them: see :func:`content`."""
+VERSION_BYTES: Final = 5
+"""What is stored begins with them, see :func:`content`; versions are below 10**10."""
 _LOG_SLACK: Final = 1024
 
 

@@ -18,7 +18,7 @@ from typing import Any, Final
 from msgspec import UNSET
 
 from meshproto.core.directory import Directory
-from meshproto.core.entry import ANSWER, ONLINE, PARTS, PRESENT, WORDS_AT
+from meshproto.core.entry import ANSWER, END, ONLINE, PARTS, PRESENT, REST_AT
 from meshproto.core.gossip import VERSION_BYTES
 from meshproto.errors import UserNotFound
 from meshproto.wire import NAME_PATTERN, UNFIT, Id, decode_lookup, encode_error, encode_id
@@ -52,14 +52,15 @@ def answers(
     for request_id, name, folded in asked:
         stored = entries.get(folded)
         if type(stored) is bytes:
-            flags, key, mail, seq, sig, since, seen, home_bytes = PARTS.unpack_from(stored, VERSION_BYTES)
+            flags, key, mail, seq, sig, since, seen = PARTS.unpack_from(stored, VERSION_BYTES)
             if flags not in PRESENT or seen < oldest:
                 break
-            home, online = stored[-home_bytes:], b"false"
+            own_name, uris, home = stored[REST_AT:].split(END)
+            online = b"false"
             if flags & ONLINE and alive(home.decode(), now):
                 online, seen = b"true", told or (told := b"%d" % now_ms)
-            words = stored[WORDS_AT:-home_bytes]
-            found.append(ANSWER % (encode_id(request_id), words, key, mail, seq, sig, since, home, online, seen))
+            number = encode_id(request_id)
+            found.append(ANSWER % (number, own_name, uris, key, mail, seq, sig, since, home, online, seen))
         elif stored is None and misses and _is_name(name):
             found.append(encode_error(request_id, not_found(name)))
         else:

@@ -8,7 +8,7 @@ watched. Whoever has waited longest is told first: a name that changes all the t
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 
-from meshproto.net.turns import SLICE_LINES, Turns
+from meshproto.net.turns import SLICE_LINES, SLICE_S, Turns
 
 
 class News:
@@ -34,19 +34,19 @@ class News:
             self.go_on()
 
     def go_on(self) -> None:
-        """Names take turns, too."""
-        self._waiting = False
-        left = may = min(self._turns.allowed, SLICE_LINES)
+        """It is the turn of news. Names take turns as well."""
+        self._waiting, told = False, 0
+        may, ends_at = min(self._turns.allowed, SLICE_LINES), self._turns.seconds() + SLICE_S
         try:
-            while self._untold and left:
+            while self._untold and told < may and (not told or self._turns.seconds() < ends_at):
                 name, (line, links) = self._untold.popitem(last=False)
                 link = links.popleft()
                 if links:
                     self._untold[name] = line, links
-                left -= 1
+                told += 1
                 self._tell(link, name, line)
         finally:
-            self._turns.used(may - left)
+            self._turns.used(told)
             if self._untold:
                 self._waiting = True
                 self._turns.wait(self)

@@ -17,6 +17,8 @@ from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
+from meshproto.net.direct import gathered
+
 EPOLL: Final = hasattr(select, "epoll")
 """Linux has it."""
 
@@ -53,20 +55,23 @@ class Together(FileDescriptor):
 
     def doRead(self) -> None:
         connections = self._connections
-        for number, event in self._epoll.poll(0, len(connections)):
-            connection = connections.get(number)
-            if connection is None:  # another one has had it closed
-                continue
-            try:
-                if event == select.EPOLLIN and connection.doRead() is None:
-                    continue
-            except Exception:
-                # As the reactor does with a protocol that fails on what it is given: it goes, and the others go on.
-                self.log.failure("a bug in what reads from a connection")
-                connection.abortConnection()
-                continue
-            self.remove(connection)
-            self.reactor.addReader(connection)
+        with gathered():
+            for number, event in self._epoll.poll(0, len(connections)):
+                connection = connections.get(number)
+                if connection is not None:  # else another one has had it closed
+                    self._read(connection, event)
+
+    def _read(self, connection: tcp.Connection, event: int) -> None:
+        try:
+            if event == select.EPOLLIN and connection.doRead() is None:
+                return
+        except Exception:
+            # As the reactor does with a protocol that fails on what it is given: it goes, and the others go on.
+            self.log.failure("a bug in what reads from a connection")
+            connection.abortConnection()
+            return
+        self.remove(connection)
+        self.reactor.addReader(connection)
 
 
 def read_together(port: IListeningPort) -> None:

@@ -5,12 +5,13 @@ import pytest
 from hypothesis import given
 
 from meshproto.core.entry import pack, pack_own, read_entry, unpack
+from meshproto.core.gossip import VERSION_BYTES
 from meshproto.core.identity import Record, verify
 from meshproto.errors import PeerError
 from meshproto.wire import EntryValue, SignedRecord, decode_value, encode_value
 from tests.core.users import entry_of, forged, signed, value_of
 
-VERSION = bytes(8)
+VERSION = bytes(VERSION_BYTES)
 
 values = st.builds(
     value_of,

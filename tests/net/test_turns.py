@@ -126,6 +126,17 @@ def test_a_single_question_does_not_wait(street: Street) -> None:
         street.took()
 
 
+def test_quick_lines_take_turns(street: Street) -> None:
+    """They count like all others."""
+    link = street.link(1)
+    link.quick = lambda lines: [street.handled.append(("1", line)) or line for line in lines]  # type: ignore[func-returns-value]
+    link.dataReceived(FLOOD)
+    assert street.took() == {"1": TURN_LINES}
+    street.turn()
+    assert street.took() == {"1": TURN_LINES}
+    link.abort()
+
+
 def test_networks_take_turns(street: Street) -> None:
     """A network with a hundred links gets no more than one with a single link."""
     for name in range(100):
