@@ -5,10 +5,13 @@ import random
 from typing import Any, NamedTuple
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import given, settings
 
 from meshproto.core.directory import CLAIM_TTL_S
 from meshproto.core.effects import Log, Send
+from meshproto.core.entry import URIS_BYTES_MAX
+from meshproto.core.rates import REQUESTS, REQUESTS_AT_ONCE
 from meshproto.core.seed import LEASE_S, Seed
 from meshproto.wire import LineError, SignedRecord, decode_request, encode_error, encode_value, fold
 from tests.core.users import entry_of, forged, signed, user, value_of
@@ -24,8 +27,11 @@ KELVIN = "\N{KELVIN SIGN}"
 NAMES = ("UserX", "k", "a" * 64, "A-._0")
 
 
+LOOKUP = b'{"jsonrpc":"2.0","id":%d,"method":"lookup","params":{"name":"%b"}}'
+
+
 class Told(NamedTuple):
-    """What a home says of a user. `seen_ms`: before `START_S`."""
+    """What a home says of a user."""
 
     home: str
     name: str
@@ -34,7 +40,7 @@ class Told(NamedTuple):
     online: bool
     seen: int
     verified: bool
-    farewells: tuple[SignedRecord, ...]
+    farewells: tuple[SignedRecord, ...] = ()
 
 
 def records(name: str) -> st.SearchStrategy[SignedRecord]:
@@ -99,9 +105,7 @@ lookups = st.builds(
     st.sampled_from([(), (), (), ("id",), ("jsonrpc",), ("method",), ("params",)]),
 )
 usual_lines = st.builds(
-    lambda number, name: (
-        b'{"jsonrpc":"2.0","id":%d,"method":"lookup","params":{"name":"%b"}}' % (number, name.encode())
-    ),
+    lambda number, name: LOOKUP % (number, name.encode()),
     st.integers(0, 99),
     st.sampled_from([*NAMES, "userx", "nobody"]),
 )
@@ -183,3 +187,64 @@ def test_both_ways_say_the_same(
     short, long = seeds
     assert short_way(short, lines, now) == [said for line in lines for said in long_way(long, line, now)]
     assert state(short) == state(long)
+
+
+class TestWhatIsUsual:
+    """Else the comparison would compare nothing."""
+
+    @pytest.mark.parametrize(
+        ("home", "online", "alive", "said"),
+        [
+            ("seedA", True, False, b'"home":"seedA","online":true,"seen":%d' % (START_MS + 1000)),
+            ("seedB", True, True, b'"home":"seedB","online":true,"seen":%d' % (START_MS + 1000)),
+            ("seedB", True, False, b'"home":"seedB","online":false,"seen":%d' % (START_MS - 1)),
+            ("seedA", False, False, b'"home":"seedA","online":false,"seen":%d' % (START_MS - 1)),
+        ],
+    )
+    def test_who_is_known(self, home: str, online: bool, alive: bool, said: bytes) -> None:
+        """Here or elsewhere, online or not, in whatever case."""
+        told = Told(home, "UserX", signed("UserX", START_MS), START_MS, online, START_MS - 1, verified=True)
+        seed = seed_of([told], ("seedB",) if alive else ())
+        for name in (b"UserX", b"userx"):
+            (answer,) = seed.answers(LINK, [LOOKUP % (7, name)], START_S + 1)
+            assert answer.startswith(b'{"jsonrpc":"2.0","id":7,"result":{"record":"{\\"name\\":\\"UserX\\"')
+            assert said in answer
+
+    def test_who_is_not_known(self) -> None:
+        """As soon as something was right: what strangers may say before is counted."""
+        seed = seed_of([], ())
+        lines = [LOOKUP % (7, b"nobody")] * 3
+        assert seed.answers(LINK, lines, START_S) == []
+        seed.receive(LINK, decode_request(b'{"jsonrpc":"2.0","id":1,"method":"ping"}'), START_S)
+        assert [b'"code":404' in answer for answer in seed.answers(LINK, lines, START_S)] == [True] * 3
+
+    def test_a_signature_is_checked_first(self) -> None:
+        """On the long way, once."""
+        told = Told("seedB", "UserX", signed("UserX", START_MS), START_MS, True, START_MS, verified=False)
+        seed = seed_of([told], ())
+        line = LOOKUP % (7, b"UserX")
+        assert seed.answers(LINK, [line], START_S) == []
+        assert long_way(seed, line, START_S) == seed.answers(LINK, [line], START_S)
+
+    @pytest.mark.parametrize(("more_bytes", "short"), [(0, True), (1, False)])
+    def test_answers_are_short(self, more_bytes: int, short: bool) -> None:
+        """Whoever has many or long addresses is answered on the long way, so that answers can be gathered unweighed."""
+        uris = ["http://a", "http://" + "b" * (URIS_BYTES_MAX - 24 + more_bytes)]
+        record = user(1).sign("UserX", uris, START_MS)
+        seed = seed_of([Told("seedA", "UserX", record, START_MS, True, START_MS, verified=True)], ())
+        assert bool(seed.answers(LINK, [LOOKUP % (7, b"UserX")], START_S)) == short
+
+
+def test_who_has_asked_too_much() -> None:
+    """The burst is given to the last lookup; then nothing on the short way and 429 on the long one, until there is
+    something again."""
+    seed = seed_of([Told("seedA", "UserX", signed("UserX", START_MS), START_MS, True, START_MS, verified=True)], ())
+    line = LOOKUP % (7, b"UserX")
+    answered = 0
+    while answers := seed.answers(LINK, [line] * 64, START_S):
+        answered += len(answers)
+    while b'"result"' in (said := short_way(seed, [line], START_S)[0]):  # type: ignore[operator]
+        answered += 1
+    assert b'"code":429' in said  # type: ignore[operator]
+    assert REQUESTS.burst - 2 * REQUESTS_AT_ONCE < answered <= REQUESTS.burst
+    assert len(seed.answers(LINK, [line] * 64, START_S + 1)) == 64
