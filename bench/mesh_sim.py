@@ -17,7 +17,7 @@ from typing import Final
 from msgspec import UNSET
 
 from meshproto import wire
-from meshproto.core.effects import Effect, Exchange, Push, Save, SavePeer, Send
+from meshproto.core.effects import Effect, Exchange, Push, Save, SavePeer, Send, Tell
 from meshproto.core.identity import Identity
 from meshproto.core.seed import Seed
 from meshproto.wire import AnyRequest, EntryValue, GossipParams, GossipResult, LookupResult, SignedRecord
@@ -220,6 +220,8 @@ class Mesh:
                 case Send():
                     if effect.link in node.users:
                         node.users[effect.link].append(effect.line)
+                case Tell():
+                    self._carry_out(node, [Send(link, effect.line) for link in effect.links])
                 case _:
                     pass
 

@@ -23,6 +23,7 @@ from meshproto.net.state import REGISTER_TOKEN_FILE, StateDir
 from meshproto.net.store import SQLiteDatabase
 from meshproto.net.syncing import SyncThread
 from meshproto.net.tls_listening import check_endpoint, is_tls
+from meshproto.net.together import read_together
 from meshproto.net.turns import Turns
 from meshproto.tap import NodeOptions, NodeService, addresses, read_keys
 from meshproto.wire import TLS_PREFIX
@@ -97,7 +98,9 @@ class SeedNode(NodeService):
         connection = connect(
             state.database("seed.db"), seed_store.SCHEMA, seed_store.SCHEMA_VERSION, seed_store.UPGRADES
         )
-        where = self.listen(LinesFactory(self._link, reactor, Turns(reactor)))
+        turns = Turns(reactor)
+        where = self.listen(LinesFactory(self._link, reactor, turns))
+        read_together(self.ports[-1])
         prefix = TLS_PREFIX if is_tls(self.options.endpoint) else ""
         address = options["advertise"] or prefix + self.dialled_at(where)
         core = Seed(
@@ -111,7 +114,7 @@ class SeedNode(NodeService):
             peers=[*options["peer"], *seed_store.read_peers(connection)],
         )
         store = seed_store.SeedStore(SQLiteDatabase(connection, reactor, SyncThread(connection, reactor)))
-        self.seed = SeedService(core, store, reactor, self.endpoints.seed, time.time)
+        self.seed = SeedService(core, store, reactor, self.endpoints.seed, time.time, turns)
         if options["http"] is not None:
             self._open_http(core)
         self.announce(state, prefix + local_address(where) if where else address)

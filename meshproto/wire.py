@@ -381,6 +381,20 @@ class ConflictParams(Struct, frozen=True):
     key: str
 
 
+class _AnyName(Struct, frozen=True, gc=False):
+    name: str
+
+
+class AnyLookup(Struct, frozen=True, kw_only=True, gc=False):
+    """A :class:`Lookup` whose name may not be one: to find out costs as much as to read all the rest of the line, and
+    need not be done for a name that is then found."""
+
+    jsonrpc: Literal["2.0"]
+    method: Literal["lookup"]
+    params: _AnyName
+    id: Id | UnsetType = UNSET
+
+
 class _Probe(Struct, frozen=True):
     """The second look at a line that failed."""
 
@@ -390,12 +404,16 @@ class _Probe(Struct, frozen=True):
 
 
 _encoder = msgspec.json.Encoder()
+encode_id: Final = _encoder.encode
 _request_decoder: msgspec.json.Decoder[AnyRequest] = msgspec.json.Decoder(AnyRequest)
+decode_lookup: Final = msgspec.json.Decoder(AnyLookup).decode
+"""Raises one of :data:`UNFIT`."""
 _answer_decoder = msgspec.json.Decoder(Answer)
 _probe_decoder = msgspec.json.Decoder(_Probe)
 
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-_UNFIT = (msgspec.ValidationError, *_UNREADABLE)
+UNFIT: Final = (msgspec.ValidationError, *_UNREADABLE)
+"""What decoders raise."""
 
 
 class LineError(Exception):
@@ -411,7 +429,7 @@ def decode_request(line: bytes) -> AnyRequest:
     """One line from a client -> a request. Raises :class:`LineError`."""
     try:
         return _request_decoder.decode(line)
-    except _UNFIT as reason:
+    except UNFIT as reason:
         raise _diagnose(line, reason) from None
 
 
@@ -460,7 +478,7 @@ def decode_answer(line: bytes) -> Answer:
     """One line from a seed -> an answer or a notification. Raises :class:`meshproto.errors.PeerError`."""
     try:
         answer = _answer_decoder.decode(line)
-    except _UNFIT as reason:
+    except UNFIT as reason:
         raise PeerError(f"the seed sent a line that is not JSON-RPC: {reason}") from None
     return answer
 
@@ -472,7 +490,7 @@ def decode_value(raw: Raw | bytes | str, kind: type[T]) -> T:
     """A part of an answer, or a stored value. Raises :class:`meshproto.errors.PeerError`."""
     try:
         return msgspec.json.decode(raw, type=kind)
-    except _UNFIT as reason:
+    except UNFIT as reason:
         raise PeerError(f"unexpected {kind.__name__}: {reason}") from None
 
 

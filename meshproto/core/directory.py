@@ -21,7 +21,8 @@ from typing import Final
 
 from sortedcontainers import SortedList
 
-from meshproto.core.entry import Entry
+from meshproto.core.entry import Entry, home_of, is_packed
+from meshproto.core.gossip import content
 from meshproto.core.identity import Record
 from meshproto.errors import NameTaken, StaleRecord
 from meshproto.wire import FAREWELLS_MAX, SignedRecord, decode_value, fold
@@ -31,17 +32,19 @@ CLAIM_TTL_S: Final = 30 * 86400.0
 
 
 class Directory:
-    """The index of all entries that are known here."""
+    """The index of all entries that are known here. `entries`: by folded name, in as little as possible: one that is
+    the only one of its name, and was checked, and is packed (as most are) stands as the bytes that are stored, which
+    need nothing beside them to be answered with; another that is the only one stands for itself."""
 
     def __init__(self, claim_ttl_s: float = CLAIM_TTL_S) -> None:
-        self._claim_ttl_ms = int(claim_ttl_s * 1000)
-        self._entries: dict[str, Entry | tuple[Entry, ...]] = {}  # a name with one entry, as most have, costs no tuple
+        self.claim_ttl_ms = int(claim_ttl_s * 1000)
+        self.entries: dict[str, bytes | Entry | tuple[Entry, ...]] = {}
         self._names: SortedList[str] = SortedList()
         self.users_by_home: Counter[str] = Counter()
         self.online_by_home: Counter[str] = Counter()
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self.entries)
 
     def put(self, key: str, entry: Entry) -> None:
         """Take the entry in place of the one that the same home had. `key`: the folded name."""
@@ -62,9 +65,12 @@ class Directory:
 
     def check(self, key: str, entry: Entry) -> bool:
         """Whether the signature fits; an entry with one that does not fit is dropped."""
+        checked = entry.verified
         fits = entry.check()
         if not fits:
             self.remove(key, entry.home)
+        elif not checked and self.entries.get(key) is entry:
+            self.entries[key] = _compact(entry)
         return fits
 
     def verified(self, name: str, now_ms: int) -> tuple[Entry | None, list[Entry]]:
@@ -90,7 +96,7 @@ class Directory:
 
     def knows(self, key: str) -> bool:
         """Whether anything is known of the folded name."""
-        return key in self._entries
+        return key in self.entries
 
     def has(self, record: Record) -> bool:
         """Whether this record of its user is known, or a newer one."""
@@ -130,10 +136,12 @@ class Directory:
         return keys, keys[-1] if len(keys) == limit else ""
 
     def ran_out(self, entry: Entry, now_ms: int) -> bool:
-        return entry.seen + self._claim_ttl_ms < now_ms
+        return entry.seen + self.claim_ttl_ms < now_ms
 
     def _all(self, key: str) -> tuple[Entry, ...]:
-        found = self._entries.get(key, ())
+        found = self.entries.get(key, ())
+        if isinstance(found, bytes):
+            return (Entry(found, home_of(found), True),)
         return found if isinstance(found, tuple) else (found,)
 
     def _without(self, key: str, home: str) -> tuple[Entry, ...]:
@@ -146,11 +154,11 @@ class Directory:
         self._count(before, -1)
         self._count(entries, 1)
         if entries:
-            self._entries[key] = entries if len(entries) > 1 else entries[0]
+            self.entries[key] = entries if len(entries) > 1 else _compact(entries[0])
             if not before:
                 self._names.add(key)
         elif before:
-            del self._entries[key]
+            del self.entries[key]
             self._names.remove(key)
 
     def _count(self, entries: Iterable[Entry], by: int) -> None:
@@ -179,6 +187,10 @@ class Directory:
 
     def _holds(self, entry: Entry, now_ms: int) -> bool:
         return not entry.gone and not self.ran_out(entry, now_ms)
+
+
+def _compact(entry: Entry) -> bytes | Entry:
+    return entry.stored if entry.verified and is_packed(content(entry.stored)) else entry
 
 
 def _left(entries: Iterable[Entry]) -> dict[str, int]:

@@ -15,6 +15,15 @@ class Send(Struct, frozen=True):
     line: bytes
 
 
+class Tell(Struct, frozen=True):
+    """Write the line to the links, in one's own time: it says how the folded name stands, and takes the place of what
+    was to be told of that name before."""
+
+    name: str
+    line: bytes
+    links: tuple[int, ...]
+
+
 Row = tuple[str, EntryValue | None]
 """A folded name and its own entry; None: there is none any more."""
 
@@ -54,4 +63,4 @@ class Log(Struct, frozen=True):
     text: str
 
 
-Effect = Send | Save | SavePeer | Exchange | Push | Log
+Effect = Send | Tell | Save | SavePeer | Exchange | Push | Log

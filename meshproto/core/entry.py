@@ -1,70 +1,94 @@
-"""What one home seed says of one user, in few bytes: a million of them have to fit into memory.
+"""What one home seed says of one user, in few bytes: a million of them have to fit into memory, and be answered with.
 
-Between seeds it is JSON (:class:`meshproto.wire.EntryValue`). Kept is the record's text as it was signed, and beside it
-the signature and the numbers as bytes: a quarter less. What would not come out again byte for byte (written by another
-program, or with farewells in it, which few have) is kept as the JSON that it came as.
+Between seeds it is JSON (:class:`meshproto.wire.EntryValue`). Nearly all of it reads alike, because nearly all records
+are written by the same line (:meth:`meshproto.core.identity.Identity.sign`): kept is what differs from one to the next,
+as the text that it is, so that JSON is made of it by copying alone. What would not come out again byte for byte
+(written by another program, or with farewells in it, which few have), or is uncommonly long, is kept as it came.
 """
 
-from binascii import a2b_base64
+import re
 from struct import Struct as Layout
 from typing import Final
 
 from msgspec import Struct
 
-from meshproto.core.gossip import content
-from meshproto.core.identity import SIG_BYTES, Record, b64, verify
-from meshproto.errors import BadParams, MeshError, PeerError
+from meshproto.core.gossip import VERSION_BYTES, content
+from meshproto.core.identity import Record, verify
+from meshproto.errors import MeshError, PeerError
 from meshproto.wire import EntryValue, SignedRecord, decode_value, encode_value, fold
 
-_HEAD: Final = Layout(f"<BQQ{SIG_BYTES}s")
-"""Flags, since, seen, signature; the record's text comes after."""
-_PACKED, _ONLINE, _GONE = 0x80, 0x01, 0x02
-"""No JSON text begins with a byte that has the first of these bits."""
-_FROM_URL: Final = bytes.maketrans(b"-_", b"+/")
+URIS_BYTES_MAX: Final = 512
+"""Of what is packed. So the answer that is made of it is short, and many of them may be gathered."""
+
+_SIGNED: Final = (
+    rb'{"record":"{\"name\":\"%b\",\"uris\":[%b],\"key\":\"%b\",\"mail\":\"%b\",\"seq\":%b}","sig":"%b","since":%b,'
+)
+_VALUE: Final = _SIGNED + rb'"online":%b,"seen":%b}'
+"""An :class:`meshproto.wire.EntryValue`, as nearly all are."""
+ANSWER: Final = rb'{"jsonrpc":"2.0","id":%b,"result":' + _SIGNED + rb'"home":"%b","online":%b,"seen":%b}}' + b"\n"
+"""The line that answers with a :class:`meshproto.wire.LookupResult`."""
+_URI: Final = rb'\\"[ !#-\[\]-~]*\\"'
+_NAME, _URIS = rb"([A-Za-z0-9._-]{1,64})", rb"((?:%b(?:,%b)*)?)" % (_URI, _URI)
+_KEY, _SIG, _TIME, _BOOL = rb"([\w-]{43})", rb"([\w-]{86})", rb"([1-9]\d{12})", rb"(true|false)"
+_PATTERN: Final = re.compile(re.escape(_VALUE) % (_NAME, _URIS, _KEY, _KEY, _TIME, _SIG, _TIME, _BOOL, _TIME))
+PARTS: Final = Layout("B43s43s13s86s13s13s")
+"""Flags, key, mail, seq, signature, since, seen. After them comes what has no fixed length: the user's name, the URIs,
+and the home's name, with :data:`END` in between."""
+END: Final = b"\0"
+_PACKED, ONLINE, _GONE = 0x80, 0x01, 0x02
+"""Flags. No JSON text begins with a byte that has the first of these bits."""
+PRESENT: Final = frozenset({_PACKED, _PACKED | ONLINE})
+REST_AT: Final = VERSION_BYTES + PARTS.size
+_SAID: Final = (b"false", b"true")
 
 
-def pack(key: str, value: bytes) -> bytes:
-    """JSON of an entry that stands under `key` -> the bytes that are kept; anything else comes back as it is."""
-    try:
-        entry = decode_value(value, EntryValue)
-        record = decode_value(entry.record, Record)
-        packed = pack_own(entry, record)
-    except MeshError:
-        return value
-    return packed if fold(record.name) == key and unpack(packed) == value else value
+def pack(home: str, key: str, value: bytes) -> bytes:
+    """JSON of an entry that stands under `key` at `home` -> the bytes that are kept; anything else comes back as it
+    is."""
+    packed = _packed(home, value)
+    if is_packed(packed):
+        try:
+            record = decode_value(decode_value(value, EntryValue).record, Record)
+        except MeshError:
+            return value
+        if fold(record.name) != key:
+            return value
+    return packed
 
 
-def pack_own(value: EntryValue, record: Record) -> bytes:
-    """The same for an entry that is written here; `record`: what stands in it. Raises :class:`BadParams`."""
-    if value.farewells:
-        return encode_value(value)
-    flags = _PACKED | (_ONLINE if value.online else 0) | (0 if record.uris else _GONE)
-    return _HEAD.pack(flags, value.since, value.seen, _signature(value.sig)) + value.record.encode()
+def pack_own(home: str, value: EntryValue) -> bytes:
+    """The same for an entry that is written here."""
+    return _packed(home, encode_value(value))
 
 
 def unpack(packed: bytes) -> bytes:
     """The JSON again."""
-    return encode_value(_unpacked(packed)) if _is_packed(packed) else packed
+    if not is_packed(packed):
+        return packed
+    flags, key, mail, seq, sig, since, seen = PARTS.unpack_from(packed)
+    name, uris, _ = packed[PARTS.size :].split(END)
+    return _VALUE % (name, uris, key, mail, seq, sig, since, _SAID[flags & ONLINE], seen)
 
 
-def _is_packed(packed: bytes) -> bool:
+def home_of(stored: bytes) -> str:
+    """At which seed a packed entry stands."""
+    return stored.rpartition(END)[2].decode()
+
+
+def _packed(home: str, value: bytes) -> bytes:
+    usual = _PATTERN.fullmatch(value)
+    if usual is None:
+        return value
+    name, uris, key, mail, seq, sig, since, online, seen = usual.groups()
+    if len(uris) > URIS_BYTES_MAX:
+        return value
+    flags = _PACKED | (ONLINE if online == b"true" else 0) | (0 if uris else _GONE)
+    return PARTS.pack(flags, key, mail, seq, sig, since, seen) + END.join((name, uris, home.encode()))
+
+
+def is_packed(packed: bytes) -> bool:
+    """Whether it is not as it came."""
     return packed[0] >= _PACKED
-
-
-def _unpacked(packed: bytes) -> EntryValue:
-    flags, since, seen, sig = _HEAD.unpack_from(packed)
-    return EntryValue(packed[_HEAD.size :].decode(), b64(sig), since, bool(flags & _ONLINE), seen)
-
-
-def _signature(text: str) -> bytes:
-    """A quick :func:`unb64` for what is compared with its origin afterwards, or was verified before."""
-    try:
-        sig = a2b_base64(text.encode().translate(_FROM_URL) + b"==")
-    except ValueError as reason:
-        raise BadParams(f"not base64url: {reason}") from None
-    if len(sig) != SIG_BYTES:
-        raise BadParams(f"{len(sig)} bytes where {SIG_BYTES} are expected")
-    return sig
 
 
 class Entry(Struct, gc=False):
@@ -77,8 +101,7 @@ class Entry(Struct, gc=False):
 
     @property
     def value(self) -> EntryValue:
-        packed = content(self.stored)
-        return _unpacked(packed) if _is_packed(packed) else decode_value(packed, EntryValue)
+        return decode_value(unpack(content(self.stored)), EntryValue)
 
     @property
     def record(self) -> Record:
@@ -104,29 +127,29 @@ class Entry(Struct, gc=False):
     @property
     def since(self) -> int:
         packed = content(self.stored)
-        return int(_HEAD.unpack_from(packed)[1]) if _is_packed(packed) else self.value.since
+        return int(PARTS.unpack_from(packed)[5]) if is_packed(packed) else self.value.since
 
     @property
     def seen(self) -> int:
         packed = content(self.stored)
-        return int(_HEAD.unpack_from(packed)[2]) if _is_packed(packed) else self.value.seen
+        return int(PARTS.unpack_from(packed)[6]) if is_packed(packed) else self.value.seen
 
     @property
     def online(self) -> bool:
         """Whether `home` says so: that it lives is another matter."""
         packed = content(self.stored)
-        return bool(packed[0] & _ONLINE) if _is_packed(packed) else self.value.online
+        return bool(packed[0] & ONLINE) if is_packed(packed) else self.value.online
 
     @property
     def gone(self) -> bool:
         """A farewell: the record has no URIs."""
         packed = content(self.stored)
-        return bool(packed[0] & _GONE) if _is_packed(packed) else not self.record.uris
+        return bool(packed[0] & _GONE) if is_packed(packed) else not self.record.uris
 
     @property
     def farewells(self) -> list[Record]:
         """With what former owners left who had registered at this home."""
-        if _is_packed(content(self.stored)):
+        if is_packed(content(self.stored)):
             return []
         return [decode_value(signed.record, Record) for signed in self.value.farewells]
 
@@ -150,7 +173,7 @@ def read_entry(home: str, key: str, stored: bytes) -> Entry:
     """A value of a seed's key space -> an entry whose signature is not yet checked. Raises
     :class:`meshproto.errors.PeerError` when it does not read as one, or stands under another name."""
     entry = Entry(stored, home)
-    if not _is_packed(content(stored)):  # what was packed has been looked at
+    if not is_packed(content(stored)):  # what was packed has been looked at
         value = decode_value(content(stored), EntryValue)
         for text in (value.record, *(signed.record for signed in value.farewells)):
             if fold(decode_value(text, Record).name) != key:

@@ -46,8 +46,9 @@ DIGEST_BYTES_MAX: Final = 57 * 1024
 """All summaries of a digest: what a line has, less room for the request and for one cell."""
 SUMMARY_BYTES: Final = 53
 """`"":[1795343300123,1234567890,1234567890,1234567890],` around a seed's name."""
+VERSION_BYTES: Final = 5
+"""What is stored begins with them, see :func:`content`; versions are below 10**10."""
 _LOG_SLACK: Final = 1024
-_VERSION_BYTES: Final = 8
 
 
 class Change(NamedTuple):
@@ -62,8 +63,8 @@ class Change(NamedTuple):
 class Packing(Protocol):
     """In which form values are kept."""
 
-    def pack(self, key: str, value: bytes, /) -> bytes:
-        """JSON text -> what is kept; `null` stays `null`."""
+    def pack(self, seed: str, key: str, value: bytes, /) -> bytes:
+        """JSON text in a seed's space -> what is kept; `null` stays `null`."""
 
     def unpack(self, packed: bytes, /) -> bytes:
         """The JSON text, byte for byte."""
@@ -72,7 +73,7 @@ class Packing(Protocol):
 class AsItComes:
     """The :class:`Packing` that does nothing."""
 
-    def pack(self, _key: str, value: bytes) -> bytes:
+    def pack(self, _seed: str, _key: str, value: bytes) -> bytes:
         return value
 
     def unpack(self, packed: bytes) -> bytes:
@@ -82,11 +83,11 @@ class AsItComes:
 def content(stored: bytes) -> bytes:
     """The packed value. What is stored is its version and then the value, in one piece: of a million values each, two
     objects would cost 60 MB more."""
-    return stored[_VERSION_BYTES:]
+    return stored[VERSION_BYTES:]
 
 
 def version_of(stored: bytes) -> int:
-    return int.from_bytes(stored[:_VERSION_BYTES])
+    return int.from_bytes(stored[:VERSION_BYTES])
 
 
 def is_tombstone(stored: bytes) -> bool:
@@ -119,7 +120,7 @@ class Space:
 
     def write(self, key: str, version: int, packed: bytes) -> bytes:
         """What is stored."""
-        stored = self.values[key] = version.to_bytes(_VERSION_BYTES) + packed
+        stored = self.values[key] = version.to_bytes(VERSION_BYTES) + packed
         self._log_versions.append(version)
         self._log_keys.append(key)
         self.version = version
@@ -381,7 +382,7 @@ class Gossip:
         for cell in delta.cells:
             if cell.version <= space.version or cell.version > delta.upto:
                 continue
-            packed = self._packing.pack(cell.key, bytes(cell.value))
+            packed = self._packing.pack(delta.seed, cell.key, bytes(cell.value))
             stale = space.stale.pop(cell.key, None)
             known = space.values.get(cell.key, stale)
             stored = space.write(cell.key, cell.version, packed)

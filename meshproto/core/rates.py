@@ -9,19 +9,19 @@ from meshproto import wire
 from meshproto.core.limits import Buckets, Rate, called
 from meshproto.errors import SlowDown
 
-REQUESTS: Final = Rate(per_s=250_000, burst=500_000)
+REQUESTS: Final = Rate(per_s=1_000_000, burst=2_000_000)
 """In lookups. More of these than one core answers, since links take turns anyway: it is for what costs more."""
 REQUESTS_AT_ONCE: Final = 16
 """Counted at a time for one link. Making a connection costs as much."""
 COSTS: Final[dict[type[wire.AnyRequest], int]] = {
-    wire.Seeds: 1000,  # of a mesh of a thousand seeds: a millisecond or two, and 60 kB
-    wire.Status: 300,
-    wire.Names: 300,  # a page: two milliseconds
-    wire.Watch: 50,
-    wire.Unwatch: 50,
-    wire.Hello: 10,
-    wire.Register: 30,
-    wire.Unregister: 30,
+    wire.Seeds: 4000,  # of a mesh of a thousand seeds: a millisecond or two, and 60 kB
+    wire.Status: 1200,
+    wire.Names: 1200,  # a page: two milliseconds
+    wire.Watch: 200,
+    wire.Unwatch: 200,
+    wire.Hello: 40,
+    wire.Register: 120,
+    wire.Unregister: 120,
 }
 """What a request costs, in lookups."""
 REGISTRATIONS: Final = Rate(per_s=100, burst=2000)

@@ -13,7 +13,7 @@ import msgspec
 
 from meshproto import wire
 from meshproto.core.directory import Directory
-from meshproto.core.effects import Effect, Log, Row, Save, Send
+from meshproto.core.effects import Effect, Log, Row, Save, Send, Tell
 from meshproto.core.entry import Entry, pack_own, read_entry
 from meshproto.core.gossip import Change, content
 from meshproto.core.identity import Record, verify
@@ -285,7 +285,7 @@ class Registry:
         return self._changed({key}, now)
 
     def _write(self, key: str, value: EntryValue, record: Record, *, verified: bool) -> None:
-        stored = self._peering.gossip.put(key, pack_own(value, record))
+        stored = self._peering.gossip.put(key, pack_own(self.name, value))
         self.directory.put(key, Entry(stored, self.name, verified))
 
     def _drop(self, key: str, now: float) -> None:
@@ -307,7 +307,7 @@ class Registry:
             name = wire.decode_value(entry.record, Record).name if entry else key
             line = wire.encode_request("changed", wire.ChangedParams(name, entry))
             effects += forged
-            effects += [Send(link, line) for link in self._sessions.watchers(key)]
+            effects.append(Tell(key, line, self._sessions.watchers(key)))
         return effects
 
 

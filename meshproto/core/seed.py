@@ -13,6 +13,7 @@ from typing import Final
 from msgspec import UNSET, Struct, UnsetType
 
 from meshproto import wire
+from meshproto.core import quick
 from meshproto.core.directory import CLAIM_TTL_S, Directory
 from meshproto.core.effects import Effect, Row, Save, Send
 from meshproto.core.identity import Entropy
@@ -26,15 +27,13 @@ from meshproto.errors import (
     CallerError,
     Forbidden,
     MeshError,
+    SlowDown,
     Unauthorized,
-    UserNotFound,
 )
 from meshproto.wire import AnyRequest, EntryValue, GossipResult, Id, fold
 
 LEASE_S: Final = 30.0
 """Three pings may be late before a user counts as away."""
-NOT_FOUND_RETRY_S: Final = 5.0
-"""What a 404 says about when to ask again."""
 
 
 @dataclass(frozen=True)
@@ -114,23 +113,45 @@ class Seed:
         """A link from an IP address; `""` when it has none."""
         self._sessions.opened(link, host)
 
+    def answers(self, link: int, lines: list[bytes], now: float) -> list[bytes]:
+        """The answers to the first of the lines that came over a link, as many as there are that ask nothing unusual
+        (:mod:`meshproto.core.quick`). The line after those is one for :meth:`receive`."""
+        session = self._sessions[link]
+        if session.names and not self._sessions.leased(link):
+            return []
+        if session.credit < len(lines):
+            try:
+                self._count(session, len(lines), now)
+            except SlowDown:
+                return []
+        misses = session.welcome  # which is not made of them
+        found = quick.answers(lines, self._registry.directory, now, self.peering.alive, misses=misses)
+        if found:
+            session.credit -= len(found)
+            session.welcome = True
+            self._lookups += len(found)
+            if session.names:
+                self._sessions.renew(link, now)
+        return found
+
     def receive(self, link: int, request: AnyRequest, now: float) -> list[Effect]:
         """A request from a link. Never raises: what the caller did wrong goes back as an error line."""
         session = self._sessions[link]
         renewed = self._registry.renew(link, now) if session.names else []
         try:
-            session.credit -= COSTS.get(type(request), 1)
-            if session.credit < 0:
-                self._count(session, now)
+            cost = COSTS.get(type(request), 1)
+            if session.credit < cost:
+                self._count(session, cost, now)
+            session.credit -= cost
             return renewed + self._serve(link, session, request, now)
         except MeshError as error:
             return renewed + self._refuse(link, request.id, error)
 
-    def _count(self, session: Session, now: float) -> None:
-        """What a link has asked beyond what was counted, and some more in advance. Raises :class:`SlowDown`."""
-        owed, session.credit = -session.credit, 0
-        self._rates.ask(session.network, owed + REQUESTS_AT_ONCE, now)
-        session.credit = REQUESTS_AT_ONCE
+    def _count(self, session: Session, cost: int, now: float) -> None:
+        """Count what a link asks as far as it is not counted already, and some more in advance. Raises
+        :class:`SlowDown`."""
+        self._rates.ask(session.network, cost - session.credit + REQUESTS_AT_ONCE, now)
+        session.credit = cost + REQUESTS_AT_ONCE
 
     def _serve(self, link: int, session: Session, request: AnyRequest, now: float) -> list[Effect]:
         match request:
@@ -152,6 +173,10 @@ class Seed:
     def is_welcome(self, link: int) -> bool:
         """Whether something was asked over the link that got a result."""
         return self._sessions[link].welcome
+
+    def watches(self, link: int, name: str) -> bool:
+        """Whether the link is there and wants to know when the folded name changes."""
+        return link in self._sessions and name in self._sessions[link].watched
 
     def closed(self, link: int, now: float) -> list[Effect]:
         """The link is gone: its users are away."""
@@ -202,8 +227,7 @@ class Seed:
         self._lookups += 1
         found, effects = self._registry.find(name, now)
         if found is None:
-            missing = UserNotFound(f"no user {name} is known here", retry_after_s=NOT_FOUND_RETRY_S)
-            return effects + self._refuse(link, request_id, missing)
+            return effects + self._refuse(link, request_id, quick.not_found(name))
         return effects + self._answer(link, request_id, found)
 
     def _register(self, link: int, request: wire.Register, now: float) -> list[Effect]:

@@ -61,20 +61,16 @@ class Session:
         return address.is_private or address.is_loopback
 
 
-class Sessions:
+class Sessions(dict[int, Session]):
+    """By link."""
+
     def __init__(self, lease_s: float) -> None:
+        super().__init__()
         self._lease_s = lease_s
-        self._sessions: dict[int, Session] = {}
         self._leases: dict[int, float] = {}  # link -> deadline, earliest first
         self._link_of: dict[str, int] = {}
         self._watchers: dict[str, set[int]] = {}
         self._watched: Counter[str] = Counter()  # network -> names, each as often as it is watched
-
-    def __len__(self) -> int:
-        return len(self._sessions)
-
-    def __getitem__(self, link: int) -> Session:
-        return self._sessions[link]
 
     @property
     def wake_at(self) -> float:
@@ -86,10 +82,10 @@ class Sessions:
         self._leases = {link: until + by_s for link, until in self._leases.items()}
 
     def opened(self, link: int, host: str) -> None:
-        self._sessions[link] = Session(host)
+        self[link] = Session(host)
 
     def closed(self, link: int) -> None:
-        session = self._sessions.pop(link)
+        session = self.pop(link)
         self._leases.pop(link, None)
         self.unwatch(link, session, session.watched.copy())
         for key in session.names:
@@ -100,7 +96,7 @@ class Sessions:
 
     def check_room(self, link: int, key: str) -> None:
         """Raises :class:`SlowDown` when no further name may be registered over the link."""
-        names = self._sessions[link].names
+        names = self[link].names
         if key not in names and len(names) >= REGISTRATIONS_PER_LINK_MAX:
             raise SlowDown(f"at most {REGISTRATIONS_PER_LINK_MAX} names may be registered over one connection")
 
@@ -108,15 +104,15 @@ class Sessions:
         """The name's user is at the other end of this link, and of no other."""
         former = self._link_of.get(key)
         if former is not None and former != link:
-            self._sessions[former].names.discard(key)
-        self._sessions[link].names.add(key)
+            self[former].names.discard(key)
+        self[link].names.add(key)
         self._link_of[key] = link
 
     def unregister(self, key: str) -> int | None:
         """Nobody is registered any more: the link over which somebody was."""
         link = self._link_of.pop(key, None)
         if link is not None:
-            self._sessions[link].names.discard(key)
+            self[link].names.discard(key)
         return link
 
     def link_of(self, key: str) -> int | None:
@@ -124,7 +120,7 @@ class Sessions:
 
     def names_of(self, link: int) -> list[str]:
         """Those whose latest registration came over this link."""
-        return sorted(key for key in self._sessions[link].names if self._link_of.get(key) == link)
+        return sorted(key for key in self[link].names if self._link_of.get(key) == link)
 
     def renew(self, link: int, now: float) -> bool:
         """A sign of life; whether there was no lease any more. The mapping stays in the order of the deadlines because
@@ -132,6 +128,10 @@ class Sessions:
         lapsed = self._leases.pop(link, None) is None
         self._leases[link] = now + self._lease_s
         return lapsed
+
+    def leased(self, link: int) -> bool:
+        """Whether the link's users still count as present."""
+        return link in self._leases
 
     def lapse(self, now: float) -> list[int]:
         """The links whose lease has ended."""
@@ -145,7 +145,7 @@ class Sessions:
 
     def watch(self, link: int, keys: set[str]) -> None:
         """Raises :class:`SlowDown`."""
-        session = self._sessions[link]
+        session = self[link]
         if len(session.watched | keys) > WATCHES_PER_LINK_MAX:
             raise SlowDown(f"at most {WATCHES_PER_LINK_MAX} names may be watched over one connection")
         if self._watched[session.network] + len(keys - session.watched) > WATCHED_PER_NETWORK_MAX:
@@ -170,5 +170,5 @@ class Sessions:
         """Those of the keys that somebody watches."""
         return sorted(keys & self._watchers.keys())
 
-    def watchers(self, key: str) -> list[int]:
-        return sorted(self._watchers.get(key, ()))
+    def watchers(self, key: str) -> tuple[int, ...]:
+        return tuple(self._watchers.get(key, ()))

@@ -41,7 +41,6 @@ class Guest:
     begun_at: float | None = None
     lines_seen: int = 0
     staying: bool = False
-    welcome: bool = False
 
 
 class Guests:
@@ -51,6 +50,7 @@ class Guests:
         self._guests: dict[int, Guest] = {}
         self._places = Places(places_max(LINKS_MAX), LINKS_PER_NETWORK_MAX)
         self._strangers = Buckets(STRANGERS_BYTES)
+        self.asked = self._places.heard
 
     def __getitem__(self, number: int) -> Guest:
         return self._guests[number]
@@ -83,16 +83,14 @@ class Guests:
         return [number for number, guest in self._guests.items() if guest.staying]
 
     def heard(self, number: int, data: bytes, now: float) -> None:
-        """Something was said. Raises :class:`WrongProtocol`, and :class:`SlowDown` for a stranger who says too much;
+        """A stranger said something. Raises :class:`WrongProtocol`, and :class:`SlowDown` for one who says too much;
         the connection has to end then."""
         guest = self._guests[number]
         if guest.lines.received_bytes == len(data) and data.startswith(TLS_HANDSHAKE):
             raise WrongProtocol("this is TLS, and the seed's port is not: connect without, as to HOST:PORT")
-        self._places.heard(number)
-        if not guest.welcome:
-            wait_s = self._strangers.take(guest.lines.network, now, len(data))
-            if wait_s:
-                raise SlowDown("too much that is no request; this connection ends", retry_after_s=round(wait_s, 3))
+        wait_s = self._strangers.take(guest.lines.network, now, len(data))
+        if wait_s:
+            raise SlowDown("too much that is no request; this connection ends", retry_after_s=round(wait_s, 3))
 
     def silent(self, now: float) -> list[tuple[int, MeshError]]:
         """Those who have been silent for too long."""

@@ -24,7 +24,8 @@ from zope.interface import implementer
 from meshproto import wire
 from meshproto.core.limits import network_of
 from meshproto.errors import MeshError, TooLarge
-from meshproto.net.turns import SLICE_S, Turns
+from meshproto.net.direct import write
+from meshproto.net.turns import AT_ONCE_LINES, SLICE_S, Turns
 
 if TYPE_CHECKING:
     from twisted.internet.tcp import Connection
@@ -36,11 +37,19 @@ UNANSWERED_MAX: Final = 1000
 CHUNK_BYTES: Final = 64 * 1024
 """Answers gathered before they are written: one write for a chunk of pipelined requests, and a bound for many large
 answers to many small questions."""
+QUICK_LINES: Final = 64
+"""Answered at once without a look at the clock, or at how much it comes to: a fifth of a millisecond, and less than
+CHUNK_BYTES."""
 BACKLOG_BYTES_MAX: Final = 1024 * 1024
 """What is kept for a peer that does not read: the news of a thousand watched names, say."""
 LINGER_S: Final = 2.0
 """After the last answer the peer gets this long to read it while what it still sends is thrown away: closing with
 unread bytes would reset the connection under the answer."""
+
+
+Quick = Callable[[list[bytes]], list[bytes]]
+"""Some lines -> the answers to the first of them, as far as these are of a kind that is answered at once and has no
+other consequences; the one after them is for :class:`LineHandler`. Each answer is short."""
 
 
 class LineHandler(Protocol):
@@ -59,7 +68,8 @@ class LineHandler(Protocol):
 @implementer(IPushProducer, IHalfCloseableProtocol)
 class Lines(TwistedProtocol):
     """One connection of the line protocol, either side of it. `turns`: with whom it shares the time of a server; a
-    client's answers need not wait. `received` is called with all that comes, before it is cut into lines."""
+    client's answers need not wait. `received` is called with all that comes, before it is cut into lines; `quick` with
+    lines that have come together, before the handler."""
 
     transport: "Connection"
 
@@ -68,6 +78,7 @@ class Lines(TwistedProtocol):
         self.host = ""
         self.network = ""
         self.received: Callable[[bytes], None] | None = None
+        self.quick: Quick | None = None
         self.received_lines = 0
         self._clock = clock
         self._turns = turns
@@ -242,42 +253,60 @@ class Lines(TwistedProtocol):
             self.transport.resumeProducing()
 
     def _drain(self) -> None:
+        """Handle the lines that have come, as many as this link may now."""
         if self._draining or self._waiting:
             return
         self._draining = True
-        limit = -1 if self._turns is None else self._turns.allowed()
+        turns, buffer, handled = self._turns, self._buffer, 0
+        limit = -1 if turns is None else turns.allowed
+        lines = buffer.split(b"\n", limit)
+        rest = self._buffer = lines.pop()
         try:
-            *lines, self._buffer = self._buffer.split(b"\n", limit)
-            ends_at = inf if self._turns is None else self._turns.seconds() + SLICE_S
-            for at, line in enumerate(lines):
-                if not self._reading or (at and self._turns is not None and self._turns.seconds() > ends_at):
-                    self._buffer = b"\n".join((*lines[at:], self._buffer))
-                    self._waiting = self._reading
-                    lines = lines[:at]
-                    break
-                if len(line) >= wire.LINE_BYTES_MAX:
-                    self._overlong()
-                elif line and not line.isspace():
-                    self.handler.line(self, line)
-            else:
-                if len(lines) == limit and b"\n" in self._buffer and not self._ending:
+            short = len(buffer) < wire.LINE_BYTES_MAX or max(map(len, lines), default=0) < wire.LINE_BYTES_MAX
+            handled = self._handle(lines, self.quick if short else None)
+            if handled < len(lines):
+                self._buffer = b"\n".join((*lines[handled:], rest))
+                self._waiting = self._reading
+            elif rest and not self._ending:
+                if len(lines) == limit and b"\n" in rest:
                     self._waiting = True
-                elif len(self._buffer) >= wire.LINE_BYTES_MAX and not self._ending:
+                elif len(rest) >= wire.LINE_BYTES_MAX:
                     self._overlong()
         finally:
             self._draining = False
-            self._flush()
-        self.received_lines += len(lines)
-        self._share(len(lines))
-        if (self._waiting or not self._reading) and not self._ending and not self._blocked:
+            if self._out:
+                self._flush()
+        self.received_lines += handled
+        if turns is not None and (handled > AT_ONCE_LINES or self._waiting):  # who asks little costs no turn
+            turns.used(handled)
+            if self._waiting:
+                turns.wait(self)
+        if not self._blocked and not self._ending and (self._waiting or self._unanswered >= UNANSWERED_MAX):
             self.transport.pauseProducing()
 
-    def _share(self, lines: int) -> None:
-        """Let the others have their turn."""
-        if self._turns is not None:
-            self._turns.used(lines)
-            if self._waiting:
-                self._turns.wait(self)
+    def _handle(self, lines: list[bytes], quick: Quick | None) -> int:
+        """How many of the lines were handled before the peer was stopped or had used up its time; one at least."""
+        at, end = 0, len(lines)
+        ends_at = inf if end <= 1 or self._turns is None else self._turns.seconds() + SLICE_S
+        while at < end and not (self._blocked or self._ending or self._unanswered >= UNANSWERED_MAX):
+            if at and self._turns is not None and self._turns.seconds() > ends_at:
+                break
+            if quick is not None:
+                answers = quick(lines[at : at + QUICK_LINES])
+                if answers:
+                    self._out += answers
+                    self._flush()
+                    at += len(answers)
+                    continue
+            self._line(lines[at])
+            at += 1
+        return at
+
+    def _line(self, line: bytes) -> None:
+        if len(line) >= wire.LINE_BYTES_MAX:
+            self._overlong()
+        elif line and not line.isspace():
+            self.handler.line(self, line)
 
     def _overlong(self) -> None:
         detail = f"a line has at most {wire.LINE_BYTES_MAX} bytes with its newline; this connection ends"
@@ -290,7 +319,7 @@ class Lines(TwistedProtocol):
             data = b"".join(self._out)
             self._out, self._out_bytes = [], 0
             self.sent_bytes += len(data)
-            self.transport.write(data)
+            write(self.transport, data)
 
     def _stop_timer(self) -> None:
         if self._timer is not None and self._timer.active():

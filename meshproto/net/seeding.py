@@ -3,6 +3,7 @@
 import itertools
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Final
 
 from twisted.application.service import Service
@@ -12,16 +13,18 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from meshproto import wire
-from meshproto.core.effects import Effect, Exchange, Log, Push, Save, SavePeer, Send
+from meshproto.core.effects import Effect, Exchange, Log, Push, Save, SavePeer, Send, Tell
 from meshproto.core.limits import called
 from meshproto.core.notes import Notes
 from meshproto.core.seed import Seed
 from meshproto.errors import BadParams, MeshError, NobodyListens
 from meshproto.net.calls import Calls, Links, say_hello
 from meshproto.net.guests import SWEEP_S, Guests
-from meshproto.net.lines import LineHandler, Lines
+from meshproto.net.lines import LineHandler, Lines, Quick
+from meshproto.net.news import News
 from meshproto.net.problem import last_answer
 from meshproto.net.seed_store import SeedStore
+from meshproto.net.turns import Turns
 
 TICK_S_MAX: Final = 5.0
 """How late it may be noticed that the time of day was set."""
@@ -38,7 +41,8 @@ NO_HTTP: Final = BadParams("this is a seed of a mesh: it speaks lines of JSON-RP
 class SeedService(Service):
     """Effects of the core, carried out. `clock`: what timers and the limits of connections go by; it does not step, or
     all guests would be silent for too long at once. `now`: the wall clock, s since 1970 UTC. Its time is what the core
-    is given, because seeds tell each other times; that it steps the core is told (:meth:`now`)."""
+    is given, because seeds tell each other times; that it steps the core is told (:meth:`now`). `turns`: those that the
+    links take, and what watchers are told."""
 
     log = Logger()
 
@@ -49,6 +53,7 @@ class SeedService(Service):
         clock: IReactorTime,
         connect: Callable[[str], IStreamClientEndpoint],
         now: Callable[[], float],
+        turns: Turns | None = None,
     ) -> None:
         self._core = core
         self._store = store
@@ -56,6 +61,7 @@ class SeedService(Service):
         self._wall = now
         self._ahead_s = now() - clock.seconds()
         self._links: dict[int, Lines] = {}
+        self._news = News(turns or Turns(clock), self._tell)
         self._numbers = itertools.count(1)
         self._guests = Guests()
         self._notes = Notes()
@@ -119,18 +125,27 @@ class SeedService(Service):
             self._end(*goes)
         return number if number in self._links else None
 
-    def heard(self, number: int, data: bytes) -> None:
-        """What came over a link, before it is cut into lines."""
-        guest = self._guests[number]
-        if guest.lines.received_bytes == len(data) and HTTP.match(data):
-            self._no_http(number, guest.lines)
-            return
-        if not guest.welcome:
-            guest.welcome = self._core.is_welcome(number)
-        try:
-            self._guests.heard(number, data, self._clock.seconds())
-        except MeshError as error:
-            self._end(number, error)
+    def heard(self, number: int, lines: Lines, data: bytes) -> None:
+        """What came over a link, before it is cut into lines, as long as nothing that was asked over it was right."""
+        if self._core.is_welcome(number):
+            lines.received = None
+        elif lines.received_bytes == len(data) and HTTP.match(data):
+            self._no_http(number, lines)
+        else:
+            try:
+                self._guests.heard(number, data, self._clock.seconds())
+            except MeshError as error:
+                self._end(number, error)
+
+    def quick(self, number: int) -> Quick:
+        """The short way of a link: see :meth:`meshproto.core.seed.Seed.answers`."""
+        asked, answers, now = self._guests.asked, self._core.answers, self.now
+
+        def quick(lines: list[bytes]) -> list[bytes]:
+            asked(number)
+            return answers(number, lines, now())
+
+        return quick
 
     def line(self, number: int, lines: Lines, line: bytes) -> None:
         try:
@@ -191,6 +206,8 @@ class SeedService(Service):
                     lines = self._links.get(effect.link)
                     if lines is not None:
                         lines.send(effect.line)
+                case Tell():
+                    self._news.spread(effect.name, effect.line, effect.links)
                 case Save():
                     self._save(effect)
                 case Exchange():
@@ -202,6 +219,10 @@ class SeedService(Service):
                     saved.addErrback(self._not_saved)
                 case Log():
                     self.log.warn("{text}", text=effect.text)
+
+    def _tell(self, link: int, name: str, line: bytes) -> None:
+        if self._core.watches(link, name):
+            self._links[link].send(line)
 
     def _save(self, effect: Save) -> None:
         held = [lines for send in effect.then if (lines := self._links.get(send.link))]
@@ -296,12 +317,10 @@ class _Link:
         self._number: int | None = None
 
     def opened(self, lines: Lines) -> None:
-        self._number = self._service.opened(lines)
-        lines.received = self._received
-
-    def _received(self, data: bytes) -> None:
-        if self._number is not None:
-            self._service.heard(self._number, data)
+        self._number = number = self._service.opened(lines)
+        if number is not None:
+            lines.received = partial(self._service.heard, number, lines)
+            lines.quick = self._service.quick(number)
 
     def line(self, lines: Lines, line: bytes) -> None:
         if self._number is not None:

@@ -14,10 +14,10 @@ from typing import Final, Protocol
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-TURN_LINES: Final = 256
-"""Handled in one turn of the reactor before others are made to wait: about two milliseconds of lookups. Fewer, and a
-link that is alone would spend its time on turns."""
-SLICE_LINES: Final = 32
+TURN_LINES: Final = 1024
+"""Handled in one turn of the reactor before others are made to wait: two or three milliseconds of lookups. Fewer, and
+links that pipeline would spend their time on turns: each that has to wait costs as much as ten lookups."""
+SLICE_LINES: Final = 128
 """Handled for one link before it is the next one's turn."""
 SLICE_S: Final = 0.001
 """However few the lines were: a page of names takes longer than a hundred lookups. Then it is the next one's turn."""
@@ -41,32 +41,33 @@ class Waiting(Protocol):
 
 class Turns:
     """Shared by all links of a listener. `seconds`: what time is measured with; the reactor's stands still within a
-    turn."""
+    turn. `allowed`: how many lines a link may have handled now."""
 
     log = Logger()
 
     def __init__(self, clock: IReactorTime, seconds: Callable[[], float] = perf_counter) -> None:
         self._clock = clock
         self.seconds = seconds
+        self.allowed = TURN_LINES
         self._left = TURN_LINES
         self._waiting: OrderedDict[str, deque[Waiting]] = OrderedDict()
         self._timer: IDelayedCall | None = None
 
-    def allowed(self) -> int:
-        """How many lines a link may have handled now."""
-        share = SLICE_LINES if self._waiting else TURN_LINES
-        return max(min(share, self._left), AT_ONCE_LINES)
-
     def used(self, lines: int) -> None:
         """So many were."""
-        if lines > AT_ONCE_LINES:  # who asks little costs no turn
-            self._left -= lines
-            self._arm()
+        self._left -= lines
+        self._allow()
+        self._arm()
 
     def wait(self, link: Waiting) -> None:
         """Have it go on when it is its turn."""
         self._waiting.setdefault(link.network, deque()).append(link)
+        self._allow()
         self._arm()
+
+    def _allow(self) -> None:
+        share = SLICE_LINES if self._waiting else TURN_LINES
+        self.allowed = max(min(share, self._left), AT_ONCE_LINES)
 
     def _arm(self) -> None:
         if self._timer is None:
@@ -80,11 +81,13 @@ class Turns:
             link = links.popleft()
             if links:
                 self._waiting[network] = links
+            self._allow()
             try:
                 link.go_on()
             except Exception:
                 # As Twisted does with a protocol that fails on what it is given: it goes, and the others go on.
                 self.log.failure("a bug in what a line asked for")
                 link.abort()
+        self._allow()
         if self._waiting:
             self._arm()

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from msgspec import UNSET, Struct
 
-from meshproto.core.effects import Effect, Exchange, Log, Push, Save, SavePeer, Send
+from meshproto.core.effects import Effect, Exchange, Log, Push, Save, SavePeer, Send, Tell
 from meshproto.core.seed import Seed, Settings
 from meshproto.wire import (
     LINE_BYTES_MAX,
@@ -135,6 +135,8 @@ class SeedMesh:
                 case Send(link, line):
                     assert len(line) <= LINE_BYTES_MAX, f"a line of {len(line)} bytes"
                     host.lines[link].append(decode_answer(line))
+                case Tell(_, line, links):
+                    waiting.extendleft(Send(link, line) for link in reversed(links))
                 case Save() as save:
                     waiting.extendleft(reversed(self._save(host, save)))
                 case SavePeer(address):

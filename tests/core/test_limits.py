@@ -1,5 +1,6 @@
 """What one address may take: `meshproto.core.limits`."""
 
+import tracemalloc
 from collections import Counter
 
 import pytest
@@ -142,6 +143,19 @@ class TestPlaces:
         places.let_go(1)
         assert places.enter(3, "a") == 2
         assert places.enter(4, "a") == 1
+
+    def test_what_is_remembered_of_those_who_left_is_bounded(self) -> None:
+        """However many come and go while one stays whom nobody asks for."""
+        places = Places(100, per_network_max=100)
+        places.enter(0, "a")
+        tracemalloc.start()
+        for number in range(1, 20_000):
+            places.enter(number, "a")
+            places.heard(number)
+            places.leave(number)
+        kept_bytes, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert kept_bytes < 100_000
 
 
 class PlacesMachine(RuleBasedStateMachine):

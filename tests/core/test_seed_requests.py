@@ -4,11 +4,8 @@ import pytest
 from msgspec import Struct
 
 from meshproto.core.liveness import PHI_DEAD
-from meshproto.core.seed import (
-    LEASE_S,
-    NOT_FOUND_RETRY_S,
-    Settings,
-)
+from meshproto.core.quick import NOT_FOUND_RETRY_S
+from meshproto.core.seed import LEASE_S, Settings
 from meshproto.core.sessions import REGISTRATIONS_PER_LINK_MAX, WATCHES_PER_LINK_MAX
 from meshproto.wire import (
     LINE_BYTES_MAX,

@@ -4,6 +4,7 @@ import random
 from functools import cache
 
 from meshproto.core.entry import Entry, pack, read_entry
+from meshproto.core.gossip import VERSION_BYTES
 from meshproto.core.identity import Identity, Record, b64
 from meshproto.wire import EntryValue, SignedRecord, decode_value, encode_value, fold
 
@@ -42,6 +43,6 @@ def value_of(
 def entry_of(value: EntryValue, home: str, *, verified: bool) -> Entry:
     """As it stands in a directory when it has come by gossip, with version 0."""
     key = fold(decode_value(value.record, Record).name)
-    entry = read_entry(home, key, bytes(8) + pack(key, encode_value(value)))
+    entry = read_entry(home, key, bytes(VERSION_BYTES) + pack(home, key, encode_value(value)))
     entry.verified = verified
     return entry

