@@ -18,7 +18,7 @@ from twisted.web.http_headers import Headers
 from zope.interface import implementer
 
 from meshproto.core.http1 import Head, Reader
-from meshproto.core.limits import network_of
+from meshproto.core.limits import called, network_of
 from meshproto.errors import BadParams, MeshError, TooLarge, TooSlow, Unavailable
 from meshproto.net import direct
 from meshproto.net.clocks import Timeout
@@ -42,8 +42,6 @@ DISCARD_BYTES_MAX: Final = 16 * 1024 * 1024
 """A body that nobody wants is read and thrown away up to here, so that its sender reads our answer; then we hang up."""
 AHEAD_BYTES_MAX: Final = 16384
 """What is read of further requests while one is worked on: whoever hangs up is noticed as long as there is room."""
-TLS_LOG_S: Final = 60.0
-"""At most one line in the log in this time about clients that speak TLS."""
 
 
 class Incoming(Shape):
@@ -325,8 +323,10 @@ class Channel(Protocol):
         self.refuse(Unavailable("too many large requests are under way", retry_after_s=BODIES_FULL_S))
 
     def _refuse_tls(self) -> None:
-        if self.limits.tells_of_tls(TLS_LOG_S):
-            self.log.warn("{network} speaks TLS to a port of plain HTTP: it was hung up on", network=self.network)
+        text = f"{called(self.network)} speaks TLS to a port of plain HTTP: it was hung up on"
+        line = self.limits.notes.line("", text, self.limits.seconds())
+        if line is not None:
+            self.log.warn("{line}", line=line)
         self.refuse(BadParams("this port speaks plain HTTP, not TLS: use http://"))
 
     # -- reading pauses ------------------------------------------------------------------------------------------

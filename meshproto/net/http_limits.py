@@ -1,12 +1,12 @@
 """What one HTTP listener bears: connections, requests, bodies and wrong tokens, by network and in all."""
 
-import math
 from collections.abc import Callable
 from itertools import count
 from typing import Final, Protocol
 
 from meshproto.core.bodies import Bodies
 from meshproto.core.limits import Buckets, Places, Rate, called
+from meshproto.core.notes import Notes
 from meshproto.errors import MeshError, SlowDown, Unavailable
 from meshproto.net.listening import places_max
 
@@ -43,7 +43,7 @@ class Channel(Protocol):
 
 
 class Limits:
-    """`seconds`: a clock that does not step back."""
+    """`seconds`: a clock that does not step back. `notes`: how much the log says of all who come."""
 
     def __init__(self, seconds: Callable[[], float]) -> None:
         self.seconds = seconds
@@ -55,7 +55,7 @@ class Limits:
         self._unproven = Buckets(UNPROVEN_BYTES)
         self._wrong_tokens = Buckets(WRONG_TOKENS)
         self._bodies = Bodies()
-        self._told_of_tls_at = -math.inf
+        self.notes = Notes()
 
     # connections
 
@@ -85,13 +85,6 @@ class Limits:
         """The request was answered: a guest as before, the least idle one."""
         self._places.let_go(number)
         self._places.heard(number)
-
-    def tells_of_tls(self, every_s: float) -> bool:
-        """Whether it is time for a line in the log about a client that speaks TLS here."""
-        due = self.seconds() - self._told_of_tls_at >= every_s
-        if due:
-            self._told_of_tls_at = self.seconds()
-        return due
 
     # requests
 

@@ -8,13 +8,14 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionAborted
 from twisted.internet.testing import StringTransport
-from twisted.logger import LogEvent, capturedLogs
+from twisted.logger import LogEvent, capturedLogs, formatEvent
 from twisted.python.failure import Failure
 
 from meshproto.core import bodies
 from meshproto.core.envelope import SEALED_BYTES_MAX
 from meshproto.core.http1 import HEAD_BYTES_MAX, HEADERS_MAX, LENGTH_DIGITS_MAX, LINE_BYTES_MAX
 from meshproto.core.limits import Rate
+from meshproto.core.notes import NOTE_S
 from meshproto.errors import MeshError
 from meshproto.net import http_limits
 from meshproto.net.door import Door
@@ -27,7 +28,6 @@ from meshproto.net.http_channel import (
     DRAIN_S,
     HEAD_S,
     IDLE_TIMEOUT_S,
-    TLS_LOG_S,
     Channel,
 )
 from meshproto.net.http_limits import (
@@ -326,14 +326,14 @@ class TestSmuggling:
 
     def test_tls(self, world: World) -> None:
         """A TLS client is hung up on at once, with words that make OpenSSL say 'wrong version number'; the log tells of
-        it once in TLS_LOG_S."""
+        it once in NOTE_S."""
         with capturedLogs() as events:
-            for wait_s in (0.0, TLS_LOG_S - 1, 2.0):
+            for wait_s in (0.0, NOTE_S - 1, 2.0):
                 world.run(wait_s)
                 client = RawHTTP(world, "Bobby")
                 client.say(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500))
                 assert refused(client) == (400, "this port speaks plain HTTP, not TLS: use http://")
-        assert len([event for event in events if "speaks TLS" in (event.get("log_format") or "")]) == 2
+        assert len([event for event in events if "speaks TLS" in formatEvent(event)]) == 2
 
 
 # -- how many, how often, how much --------------------------------------------------------------------------------
