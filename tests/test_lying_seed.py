@@ -25,8 +25,12 @@ class Liar:
         self._world = world
         self._name = name
         self._anew = anew
-        self._honest = world.seeds[seed].line
-        world.seeds[seed].line = self._line  # type: ignore[method-assign]
+        service = world.seeds[seed]
+        self._honest = service.line
+        service.line = self._line  # type: ignore[method-assign]
+        service.quick = lambda number: lambda lines: []  # type: ignore[method-assign]
+        for lines in service._links.values():  # those that are there know the short way already
+            lines.quick = None
 
     def _line(self, number: int, lines: Lines, line: bytes) -> None:
         request = wire.decode_request(line)
