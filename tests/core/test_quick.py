@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 
 from meshproto.core.directory import CLAIM_TTL_S
 from meshproto.core.effects import Log, Send
@@ -178,7 +178,11 @@ def state(seed: Seed, now: float) -> tuple[object, ...]:
     return names, seed.dropped, seed.is_welcome(LINK), lookups, registered and registered.online
 
 
+KNOWN = Told("seedA", "k", signed("k", START_MS), START_MS - 5, True, START_MS - 1, verified=True)
+
+
 @settings(max_examples=600, deadline=None)
+@example([KNOWN], [], [LOOKUP % (1, KELVIN.encode())], 0.0, registered=False, lapsed=False)
 @given(
     st.one_of(
         st.lists(usual_tellings(), max_size=4, unique_by=lambda told: told.name), st.lists(tellings(), max_size=6)
