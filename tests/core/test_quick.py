@@ -182,7 +182,7 @@ KNOWN = Told("seedA", "k", signed("k", START_MS), START_MS - 5, True, START_MS -
 
 
 @settings(max_examples=600, deadline=None)
-@example([KNOWN], [], [LOOKUP % (1, KELVIN.encode())], 0.0, registered=False, lapsed=False)
+@example([KNOWN], [], [LOOKUP % (1, KELVIN.encode())], 0.0, False, False)
 @given(
     st.one_of(
         st.lists(usual_tellings(), max_size=4, unique_by=lambda told: told.name), st.lists(tellings(), max_size=6)
