@@ -9,16 +9,23 @@ from meshproto.core.gossip import VERSION_BYTES
 from meshproto.core.identity import Record, verify
 from meshproto.errors import PeerError
 from meshproto.wire import EntryValue, SignedRecord, decode_value, encode_value
-from tests.core.users import entry_of, forged, signed, value_of
+from tests.core.users import entry_of, forged, signed, user, value_of
 
 VERSION = bytes(VERSION_BYTES)
 
+times = st.one_of(st.integers(0, 2**53), st.sampled_from([10**12 - 1, 10**12, 1795343300123, 10**13 - 1, 10**13]))
+uris = st.lists(
+    st.sampled_from(["", "http://192.0.2.7:3000", 'a"b', "a\\b", "a],b", "\xe4", "\n", "\0", "u" * 400]), max_size=3
+)
 values = st.builds(
     value_of,
-    st.builds(signed, st.just("UserX"), st.integers(0, 2), owner=st.integers(1, 2), gone=st.booleans()),
-    since=st.integers(0, 2**53),
+    st.one_of(
+        st.builds(signed, st.just("UserX"), st.integers(0, 2), owner=st.integers(1, 2), gone=st.booleans()),
+        st.builds(lambda uris, seq: user(1).sign("UserX", uris, seq), uris, times),
+    ),
+    since=times,
     online=st.booleans(),
-    seen=st.integers(0, 2**53),
+    seen=times,
     farewells=st.sampled_from([(), (signed("UserX", 1, owner=3, gone=True),)]),
 )
 texts = st.one_of(
