@@ -117,10 +117,9 @@ MUTANTS: Final = [
     Mutant(
         "an end is told before it is on disk",
         "net/sending.py",
-        "                self._follow(marking)\n",
-        "                for row in effect.rows:\n"
-        "                    self._ends.tell(row, End(effect.status, effect.reason))\n"
-        "                self._follow(marking)\n",
+        "                self._follow(marking, self._marks)\n",
+        "                self._tell(effect.rows, End(effect.status, effect.reason))\n"
+        "                self._follow(marking, self._marks)\n",
     ),
     Mutant(
         "an end that the disk refuses is not written again",

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from msgspec import Struct
 from twisted.internet.defer import Deferred, DeferredSemaphore
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
 from meshproto.core.identity import parse_address
@@ -23,7 +23,7 @@ from meshproto.net.contacts import Contacts
 from meshproto.net.deferred import together
 from meshproto.net.outbox_table import Accepted, Draft, OutboxTable, Verdict
 from meshproto.net.seeds import Seeds
-from meshproto.net.sending import Follower, Sending
+from meshproto.net.sending import End, Follower, Sending
 
 LOOKUPS_MAX: Final = 64
 """Names of one request that are looked up at a time."""
@@ -59,12 +59,48 @@ class Taken(NamedTuple):
     wait_s: float
 
 
-class _Asked(NamedTuple):
-    """A message that is to be accepted at the end of this turn."""
+class _Asked:
+    """A message that is accepted at the end of this turn. `outcome` fires when it has come to its end, or the waiting
+    for that is over; to cancel it is to hear no more of it."""
 
-    order: Order
-    located: Located
-    kept: Deferred[Taken | MeshError]
+    __slots__ = ("_accepting", "_clock", "_taken", "_timer", "located", "order", "outcome")
+
+    def __init__(self, accepting: Accepting, clock: IReactorTime, order: Order, located: Located) -> None:
+        self.order = order
+        self.located = located
+        self.outcome: Deferred[Outcome | MeshError] = Deferred(lambda _: self._leave())
+        self._accepting = accepting
+        self._clock = clock
+        self._taken: Taken | None = None
+        self._timer: IDelayedCall | None = None
+
+    def accepted(self, taken: Taken | MeshError) -> None:
+        """Or not."""
+        if self.outcome.called:
+            return
+        if isinstance(taken, MeshError):
+            self.outcome.callback(taken)
+        elif taken.wait_s and self._accepting.follow(taken, self):
+            self._taken = taken
+            self._timer = self._clock.callLater(taken.wait_s, self._over)
+        else:
+            self.outcome.callback(Outcome(taken.id, taken.to, taken.status, taken.reason))
+
+    def told(self, end: End) -> None:
+        if self._taken is not None and self._timer is not None:
+            self._timer.cancel()
+            self.outcome.callback(Outcome(self._taken.id, self._taken.to, *end))
+
+    def _over(self) -> None:
+        if self._taken is not None:
+            taken = self._taken
+            self._accepting.unfollow(taken, self)
+            self.outcome.callback(Outcome(taken.id, taken.to, taken.status, self._accepting.why(taken)))
+
+    def _leave(self) -> None:
+        if self._taken is not None and self._timer is not None:
+            self._timer.cancel()
+            self._accepting.unfollow(self._taken, self)
 
 
 class Accepting:
@@ -85,29 +121,26 @@ class Accepting:
         located = await self._find_one(order.to)
         if isinstance(located, MeshError):
             raise located
-        taken = await self._gather(order, located)
-        if isinstance(taken, MeshError):
-            raise taken
-        return await self.outcome(taken)
-
-    def _gather(self, order: Order, located: Located) -> Deferred[Taken | MeshError]:
-        """What is asked for within one turn is accepted together: it costs each half as much."""
         if not self._asked:
             self._clock.callLater(0, self._keep_asked)
-        kept: Deferred[Taken | MeshError] = Deferred()
-        self._asked.append(_Asked(order, located, kept))
-        return kept
+        asked = _Asked(self, self._clock, order, located)
+        self._asked.append(asked)
+        outcome = await asked.outcome
+        if isinstance(outcome, MeshError):
+            raise outcome
+        return outcome
 
     def _keep_asked(self) -> None:
+        """What was asked for within one turn is accepted together: it costs each half as much."""
         asked, self._asked = self._asked, []
 
         def tell(results: list[Taken | MeshError]) -> None:
             for one, result in zip(asked, results, strict=True):
-                one.kept.callback(result)
+                one.accepted(result)
 
         def fail(failure: Failure) -> None:
             for one in asked:
-                one.kept.errback(failure)
+                one.outcome.errback(failure)
 
         orders = [one.order for one in asked]
         found: dict[str, Located | MeshError] = {one.order.to: one.located for one in asked}

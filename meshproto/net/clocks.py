@@ -126,9 +126,9 @@ class Timeout:
     def stop(self) -> None:
         """Nor a timer."""
         self.clear()
-        if self._timer is not None:
+        if self._timer is not None and self._timer.active():  # a clock that has stopped may have cancelled it
             self._timer.cancel()
-            self._timer, self._timer_at = None, math.inf
+        self._timer, self._timer_at = None, math.inf
 
     def _sleep(self, delay_s: float) -> None:
         if self._timer is not None:
