@@ -111,6 +111,8 @@ class Reader:
             return None
         head = _known(data[at:end]) if end - at <= KNOWN_BYTES_MAX else _read(data[at:end])
         self._at, self._left, self._next = end, head.length or 0, None
+        if end == len(data):
+            self._data, self._at = b"", 0
         if head.length is None:
             self._next, self._trailer_bytes = _Next.SIZE, 0
         return head
@@ -127,6 +129,8 @@ class Reader:
         piece = self._data[self._at : self._at + self._left]
         self._at += len(piece)
         self._left -= len(piece)
+        if self._at == len(self._data):
+            self._data, self._at = b"", 0  # nothing is kept of what was read: a thousand idle clients would add up
         return piece or None
 
     def _begin_chunk(self) -> bool:

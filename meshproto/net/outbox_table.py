@@ -214,6 +214,11 @@ class OutboxTable:
 
         return self._database.submit(both if undone else job, durable=durable).addCallbacks(told, failed)
 
+    def _reading(self, job: Job[T]) -> Deferred[T]:
+        """The same for who only reads, whom a disk that takes nothing answers too: what could not be synced it shows to
+        nobody, and what it did not take is not there."""
+        return self._undoing(job) if self.problem is None else self._database.submit(job, durable=False)
+
     def prune(self, after: int, ended_before_ms: int) -> Deferred[int | None]:
         """Delete messages that ended before, among the next :data:`PRUNE_ROWS` after the row. The row to go on after,
         None at the end."""
@@ -263,7 +268,7 @@ class OutboxTable:
                 found.append(message)
             return found
 
-        return self._undoing(job)
+        return self._reading(job)
 
     def overdue(self, now_ms: int, after: Place) -> Deferred[Overdue]:
         """Waiting messages whose time is over, at most :data:`OVERDUE_MAX` after that place."""
@@ -314,7 +319,7 @@ class OutboxTable:
                 return Page(found, found[-1].row)
             return Page(found, end[0] if end else None)
 
-        return self._undoing(waiting if waits else others)
+        return self._reading(waiting if waits else others)
 
     def by_id(self, message_id: str, recipient: str | None = None) -> Deferred[list[Kept]]:
         """One for each recipient, or for this one. Fails with :class:`NotFound`."""
@@ -326,7 +331,7 @@ class OutboxTable:
                 raise NotFound(f"no message {message_id!r} in the outbox")
             return found
 
-        return self._undoing(job)
+        return self._reading(job)
 
 
 def read_waiting(connection: sqlite3.Connection) -> list[Waiting]:
