@@ -227,6 +227,7 @@ class Seed:
         self._lookups += 1
         found, effects = self._registry.find(name, now)
         if found is None:
+            self._sessions[link].welcome = True  # it is a request, whoever it is for
             return effects + self._refuse(link, request_id, quick.not_found(name))
         return effects + self._answer(link, request_id, found)
 
