@@ -110,9 +110,8 @@ class Reader:
             _check_begun(data, at)
             return None
         head = _known(data[at:end]) if end - at <= KNOWN_BYTES_MAX else _read(data[at:end])
-        self._at, self._left, self._next = end, head.length or 0, None
-        if end == len(data):
-            self._data, self._at = b"", 0
+        self._left, self._next = head.length or 0, None
+        self._was_read(end)
         if head.length is None:
             self._next, self._trailer_bytes = _Next.SIZE, 0
         return head
@@ -127,10 +126,8 @@ class Reader:
             if not self._begin_chunk():
                 return b"" if self._next is None else None
         piece = self._data[self._at : self._at + self._left]
-        self._at += len(piece)
         self._left -= len(piece)
-        if self._at == len(self._data):
-            self._data, self._at = b"", 0  # nothing is kept of what was read: a thousand idle clients would add up
+        self._was_read(self._at + len(piece))
         return piece or None
 
     def _begin_chunk(self) -> bool:
@@ -163,8 +160,15 @@ class Reader:
         if end < 0:
             return None
         line = self._data[self._at : end]
-        self._at = end + 2
+        self._was_read(end + 2)
         return line
+
+    def _was_read(self, end: int) -> None:
+        """All before is done with. When that is all nothing is kept: a thousand idle clients would add up."""
+        if end < len(self._data):
+            self._at = end
+        else:
+            self._data, self._at = b"", 0
 
 
 def _read(text: bytes) -> Head:

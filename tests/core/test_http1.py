@@ -333,6 +333,19 @@ def test_however_it_is_cut(cuts: list[int]) -> None:
     assert reader.unread == 0
 
 
+@pytest.mark.parametrize(
+    "text", [HEAD + b"\r\n", HEAD + b"Content-Length: 2\r\n\r\nab", CHUNKED + b"2\r\nab\r\n0\r\nX: y\r\n\r\n"]
+)
+def test_nothing_is_kept_of_what_was_read(text: bytes) -> None:
+    """However much came at once."""
+    reader = Reader()
+    reader.feed(text)
+    assert reader.head() is not None
+    while reader.piece():
+        pass
+    assert reader._data == b""
+
+
 @given(st.binary(max_size=200))
 def test_nonsense(text: bytes) -> None:
     """Is refused with a reason, waited for, or, hardly ever, a request."""
