@@ -99,7 +99,6 @@ class Bench:
         """Raises :class:`Failed` when it cannot go on."""
         for name in (DELETES, KEEPS):
             fill(self._file(name), self._messages)
-        full_bytes = self._file(DELETES).stat().st_size
         seed = self._children.start("meshseed", SEED)
         self._start(OTHER, seed)
         addresses = {KEEPS: self._start(KEEPS, seed)}
@@ -120,9 +119,8 @@ class Bench:
         yield Measured("from then until the file had shrunk", shrinking_s, "s")
         yield from figures(sent, progress)
         yield Measured(f"memory of {DELETES} at most", watch.most_bytes / 1e6, "MB")
-        self._children.stop(DELETES)
-        yield Measured("the database before", full_bytes / 1e6, "MB")
-        yield Measured("the database afterwards", self._file(DELETES).stat().st_size / 1e6, "MB")
+        yield Measured("the database before it deletes", progress.full_bytes / 1e6, "MB")
+        yield Measured("the database once it has shrunk", progress.shrunk_bytes / 1e6, "MB")
 
     def _file(self, name: str) -> Path:
         return self._directory / name / DATABASE
@@ -197,15 +195,18 @@ def text(number: int) -> bytes:
 
 
 class Seen(NamedTuple):
-    """Of a database: its oldest message, and pages that could be given back."""
+    """Of a database: its oldest message, pages that could be given back, and its size."""
 
     oldest: int
     free: int
+    size_bytes: int
 
 
 class Progress(threading.Thread):
     """How far the deleting has come, as another process sees it in the database: when it began, when the last message
-    up to `last` was deleted, and when all space had been given back; seconds since 1970 UTC, 0 so far."""
+    up to `last` was deleted, and when all space had been given back; seconds since 1970 UTC, 0 so far. `full_bytes`,
+    `shrunk_bytes`: the database's size before anything was deleted, and when all space had been given back, each with
+    what Anna has sent until then."""
 
     def __init__(self, path: Path, last: int) -> None:
         super().__init__(daemon=True)
@@ -213,6 +214,7 @@ class Progress(threading.Thread):
         self._last = last
         self._left = threading.Event()
         self.began = self.deleted = self.over = 0.0
+        self.full_bytes = self.shrunk_bytes = 0
 
     def __enter__(self) -> Self:
         self.start()
@@ -225,18 +227,23 @@ class Progress(threading.Thread):
     def run(self) -> None:
         with closing(sqlite3.connect(f"{self._path.as_uri()}?mode=ro", uri=True)) as connection:
             while not self._left.is_set() and not self.over:
-                seen = Seen(
-                    connection.execute("SELECT coalesce(min(cursor), 0) FROM inbox").fetchone()[0],
-                    connection.execute("PRAGMA freelist_count").fetchone()[0],
-                )
-                now = time.time()
-                if not self.began and seen.oldest > 1:
+                seen, now = look(connection), time.time()
+                if seen.oldest <= 1:
+                    self.full_bytes = seen.size_bytes
+                elif not self.began:
                     self.began = now
                 if not self.deleted and seen.oldest > self._last:
                     self.deleted = now
                 if self.deleted and not seen.free:
-                    self.over = now
+                    self.over, self.shrunk_bytes = now, seen.size_bytes
                 self._left.wait(SAMPLE_S)
+
+
+def look(connection: sqlite3.Connection) -> Seen:
+    pragmas = "pragma_freelist_count, pragma_page_count, pragma_page_size"
+    statement = f"SELECT (SELECT min(cursor) FROM inbox), freelist_count, page_count * page_size FROM {pragmas}"
+    oldest, free, size_bytes = connection.execute(statement).fetchone()
+    return Seen(oldest or 0, free, size_bytes)
 
 
 if __name__ == "__main__":
