@@ -65,7 +65,9 @@ def at_the_seed() -> Callable[[bytes], None]:
     def one(data: bytes) -> None:
         at = len(data) * data[-1] // 256 if data else 0
         pipe = Pipe()
-        connection = Connection(world.seeds["seedX"].link(), world.hosts["seedX"])
+        handler = world.seeds["seedX"].link("")
+        assert handler is not None, "there is room"
+        connection = Connection(handler, world.hosts["seedX"])
         connection.makeConnection(pipe)
         for piece in (data[:at], data[at:], b"\n"):
             if not pipe.aborted:

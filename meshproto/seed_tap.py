@@ -149,8 +149,8 @@ class SeedNode(NodeService):
         url = f"{scheme}://{local_address(where)}/" if where else self.options["http"]
         self.log.info("the mesh can be seen at {url}", url=url)
 
-    def _link(self) -> LineHandler:
-        return self.seed.link()
+    def _link(self, network: str) -> LineHandler | None:
+        return self.seed.link(network)
 
 
 def makeService(options: Options) -> IService:

@@ -45,6 +45,11 @@ class Rate(NamedTuple):
     burst: float
 
 
+NEWCOMERS: Final = Rate(per_s=50.0, burst=200.0)
+"""Connections of one network for which others have to go: as long as there is room they are not counted. To take one in
+and send another away is as much work as some requests are."""
+
+
 class Buckets:
     """A token bucket (RFC 2697 in its simplest form) for each network, all of one rate. Times in seconds, of one
     clock."""
@@ -172,9 +177,10 @@ class Places:
     network has its share, and when all places are taken the idlest guest of the network that has most. Whoever has been
     found to be more than a guest (:meth:`keep`) stays, unless there is no guest left anywhere: then a network that has
     more connections than the newcomer's gives its idlest. So nobody holds all places by being more than a guest many
-    times."""
+    times. Nor does anybody keep us busy by coming back each time they had to go (:meth:`admits`)."""
 
     def __init__(self, places_max: int, per_network_max: int) -> None:
+        self._newcomers = Buckets(NEWCOMERS)
         self._places_max = places_max
         self._per_network_max = per_network_max
         self._network: dict[int, str] = {}
@@ -195,6 +201,11 @@ class Places:
     def is_full(self, network: str) -> bool:
         """Whether somebody has to go for one more of the network."""
         return self.of(network) >= self._per_network_max or len(self._network) >= self._places_max
+
+    def admits(self, network: str, now: float) -> bool:
+        """Whether one more of the network is to be looked at: where others have to go for them, not more often than
+        :data:`NEWCOMERS`. `now` as for :meth:`Buckets.take`."""
+        return not (self.is_full(network) and self._newcomers.take(network, now))
 
     def enter(self, number: int, network: str) -> int | None:
         """A connection came in. The number of the one that has to go for it, which may be itself; it has left then."""

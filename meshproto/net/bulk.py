@@ -40,24 +40,19 @@ KEEP_OPEN_S: Final = 20.0
 ROOM_LOOK_S: Final = 0.1
 ROOM_WAIT_S: Final = 30.0
 """How long a line waits for room in the outbox while its recipient takes messages; then it is answered 429."""
-DISCARD_BYTES_MAX: Final = 16 * 1024 * 1024
-DISCARD_S: Final = 5.0
-"""How much more is read of a stream that is refused, so that its sender reads our answer."""
 
 
 class LineStream:
     """The body of a request as it comes. `pause` and `resume` stop and start the reading of it."""
 
-    def __init__(self, pause: Callable[[], None], resume: Callable[[], None], clock: IReactorTime) -> None:
+    def __init__(self, pause: Callable[[], None], resume: Callable[[], None]) -> None:
         self._pause = pause
         self._resume = resume
-        self._clock = clock
         self._splitter = Splitter(SEND_BYTES_MAX)
         self._lines: deque[tuple[int, bytes | None]] = deque()
         self._bytes = 0
         self._paused = False
         self._waiting: Deferred[None] | None = None
-        self._discarding = False
         self.ended = False
         self.whole = False  # all of it has come
 
@@ -65,10 +60,8 @@ class LineStream:
 
     def received(self, piece: bytes) -> None:
         self._bytes += len(piece)
-        if not self._discarding:
-            self._lines.extend(self._splitter.feed(piece))
-        bytes_max = DISCARD_BYTES_MAX if self._discarding else BUFFER_BYTES_MAX
-        if self._bytes > bytes_max or len(self._lines) > WINDOW_LINES:
+        self._lines.extend(self._splitter.feed(piece))
+        if self._bytes > BUFFER_BYTES_MAX or len(self._lines) > WINDOW_LINES:
             self._paused = True
             self._pause()
         self._wake()
@@ -107,18 +100,6 @@ class LineStream:
         if self._paused:
             self._paused = False
             self._resume()
-
-    async def discard(self) -> None:
-        """Let the rest come, up to a bound, and look at none of it."""
-        self._discarding = True
-        self._lines.clear()
-        self._go_on()
-        until = self._clock.seconds() + DISCARD_S
-        while not self.ended and not self._paused and (left_s := until - self._clock.seconds()) > 0:
-            self._waiting = Deferred()
-            timer = self._clock.callLater(left_s, self._wake)
-            await self._waiting
-            _stop(timer)
 
 
 @implementer(IPushProducer)
@@ -330,8 +311,3 @@ class Bulk:
             known.append(cast("Outcome | dict[str, Any]", due.shown))
             self._due.popleft()
         return known
-
-
-def _stop(timer: IDelayedCall) -> None:
-    if timer.active():
-        timer.cancel()

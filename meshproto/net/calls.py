@@ -159,7 +159,7 @@ async def dial(connect: Connect, address: str, calls: Calls, clock: IReactorTime
         return Failure(Unreachable(f"no connection in {timeout_s:g} s"))
 
     try:
-        connecting = connect(address).connect(LinesFactory(lambda: calls, clock))
+        connecting = connect(address).connect(LinesFactory(lambda _: calls, clock))
         await connecting.addTimeout(DIAL_TIMEOUT_S, clock, too_long)
     except ConnectionRefusedError as reason:
         calls.close()

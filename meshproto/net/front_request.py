@@ -30,11 +30,10 @@ class FrontRequest(KleinRequest):
                 channel.close_when_done()
                 self.setHeader(b"connection", b"close")
             return
-        reactor = channel.site.reactor
         self.unhurried = True
-        self.stream = LineStream(lambda: channel.hold(Hold.STREAM), lambda: channel.release(Hold.STREAM), reactor)
+        self.stream = LineStream(lambda: channel.hold(Hold.STREAM), lambda: channel.release(Hold.STREAM))
         # Not at once: what answers at once would end the request amidst the channel's own work on it.
-        reactor.callLater(0, self._begin)
+        channel.site.reactor.callLater(0, self._begin)
 
     def _begin(self) -> None:
         if not self._begun and self.channel is not None:

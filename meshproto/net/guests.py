@@ -55,6 +55,10 @@ class Guests:
     def __getitem__(self, number: int) -> Guest:
         return self._guests[number]
 
+    def admits(self, network: str, now: float) -> bool:
+        """Whether somebody may come in."""
+        return self._places.admits(network, now)
+
     def enter(self, number: int, lines: Lines, now: float) -> tuple[int, MeshError] | None:
         """Somebody has come. Who has to go for it, and why; that may be the one who came."""
         self._guests[number] = Guest(lines, now)

@@ -15,9 +15,6 @@ HTTP_CONNECTIONS_MAX: Final = 8192
 them, and keeps them for a minute; a crowd of five thousand that only waits pushes nobody out."""
 NETWORK_CONNECTIONS_MAX: Final = 1024
 """Of one network: a house or a company behind one address; seven such leave an eighth to the others."""
-NEWCOMERS: Final = Rate(per_s=50.0, burst=200.0)
-"""Connections of one network for which others have to go: as long as there is room they are not counted. To take one in
-and send another away is as much work as some requests are."""
 PIECE_BYTES: Final = 512
 """What each piece of a body counts besides its bytes: one in chunks of a byte each is as much work as a longer one."""
 REQUESTS: Final = Rate(per_s=5000.0, burst=10_000.0)
@@ -50,7 +47,6 @@ class Limits:
         self._numbers = count()
         self._channels: dict[int, Channel] = {}
         self._places = Places(places_max(HTTP_CONNECTIONS_MAX), NETWORK_CONNECTIONS_MAX)
-        self._newcomers = Buckets(NEWCOMERS)
         self._requests = Buckets(REQUESTS)
         self._unproven = Buckets(UNPROVEN_BYTES)
         self._wrong_tokens = Buckets(WRONG_TOKENS)
@@ -60,8 +56,8 @@ class Limits:
     # connections
 
     def admits(self, network: str) -> bool:
-        """Whether a connection may come in. Whoever comes again and again when there is no room is not looked at."""
-        return not (self._places.is_full(network) and self._newcomers.take(network, self.seconds()))
+        """Whether a connection may come in."""
+        return self._places.admits(network, self.seconds())
 
     def enter(self, channel: Channel, network: str) -> int:
         """A connection came in: its number. Another goes if need be; it may be the newcomer itself."""

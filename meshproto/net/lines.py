@@ -328,16 +328,18 @@ class Lines(TwistedProtocol):
 
 
 class LinesFactory(Factory):
-    """A :class:`Lines` for each connection, each with a handler of its own."""
+    """A :class:`Lines` for each connection, each with a handler of its own. `make_handler` is given the network that
+    the connection comes from; where it makes none the connection is closed, before it costs anything."""
 
     noisy = False
 
     def __init__(
-        self, make_handler: Callable[[], LineHandler], clock: IReactorTime, turns: Turns | None = None
+        self, make_handler: Callable[[str], LineHandler | None], clock: IReactorTime, turns: Turns | None = None
     ) -> None:
         self._make_handler = make_handler
         self._clock = clock
         self._turns = turns
 
-    def buildProtocol(self, addr: object) -> Lines:
-        return Lines(self._make_handler(), self._clock, self._turns)
+    def buildProtocol(self, addr: object) -> Lines | None:
+        handler = self._make_handler(network_of(getattr(addr, "host", "")))
+        return None if handler is None else Lines(handler, self._clock, self._turns)

@@ -84,9 +84,9 @@ class SeedService(Service):
             self.log.warn("the time of day was set by {seconds} s", seconds=round(step_s, 3))
         return wall
 
-    def link(self) -> LineHandler:
-        """For a connection that comes in."""
-        return _Link(self)
+    def link(self, network: str) -> LineHandler | None:
+        """For a connection that comes in; None: it may not, and is to cost no more."""
+        return _Link(self) if self._guests.admits(network, self._clock.seconds()) else None
 
     def startService(self) -> None:
         super().startService()

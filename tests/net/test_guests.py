@@ -12,6 +12,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from meshproto import wire
+from meshproto.core.limits import NEWCOMERS
 from meshproto.core.notes import NOTE_S
 from meshproto.core.seed import Seed
 from meshproto.net import seed_store
@@ -43,7 +44,9 @@ class Visitor:
     def __init__(self, rig: "Rig", host: str) -> None:
         self.pipe = Pipe()
         self.pipe.peerAddr = IPv4Address("TCP", host, 1)
-        self.lines = rig.factory.buildProtocol(None)
+        lines = rig.factory.buildProtocol(self.pipe.peerAddr)
+        assert lines is not None
+        self.lines = lines
         self.lines.makeConnection(self.pipe)
 
     def say(self, data: bytes) -> None:
@@ -138,6 +141,20 @@ class TestPlaces:
         assert not any(visitor.sent_away for visitor in staying)
         staying[0].leave()
         assert rig.visitor("10.0.0.1").sent_away is None
+
+    def test_whoever_comes_again_and_again(self, rig: Rig) -> None:
+        """A network that has its share gets NEWCOMERS for which its own have to go, and then no more for a while: they
+        are closed before anything is done for them. Others come in as ever."""
+        guests = [rig.visitor("10.0.0.1", PING) for _ in range(LINKS_PER_NETWORK_MAX + int(NEWCOMERS.burst))]
+        more = IPv4Address("TCP", "10.0.0.1", 2)
+        assert not any(rig.factory.buildProtocol(more) for _ in range(20))
+        assert sum(guest.sent_away is not None for guest in guests) == NEWCOMERS.burst
+        assert rig.visitor("10.0.0.2", PING).sent_away is None
+        rig.clock.advance(1 / NEWCOMERS.per_s)
+        assert rig.factory.buildProtocol(more) is not None
+        assert rig.factory.buildProtocol(more) is None
+        guests[-1].leave()
+        assert rig.factory.buildProtocol(more) is not None  # there is room, so nobody is counted
 
     def test_all_places(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """With LINKS_MAX connections a newcomer takes the place of the idlest of the network with most guests."""

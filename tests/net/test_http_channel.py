@@ -11,7 +11,7 @@ from twisted.internet.testing import StringTransport
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 from twisted.python.failure import Failure
 
-from meshproto.core import bodies
+from meshproto.core import bodies, limits
 from meshproto.core.envelope import SEALED_BYTES_MAX
 from meshproto.core.http1 import HEAD_BYTES_MAX, HEADERS_MAX, LENGTH_DIGITS_MAX, LINE_BYTES_MAX
 from meshproto.core.limits import Rate
@@ -388,7 +388,7 @@ class TestConnections:
     def test_whoever_comes_again_and_again(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         """A network that has its share gets NEWCOMERS for which its own have to go, and then no more for a while: they
         are closed before anything is done for them. Others come in as ever."""
-        monkeypatch.setattr(http_limits, "NEWCOMERS", Rate(per_s=1.0, burst=3.0))
+        monkeypatch.setattr(limits, "NEWCOMERS", Rate(per_s=1.0, burst=3.0))
         again(world)
         guests = [RawHTTP(world, "Bobby") for _ in range(5 + 3)]
         assert [guest.closed for guest in guests] == [True] * 3 + [False] * 5
@@ -402,7 +402,7 @@ class TestConnections:
         assert not RawHTTP(world, "Bobby").closed  # there is room, so nobody is counted
 
     def test_nor_over_tls(self, world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        monkeypatch.setattr(http_limits, "NEWCOMERS", Rate(per_s=1.0, burst=1.0))
+        monkeypatch.setattr(limits, "NEWCOMERS", Rate(per_s=1.0, burst=1.0))
         again(world)
         listen_with_tls(world, "Bobby", tmp_path)
         guests = [RawHTTPS(world, "Bobby") for _ in range(5 + 1)]

@@ -478,6 +478,7 @@ def test_both_brakes_must_be_off() -> None:
 
 def test_each_connection_has_its_own_handler() -> None:
     """The factory makes a handler for every connection."""
-    factory = LinesFactory(Recorder, Clock())
+    factory = LinesFactory(lambda _: Recorder(), Clock())
     first, second = factory.buildProtocol(None), factory.buildProtocol(None)
+    assert first is not None and second is not None
     assert first.handler is not second.handler

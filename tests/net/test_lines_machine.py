@@ -44,7 +44,9 @@ class LinesMachine(RuleBasedStateMachine):
         self.world = World(seed=1)
         self.world.add_seed("seedX")
         self.pipe = Pipe()
-        self.lines = Lines(self.world.seeds["seedX"].link(), self.world.hosts["seedX"])
+        handler = self.world.seeds["seedX"].link("")
+        assert handler is not None
+        self.lines = Lines(handler, self.world.hosts["seedX"])
         self.lines.makeConnection(self.pipe)
         self.unsaid = b""
         self.due: dict[int, set[int] | None] = {}  # id -> the codes it may have, None: a result or an error

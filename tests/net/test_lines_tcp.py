@@ -80,7 +80,7 @@ def reading(request: pytest.FixtureRequest) -> Reading:
 
 
 async def listen(reactor: Any, server: Server, clock: IReactorTime, reading: Reading) -> tuple[IListeningPort, int]:
-    port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(LinesFactory(lambda: server, clock))
+    port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(LinesFactory(lambda _: server, clock))
     reading(port)
     return port, port.getHost().port
 
@@ -100,7 +100,7 @@ async def hear_tls(server: Server, client: Client, clock: IReactorTime, reading:
 
     certificate = PrivateCertificate.loadPEM(self_signed("localhost"))
     listening = SSL4ServerEndpoint(reactor, 0, certificate.options(), interface="127.0.0.1")
-    port = await listening.listen(LinesFactory(lambda: server, clock))
+    port = await listening.listen(LinesFactory(lambda _: server, clock))
     reading(port)
     number = port.getHost().port
     return await converse(server, client, port, SSL4ClientEndpoint(reactor, "127.0.0.1", number, CertificateOptions()))

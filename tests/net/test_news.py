@@ -178,6 +178,7 @@ class Crowd:
         pipe = Pipe()
         pipe.peerAddr = IPv4Address("TCP", f"10.0.{number // 250}.{number % 250}", 1)
         lines = self.factory.buildProtocol(None)
+        assert lines is not None
         lines.makeConnection(pipe)
         return lines
 
