@@ -22,7 +22,7 @@ setup(
         "meshproto.net",
         "twisted.plugins",
     ],
-    package_data={"meshproto": ["py.typed", "web/seed/*"]},
+    package_data={"meshproto": ["py.typed", "web/*/*"]},
     install_requires=[
         "Twisted[tls]>=25.5,<27",
         "klein>=24.8,<26",

@@ -12,16 +12,15 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall, deferLater
-from twisted.web.http import Request
-from zope.interface import implementer
 
 from meshproto.core.ndjson import Splitter
 from meshproto.errors import BadParams, MeshError, SlowDown, TooLarge
 from meshproto.net.accepting import Accepting, Order, Outcome, Taken
 from meshproto.net.asked import SEND_BYTES_MAX, SendBody, parse_body
 from meshproto.net.clocks import Alarm
+from meshproto.net.outflow import Outflow
 from meshproto.net.sending import End
 from meshproto.net.shown import failed
 from meshproto.wire import encode_lines
@@ -102,49 +101,6 @@ class LineStream:
             self._resume()
 
 
-@implementer(IPushProducer)
-class Results:
-    """What goes out, as far as the client takes it. `resumed` is called when there is room for more."""
-
-    def __init__(self, request: Request) -> None:
-        self._request = request
-        self.resumed: Callable[[], None] = _nothing
-        self._blocked = False
-        request.setHeader(b"content-type", b"application/x-ndjson")
-        request.registerProducer(self, True)
-
-    def write(self, lines: bytes) -> None:
-        self._request.write(lines)
-        self.keep_open()
-
-    @property
-    def blocked(self) -> bool:
-        """The client does not take what there is."""
-        return self._blocked
-
-    def keep_open(self) -> None:
-        """The connection is not idle."""
-        if self._request.channel is not None:
-            self._request.channel.resetTimeout()
-
-    def pauseProducing(self) -> None:
-        self._blocked = True
-
-    def resumeProducing(self) -> None:
-        self._blocked = False
-        self.resumed()
-
-    def stopProducing(self) -> None:
-        """The connection is gone, and whoever waits is cancelled."""
-
-    def close(self) -> None:
-        self._request.unregisterProducer()
-
-
-def _nothing() -> None:
-    """Nobody waits for room."""
-
-
 class _Due:
     """The result of a line: `shown`, as soon as it is known."""
 
@@ -180,7 +136,7 @@ class Bulk:
     def __init__(
         self,
         stream: LineStream,
-        results: Results,
+        results: Outflow,
         accepting: Accepting,
         make_order: MakeOrder,
         clock: IReactorTime,

@@ -1,5 +1,5 @@
-"""What one listener of a user node serves: the public routes, the owner's behind a door, or both; and which of them go
-the short way."""
+"""What one listener of a user node serves: the public routes, the owner's behind a door and the page that shows them,
+or both; and which of them go the short way."""
 
 import re
 from collections.abc import Callable
@@ -20,7 +20,8 @@ from meshproto.net.front import Front
 from meshproto.net.front_request import FrontRequest, is_stream
 from meshproto.net.http import answer_error
 from meshproto.net.http_channel import Channel
-from meshproto.net.http_request import Bounded, Handler, QuietSite, ShortRequest
+from meshproto.net.http_request import Handler, QuietSite, ShortRequest
+from meshproto.net.page_front import PageFront, is_page
 from meshproto.net.public_front import PUBLIC_PATHS, PublicFront
 
 SHORT_WAY: Final[dict[type, dict[tuple[bytes, bytes], Callable[..., Any]]]] = {
@@ -59,6 +60,7 @@ class Face(Resource):
         self._front = front
         self._public_routes = None if public is None else public.app.resource()
         self._owners_routes = front.app.resource()
+        self._page_routes = PageFront().app.resource()
         self._way = lru_cache(maxsize=WAYS_KNOWN_MAX)(self._find_way)
 
     def make_request(self, channel: Channel, head: Head) -> FrontRequest | ShortRequest:
@@ -82,17 +84,25 @@ class Face(Resource):
         """Klein's way."""
         try:
             _check_text(request)
-            routes = self._owners_routes if cast(Bounded, request).owners else self._public_routes
-            return cast(Resource, routes).render(request)
+            return cast(Resource, self._routes(cast(FrontRequest, request))).render(request)
         except (MeshError, HTTPException) as error:  # of the request as such, before any route is looked for
             request.write(answer_error(request, error if isinstance(error, MeshError) else _bad_host(request)))
             request.finish()
             return NOT_DONE_YET
 
+    def _routes(self, request: FrontRequest) -> Any:
+        if request.owners:
+            return self._owners_routes
+        return self._page_routes if self._has_page(request.head) else self._public_routes
+
+    def _has_page(self, head: Head) -> bool:
+        """Whether a request is for the page, where there is one: beside the owner's routes."""
+        return (self._public is None or self.door is not None) and is_page(_path(head))
+
     def _find_way(self, door: Door | None, head: Head) -> "_Way":
-        # Unquoted as Klein does it: who writes a letter as %xx means the same.
-        path = unquote_to_bytes(head.target.partition(b"?")[0])
-        owners = self._public is None or (door is not None and path not in _PUBLIC)
+        owners = not self._has_page(head) and (
+            self._public is None or (door is not None and _path(head) not in _PUBLIC)
+        )
         routes = SHORT_WAY[Front if owners else PublicFront]
         route = routes.get((head.method, head.target)) if _is_plain(head) else None
         handler = None if route is None else partial(route, self._front if owners else self._public)
@@ -111,6 +121,11 @@ class _Way(NamedTuple):
 def site(face: Face, reactor: Any) -> QuietSite:
     """The HTTP server's factory."""
     return QuietSite(face, reactor, face.make_request, SEALED_BYTES_MAX)
+
+
+def _path(head: Head) -> bytes:
+    """Unquoted as Klein does it: who writes a letter as %xx means the same."""
+    return unquote_to_bytes(head.target.partition(b"?")[0])
 
 
 def _is_plain(head: Head) -> bool:

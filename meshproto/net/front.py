@@ -38,7 +38,7 @@ from meshproto.net.asked import (
     parse_query,
     read_body,
 )
-from meshproto.net.bulk import Bulk, Results
+from meshproto.net.bulk import Bulk
 from meshproto.net.clocks import NowMs
 from meshproto.net.contacts import Contacts
 from meshproto.net.contract import document
@@ -47,6 +47,7 @@ from meshproto.net.door import owner
 from meshproto.net.front_request import FrontRequest
 from meshproto.net.http import answer_errors, answer_json
 from meshproto.net.outbox_table import Draft, Kept
+from meshproto.net.outflow import Outflow
 from meshproto.net.programs import Programs
 from meshproto.net.qr import answer_qr
 from meshproto.net.receiving import Receiving, shown
@@ -110,7 +111,7 @@ class Front:
     @owner
     async def send(self, request: FrontRequest) -> bytes:
         if request.stream is not None:
-            results = Results(request)
+            results = Outflow(request, b"application/x-ndjson", self._clock)
             make_order = partial(self._order, message_id=None)
             bulk = Bulk(request.stream, results, self._accepting, make_order, self._clock)
             self._bulks.add(bulk)
@@ -118,7 +119,7 @@ class Front:
                 await bulk.run()
             finally:
                 self._bulks.discard(bulk)
-            results.close()
+                results.close()
             return b""
         body = parse_body(read_body(request, SEND_BYTES_MAX), SendBody)
         return await self._send(request, body)

@@ -7,8 +7,7 @@ To test it without a socket put `SeedFront(...).app.resource()` into a `treq.tes
 """
 
 from collections.abc import Collection
-from importlib.resources import files
-from typing import Any, Final
+from typing import Any
 
 from klein import Klein
 from twisted.web.iweb import IRequest
@@ -22,26 +21,7 @@ from meshproto.net.http import answer_errors, answer_json, check_host
 from meshproto.net.http_channel import Channel
 from meshproto.net.http_request import KleinRequest, QuietSite
 from meshproto.net.seeding import SeedService
-
-POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-"""The page needs its own three files and /mesh; nothing else, and from nowhere else."""
-
-_HEADERS: Final = {
-    b"content-security-policy": POLICY.encode(),
-    b"cross-origin-resource-policy": b"same-origin",
-    b"referrer-policy": b"no-referrer",
-    b"x-content-type-options": b"nosniff",
-    b"cache-control": b"no-cache",
-}
-_TYPES: Final = {
-    "html": b"text/html; charset=utf-8",
-    "css": b"text/css; charset=utf-8",
-    "js": b"text/javascript; charset=utf-8",
-    "svg": b"image/svg+xml",
-}
+from meshproto.net.web_files import HEADERS, WebFiles
 
 
 class SeedFront:
@@ -54,8 +34,7 @@ class SeedFront:
         self.hosts: Collection[str] | None = None
         self._core = core
         self._service = service
-        web = files("meshproto") / "web" / "seed"
-        self._files = {file.name: file.read_bytes() for file in web.iterdir()}
+        self._files = WebFiles("seed")
 
     @app.route("/healthz", methods=["GET"])
     def healthz(self, request: IRequest) -> bytes:
@@ -103,12 +82,11 @@ class SeedFront:
 
     def _file(self, request: IRequest, name: str) -> bytes:
         self._admit(request)
-        request.setHeader(b"content-type", _TYPES[name.rpartition(".")[2]])
-        return self._files[name]
+        return self._files.answer(request, name)
 
     def _admit(self, request: IRequest) -> None:
         """Raises :class:`Forbidden` for a page that has taken a name for this machine."""
-        for name, value in _HEADERS.items():
+        for name, value in HEADERS.items():
             request.setHeader(name, value)
         if self.hosts is not None:
             check_host(request, self.hosts)

@@ -51,7 +51,7 @@ class Own(NamedTuple):
 class Seeds(Service):
     """A :class:`meshproto.net.home.Resident`. `identity`: the keys in use. `uris` is called when it is time to
     register, after the node listens. `changed` gets the name of a watched user who is back, and whether that is sure
-    (:class:`Watching`)."""
+    (:class:`Watching`). `presence`: who is told of names that are held (:meth:`hold`)."""
 
     log = Logger()
 
@@ -87,7 +87,8 @@ class Seeds(Service):
         self._addresses = Addresses(given, learnt, rng)
         self._home = HomeService(self, self._addresses, clock, connect)
         self._finding = Finding(self._addresses, store, clock, connect, self._greet_link)
-        self._watching = Watching(changed=self._finding.forget, back=changed)
+        self.presence: set[Callable[[str], None]] = set()
+        self._watching = Watching(changed=self._look_again, back=changed)
         self._learning = Learning(self._addresses, store, clock, rng)
 
     def startService(self) -> None:
@@ -155,6 +156,18 @@ class Seeds(Service):
 
     async def unwatch(self, name: str) -> None:
         await self._watching.unwatch(name)
+
+    def hold(self, name: str) -> None:
+        """Have all of :attr:`presence` called when the user may have come or gone, until :meth:`let_go`."""
+        background(self._watching.hold(name), self.log)
+
+    def let_go(self, name: str) -> None:
+        background(self._watching.let_go(name), self.log)
+
+    def _look_again(self, name: str) -> None:
+        self._finding.forget(name)
+        for told in list(self.presence):
+            told(name)
 
     # -- for the home --------------------------------------------------------------------------------------------
 

@@ -1,5 +1,7 @@
-"""A user node has its home seed tell when those come back for whom messages wait."""
+"""A user node has its home seed tell when those come back for whom messages wait, and when those come and go whom
+somebody looks at."""
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
@@ -14,9 +16,9 @@ WATCHES_MAX: Final = 10_000
 
 
 class Watching:
-    """`changed` gets the name when a watched user was registered anew, came or went: what was known of them may be
-    wrong. `back` gets it then of each who is online, and True; and after every change of the home of all, and False:
-    who came back while this node had none was told of to nobody.
+    """`changed` gets the name when a watched user was registered anew, came or went, or may have: what was known of
+    them may be wrong. `back` gets it then of each who is online, and True; and after every change of the home of all,
+    and False: who came back while this node had none was told of to nobody.
 
     What a seed tells here is a reason to look, and never what is believed: the records in it are not read."""
 
@@ -26,21 +28,50 @@ class Watching:
         self._changed = changed
         self._back = back
         self._names: dict[str, str] = {}  # folded -> as it was given
+        self._waited_for: set[str] = set()
+        self._held: Counter[str] = Counter()
         self._calls: Calls | None = None
 
     async def watch(self, name: str) -> None:
-        key = wire.fold(name)
-        if key in self._names or len(self._names) >= WATCHES_MAX:
+        """Messages wait for them."""
+        if self._has_room(name):
+            self._waited_for.add(wire.fold(name))
+            await self._begin(name)
+
+    async def unwatch(self, name: str) -> None:
+        """They wait no longer."""
+        self._waited_for.discard(wire.fold(name))
+        await self._end(name)
+
+    async def hold(self, name: str) -> None:
+        """Somebody looks at them."""
+        self._held[wire.fold(name)] += 1
+        if self._has_room(name):
+            await self._begin(name)
+
+    async def let_go(self, name: str) -> None:
+        """And looks away; each that did :meth:`hold` does it once."""
+        self._held -= Counter([wire.fold(name)])
+        await self._end(name)
+
+    def _has_room(self, name: str) -> bool:
+        return wire.fold(name) in self._names or len(self._names) < WATCHES_MAX
+
+    async def _begin(self, name: str) -> None:
+        if wire.fold(name) in self._names:
             return
-        self._names[key] = name
+        self._names[wire.fold(name)] = name
         try:
             if self._calls is not None:
                 await self._calls.call("watch", wire.WatchParams([name]), wire.Nothing)
         except MeshError as error:
             self.log.debug("cannot watch {name}: {reason}", name=name, reason=error.detail)
 
-    async def unwatch(self, name: str) -> None:
-        known = self._names.pop(wire.fold(name), None) is not None
+    async def _end(self, name: str) -> None:
+        key = wire.fold(name)
+        if key in self._waited_for or key in self._held:
+            return
+        known = self._names.pop(key, None) is not None
         try:
             if known and self._calls is not None:
                 await self._calls.call("unwatch", wire.WatchParams([name]), wire.Nothing)
@@ -64,6 +95,7 @@ class Watching:
 
     def moved(self) -> None:
         for name in list(self._names.values()):
+            self._changed(name)
             self._back(name, False)
 
     def left(self) -> None:

@@ -10,6 +10,7 @@ from meshproto.net import bulk
 from meshproto.net.asked import SEND_BYTES_MAX
 from meshproto.net.door import Door
 from meshproto.net.http_channel import DISCARD_BYTES_MAX, DRAIN_S, IDLE_TIMEOUT_S
+from meshproto.net.outflow import STALL_S, Outflow
 from tests.net.raw_http import RawHTTP
 from tests.world import World
 
@@ -283,6 +284,38 @@ def test_another_route(world: World) -> None:
     assert world.inbox("UserX") == ["hi"]
 
 
+def outflows(monkeypatch: pytest.MonkeyPatch) -> list[Outflow]:
+    """Those that are made from now on."""
+    made: list[Outflow] = []
+
+    class Made(Outflow):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            made.append(self)
+
+    monkeypatch.setattr("meshproto.net.front.Outflow", Made)
+    return made
+
+
+def test_whoever_has_said_all_and_reads_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within STALL_S they take what there is, or the connection ends."""
+    made = outflows(monkeypatch)
+    clients = [RawHTTP(world, "Bobby") for _ in range(2)]
+    for client in clients:
+        client.begin()
+        client.lines(message(1))
+    world.run(0.1)
+    for outflow, client in zip(made, clients, strict=True):
+        outflow.pauseProducing()
+        client.lines(message(2))
+        client.end()
+    world.run(STALL_S / 2)
+    made[0].resumeProducing()
+    world.run(STALL_S / 2 + 1)
+    assert [client.closed for client in clients] == [False, True]
+    assert [len(client.results) for client in clients] == [2, 1]
+
+
 def test_expect(world: World) -> None:
     """A client that asks whether it may send is told to go on."""
     client = RawHTTP(world, "Bobby")
@@ -293,7 +326,7 @@ def test_expect(world: World) -> None:
 
 def test_a_client_that_never_reads(world: World, client: RawHTTP, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection whose client takes no results is idle, however many are due, and is closed like any other."""
-    monkeypatch.setattr(bulk.Results, "blocked", True)
+    monkeypatch.setattr(Outflow, "blocked", True)
     world.crash("UserX")
     for number in range(20):
         client.lines(message(number, wait=60))
@@ -317,14 +350,7 @@ def test_a_slow_reader(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """While a client does not take its results nothing more is written, and nothing more than a window is accepted."""
     monkeypatch.setattr(bulk, "WINDOW_LINES", 10)
     monkeypatch.setattr(bulk, "GROUP_LINES_MAX", 5)
-    made: list[bulk.Results] = []
-
-    class Made(bulk.Results):
-        def __init__(self, request: Any) -> None:
-            super().__init__(request)
-            made.append(self)
-
-    monkeypatch.setattr("meshproto.net.front.Results", Made)
+    made = outflows(monkeypatch)
     client = RawHTTP(world, "Bobby")
     client.begin()
     made[0].pauseProducing()  # as the transport does when its buffer is full

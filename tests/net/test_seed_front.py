@@ -166,7 +166,7 @@ def test_every_file_of_the_page_has_a_route(looker: Looker) -> None:
     named = set(re.findall(r'(?:href|src)="([^"#]+)"', page.decode()))
     for path in named:
         assert looker.ask("GET", f"/{path}")[0].code == 200, path
-    assert looker.front._files.keys() == {"index.html"} | {path for path in named if "." in path}
+    assert looker.front._files.names == {"index.html"} | {path for path in named if "." in path}
 
 
 def test_errors_are_problems(looker: Looker) -> None:
