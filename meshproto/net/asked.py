@@ -3,14 +3,14 @@
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, Final, Literal, TypeVar
+from typing import Annotated, Final, Literal, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from twisted.web.iweb import IRequest
 
 from meshproto.core.envelope import MESSAGE_BYTES_MAX, TYPE_CHARS_MAX
-from meshproto.core.identity import FINGERPRINT_PATTERN
+from meshproto.core.identity import FINGERPRINT_PATTERN, parse_address
 from meshproto.core.inbox import PAGE_MESSAGES, PAGE_MESSAGES_MAX, WAIT_S_MAX
 from meshproto.core.outbox import TTL_S
 from meshproto.errors import BadParams, TooLarge
@@ -57,6 +57,51 @@ class InboxQuery(Struct, frozen=True):
     wait: Annotated[float, Meta(ge=0, le=WAIT_S_MAX)] = 0.0
 
 
+class StreamQuery(Struct, frozen=True):
+    """The query of `GET /inbox/stream`. `events`: some of :data:`EVENTS`, `names`: whose presence; both separated by
+    commas."""
+
+    events: str = "message"
+    after: Annotated[int, Meta(ge=0, le=2**53)] | UnsetType = UNSET
+    sender: str | UnsetType = msgspec.field(default=UNSET, name="from")
+    names: str = ""
+
+
+class Wanted(NamedTuple):
+    """Of a stream. `after`: the cursor of the last message that the reader has; None: they want what comes from now on.
+    `sender`, `print_`: only what comes from them. `presence`: of whom they want to know whether they are there."""
+
+    messages: bool
+    outbox: bool
+    presence: Sequence[str]
+    after: int | None
+    sender: str | None
+    print_: str | None
+
+
+def parse_stream(request: IRequest) -> Wanted:
+    """Raises :class:`BadParams`."""
+    asked = parse_query(request, StreamQuery)
+    events = frozenset(asked.events.split(","))
+    if not events <= EVENTS:
+        raise BadParams(f"events are some of {', '.join(sorted(EVENTS))}, separated by commas")
+    names = [parse_address(name)[0] for name in asked.names.split(",") if name]
+    if len(names) > PRESENCE_NAMES_MAX:
+        raise BadParams(f"the presence of {PRESENCE_NAMES_MAX} names at most can be told")
+    sender, print_ = (None, None) if asked.sender is UNSET else parse_address(asked.sender)
+    return Wanted("message" in events, "outbox" in events, names, _stream_after(request, asked), sender, print_)
+
+
+def _stream_after(request: IRequest, asked: StreamQuery) -> int | None:
+    """A client that connects again says by a header what it has, and asks by the same query as at first."""
+    last: Sequence[bytes] = request.requestHeaders.getRawHeaders(b"last-event-id", ())
+    if not last:
+        return None if asked.after is UNSET else asked.after
+    if not last[0].isdigit() or len(last[0]) > CURSOR_DIGITS_MAX:
+        raise BadParams("Last-Event-ID is the id of an event: a cursor of the inbox")
+    return int(last[0])
+
+
 class OutboxQuery(Struct, frozen=True):
     """The query of `GET /outbox`."""
 
@@ -83,6 +128,11 @@ class SendQuery(Struct, frozen=True):
 
 IDEMPOTENCY_KEY_PATTERN: Final = f"^[!-~]{{1,{ID_CHARS_MAX}}}$"
 _IDEMPOTENCY_KEY: Final = re.compile(IDEMPOTENCY_KEY_PATTERN.replace("$", r"\Z"))
+
+EVENTS: Final = frozenset({"message", "outbox", "presence"})
+PRESENCE_NAMES_MAX: Final = 100
+"""Names whose presence one stream tells: a screenful or two of contacts. Each is watched at the home seed."""
+CURSOR_DIGITS_MAX: Final = 16
 
 S = TypeVar("S", bound=Struct)
 

@@ -19,6 +19,7 @@ from meshproto.net.asked import (
     OutboxQuery,
     SendBody,
     SendQuery,
+    StreamQuery,
     ToQuery,
     TrustBody,
 )
@@ -94,6 +95,10 @@ class Inbox(Struct):
 
     messages: list[Received]
     next: int
+
+
+class Stream(Struct):
+    """Events without an end: Server-Sent Events, or lines of JSON if that is accepted."""
 
 
 class Kept(Struct):
@@ -326,6 +331,7 @@ OPERATIONS: Final = [
         idempotent=True,
     ),
     Operation("get", "/inbox", "What came, oldest first", {200: Inbox}, query=InboxQuery),
+    Operation("get", "/inbox/stream", "What comes, as it comes", {200: Stream}, query=StreamQuery),
     Operation("get", "/outbox", "What was sent, and for whom it waits", {200: Outbox}, query=OutboxQuery),
     Operation("get", "/outbox/{id}", "How far a message has come", {200: (Kept, Several)}, (404,), query=ToQuery),
     Operation(
@@ -436,11 +442,18 @@ def _parameters(operation: Operation) -> Iterator[dict[str, Any]]:
         yield _IDEMPOTENCY_KEY
 
 
+_KINDS: Final[dict[Any, tuple[str, ...]]] = {
+    Problem: ("application/problem+json",),
+    Stream: ("text/event-stream", "application/x-ndjson"),
+    str: ("image/svg+xml",),
+}
+
+
 def _answer(code: int, shape: Any) -> dict[str, Any]:
-    kind = {Problem: "application/problem+json", str: "image/svg+xml"}.get(shape, "application/json")
+    kinds, schema = _KINDS.get(shape, ("application/json",)), _schema(str if shape is Stream else shape)
     answer: dict[str, Any] = {
         "description": HTTPStatus(code).phrase,
-        "content": {kind: {"schema": _schema(shape)}},
+        "content": {kind: {"schema": schema} for kind in kinds},
     }
     if code in (429, 503):
         seconds = {"type": "integer", "minimum": 1}
@@ -460,7 +473,7 @@ def _schemas(operations: Iterable[Operation]) -> dict[str, Any]:
     for operation in operations:
         for shape in (operation.body, *operation.answers.values()):
             shapes += shape if isinstance(shape, tuple) else [shape]
-    _, schemas = msgspec.json.schema_components(shapes, ref_template=_REF)
+    _, schemas = msgspec.json.schema_components([one for one in shapes if one is not Stream], ref_template=_REF)
     send = schemas[SendBody.__name__]["properties"]
     schemas[SendBody.__name__]["properties"] = {name: _fitted(name, schema) for name, schema in send.items()}
     return schemas

@@ -36,6 +36,7 @@ from meshproto.net.asked import (
     idempotency_key,
     parse_body,
     parse_query,
+    parse_stream,
     read_body,
 )
 from meshproto.net.bulk import Bulk
@@ -45,15 +46,16 @@ from meshproto.net.contract import document
 from meshproto.net.deferred import together
 from meshproto.net.door import owner
 from meshproto.net.front_request import FrontRequest
-from meshproto.net.http import answer_errors, answer_json
-from meshproto.net.outbox_table import Draft, Kept
+from meshproto.net.http import answer_errors, answer_json, header
+from meshproto.net.outbox_table import Draft
 from meshproto.net.outflow import Outflow
 from meshproto.net.programs import Programs
 from meshproto.net.qr import answer_qr
 from meshproto.net.receiving import Receiving, shown
 from meshproto.net.seeds import Seeds
 from meshproto.net.sending import Sending
-from meshproto.net.shown import contact_shown, failed, outcome, recipient_shown
+from meshproto.net.shown import contact_shown, failed, kept_shown, outcome, recipient_shown
+from meshproto.net.streams import EVENTS, LINES, Streams
 from meshproto.net.user_store import UserStore
 from meshproto.wire import ID_CHARS_MAX, encode_value, fold
 
@@ -99,11 +101,13 @@ class Front:
         self._ids = MessageIds(entropy)
         self._started = clock.seconds()
         self._bulks: set[Bulk] = set()
+        self._streams = Streams(receiving, sending, store.outbox, seeds, clock, now_ms)
 
     def stop(self) -> None:
         """Streams end with the results that are due."""
         for bulk in list(self._bulks):
             bulk.stop()
+        self._streams.stop()
 
     # the owner's: sending
 
@@ -201,7 +205,7 @@ class Front:
         return answer_json(
             request,
             {
-                "messages": [self._shown(message) for message in page.messages],
+                "messages": [kept_shown(message, self._sending) for message in page.messages],
                 "next": page.next,
                 "recipients": [recipient_shown(queue, ahead_ms) for queue in longest],
             },
@@ -212,7 +216,7 @@ class Front:
     async def outbox_message(self, request: IRequest, message_id: str) -> bytes:
         wanted = parse_query(request, ToQuery)
         kept = await self._store.outbox.by_id(message_id, _folded(wanted.to))
-        results = [self._shown(message) for message in kept]
+        results = [kept_shown(message, self._sending) for message in kept]
         return answer_json(request, results[0] if len(results) == 1 else {"results": results})
 
     @app.route("/outbox/<id:message_id>", methods=["DELETE"])
@@ -237,19 +241,6 @@ class Front:
         names = [queue.to for queue in queues]
         return answer_json(request, {"retried": names, "waiting": sum(queue.waiting for queue in queues)})
 
-    def _shown(self, kept: Kept) -> dict[str, Any]:
-        status = self._sending.status_of(kept.recipient, kept.row, kept.status)
-        return {
-            "cursor": kept.row,
-            "id": kept.id,
-            "to": kept.to,
-            "status": status,
-            "sent_at": kept.sent_at,
-            "expires_at": kept.expires_at,
-            "changed_at": kept.changed_at,
-            "reason": kept.reason if status.final else self._sending.why(kept.recipient),
-        }
-
     # the owner's: what came
 
     @app.route("/inbox", methods=["GET"])
@@ -259,6 +250,14 @@ class Front:
         sender, print_ = (None, None) if wanted.sender is UNSET else parse_address(wanted.sender)
         page = await self._receiving.inbox(wanted.after, sender, wanted.limit, wanted.wait, print_)
         return answer_json(request, {"messages": [shown(message) for message in page.messages], "next": page.next})
+
+    @app.route("/inbox/stream", methods=["GET"])
+    @owner
+    async def stream(self, request: FrontRequest) -> bytes:
+        wanted = parse_stream(request)
+        accepts = header(request, b"accept") or ""
+        await self._streams.run(request, LINES if "application/x-ndjson" in accepts else EVENTS, wanted)
+        return b""
 
     # the owner's: the mesh as this node sees it
 

@@ -42,7 +42,8 @@ def shown(message: Received) -> dict[str, Any]:
 
 class Receiving:
     """`identity`: the keys in use. `check` raises :class:`MeshError` unless the user may write (:class:`Writers`).
-    `heard` gets the name of everyone who has written: a sign of life."""
+    `heard` gets the name of everyone who has written: a sign of life. `listeners` are called when something may have
+    come."""
 
     log = Logger()
 
@@ -65,6 +66,7 @@ class Receiving:
         self._heard = heard
         self._readers: Waiters[None, bool] = Waiters(clock, READERS_MAX)
         self._stopped = False
+        self.listeners: set[Callable[[], None]] = set()
 
     async def deliver(self, body: bytes, network: str = "") -> bytes:
         """A sealed batch, from a network -> the sealed receipt, when its letters are on disk. Raises what
@@ -85,8 +87,14 @@ class Receiving:
             raise
         # Also when all of it is there already: the commit may have been told to have failed, and had not.
         self._readers.tell(None, True)
+        for listener in self.listeners:
+            listener()
         self._heard(sender.name)
         return seal_receipt(opened, [letter.id for letter in letters], refused, self._entropy)
+
+    async def last(self) -> int:
+        """The cursor of the latest message that ever came."""
+        return (await self._table.totals()).last
 
     async def inbox(self, after: int, sender: str | None, limit: int, wait_s: float, print_: str | None = None) -> Page:
         """A page; when there is nothing yet, whatever has come within `wait_s`. `print_`: only what was sent with the

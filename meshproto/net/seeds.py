@@ -88,7 +88,7 @@ class Seeds(Service):
         self._home = HomeService(self, self._addresses, clock, connect)
         self._finding = Finding(self._addresses, store, clock, connect, self._greet_link)
         self.presence: set[Callable[[str], None]] = set()
-        self._watching = Watching(changed=self._look_again, back=changed)
+        self._watching = Watching(changed=self._changed, back=changed)
         self._learning = Learning(self._addresses, store, clock, rng)
 
     def startService(self) -> None:
@@ -164,8 +164,11 @@ class Seeds(Service):
     def let_go(self, name: str) -> None:
         background(self._watching.let_go(name), self.log)
 
-    def _look_again(self, name: str) -> None:
+    def _changed(self, name: str) -> None:
         self._finding.forget(name)
+        self._look_again(name)
+
+    def _look_again(self, name: str) -> None:
         for told in list(self.presence):
             told(name)
 
@@ -219,6 +222,8 @@ class Seeds(Service):
         self._finding.arrived(home, calls)
         self._learning.start(calls)
         self._watching.moved()
+        for name in self._watching.held:
+            self._look_again(name)
         self._calls = calls
         if self._told is not self._own or self._is_outdated():
             self.renew()  # it was told while the keys changed

@@ -7,7 +7,7 @@ what is tried after that is the outbox's decision. An end is told to those who w
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple, Protocol, TypeVar
 
 from msgspec import Raw
@@ -45,6 +45,8 @@ LINES_MAX: Final = 5
 """Lines of the log a minute about one recipient: the steps of what usually fails, and no more."""
 LINES_IN_ALL_MAX: Final = 600
 """The same about all of them: 200 MB a day at worst."""
+
+Listener = Callable[[str | None, Iterable[int]], None]
 
 T = TypeVar("T")
 
@@ -94,6 +96,9 @@ class _Waiting:
 
 
 class Sending(Service):
+    """`listeners` are called with a recipient, folded, whose queue has changed, or None; and with the rows of messages
+    that were taken in, or whose end is on disk."""
+
     log = Logger()
 
     def __init__(
@@ -124,6 +129,7 @@ class Sending(Service):
         self._notes_in_all = Notes(lines_max=LINES_IN_ALL_MAX)
         self._followers: dict[int, list[Follower]] = {}  # row -> who waits for its end
         self._followers_count = 0
+        self.listeners: set[Listener] = set()
         self._next_tick = Alarm(clock, self._tick)
         self._next_expiry = Alarm(clock, self._look_for_overdue)
 
@@ -183,6 +189,8 @@ class Sending(Service):
             self._next_expiry.at(first_ms / 1000 + ahead_s)
         for (recipient, doubtful), messages in fresh.items():
             self._carry_out(self._outbox.add(recipient, messages, self._now(), doubtful=doubtful))
+            if self.listeners:
+                self._notify(recipient, [message.row for message in messages])
 
     @property
     def _core(self) -> Outbox:
@@ -228,6 +236,10 @@ class Sending(Service):
                 self._followers_count -= len(followers)
                 for follower in followers:
                     follower.told(end)
+
+    def _notify(self, recipient: str | None, rows: Iterable[int]) -> None:
+        for listener in list(self.listeners):
+            listener(recipient, rows)
 
     # -- for the owner -------------------------------------------------------------------------------------------
 
@@ -350,6 +362,8 @@ class Sending(Service):
     def _marked(self, _: None, finish: Finish) -> None:
         self._tell(finish.rows, End(finish.status, finish.reason))
         self._carry_out(self._core.marked(finish.rows, self._now()))
+        if self.listeners:
+            self._notify(None, finish.rows)
 
     def _not_marked(self, failure: Failure, finish: Finish) -> None:
         self._not_from_disk(failure)
@@ -400,6 +414,7 @@ class Sending(Service):
             withheld = self._core.withheld(attempt.key, strict.reasons, self._now(), for_good=strict.for_good)
             self._carry_out(withheld)
             self._unwatch_if_done(attempt.key)
+            self._notify(attempt.key, ())
         except CancelledError:
             self._failed(attempt, "the node was stopped")  # the messages stay on disk
         except Exception:
@@ -422,6 +437,7 @@ class Sending(Service):
     def _failed(self, attempt: Attempt, reason: str, retry_after_s: float = 0.0) -> None:
         self._carry_out(self._core.failed(attempt.key, reason, self._now(), retry_after_s))
         self._unwatch_if_done(attempt.key)
+        self._notify(attempt.key, ())
 
     async def _locate_and_deliver(self, attempt: Attempt) -> Receipt:
         print_ = _only_key(attempt.batch)

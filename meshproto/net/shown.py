@@ -10,6 +10,8 @@ from meshproto.errors import MeshError
 from meshproto.net.accepting import Outcome
 from meshproto.net.contacts_table import Contact
 from meshproto.net.http import answer_json, answer_problem
+from meshproto.net.outbox_table import Kept
+from meshproto.net.sending import Sending
 
 
 def outcome(request: IRequest, outcome: Outcome, wanted: Status = Status.DELIVERED) -> bytes:
@@ -26,6 +28,21 @@ def failed(error: MeshError, **known: Any) -> dict[str, Any]:
     """One of several messages that came to nothing; `known`: what there is to tell it by."""
     shown = {**known, "status": "failed", "code": error.code, "title": error.title, "reason": error.detail}
     return shown if error.retry_after_s is None else {**shown, "retry_after": max(1, round(error.retry_after_s))}
+
+
+def kept_shown(kept: Kept, sending: Sending) -> dict[str, Any]:
+    """A message of the outbox, as it is at this moment."""
+    status = sending.status_of(kept.recipient, kept.row, kept.status)
+    return {
+        "cursor": kept.row,
+        "id": kept.id,
+        "to": kept.to,
+        "status": status,
+        "sent_at": kept.sent_at,
+        "expires_at": kept.expires_at,
+        "changed_at": kept.changed_at,
+        "reason": kept.reason if status.final else sending.why(kept.recipient),
+    }
 
 
 def recipient_shown(queue: Queue, ahead_ms: float) -> dict[str, Any]:

@@ -16,8 +16,8 @@ WATCHES_MAX: Final = 10_000
 
 
 class Watching:
-    """`changed` gets the name when a watched user was registered anew, came or went, or may have: what was known of
-    them may be wrong. `back` gets it then of each who is online, and True; and after every change of the home of all,
+    """`changed` gets the name when a watched user was registered anew, came or went: what was known of them may be
+    wrong. `back` gets it then of each who is online, and True; and after every change of the home of all,
     and False: who came back while this node had none was told of to nobody.
 
     What a seed tells here is a reason to look, and never what is believed: the records in it are not read."""
@@ -53,6 +53,11 @@ class Watching:
         """And looks away; each that did :meth:`hold` does it once."""
         self._held -= Counter([wire.fold(name)])
         await self._end(name)
+
+    @property
+    def held(self) -> list[str]:
+        """Whom somebody looks at, folded."""
+        return list(self._held)
 
     def _has_room(self, name: str) -> bool:
         return wire.fold(name) in self._names or len(self._names) < WATCHES_MAX
@@ -95,7 +100,6 @@ class Watching:
 
     def moved(self) -> None:
         for name in list(self._names.values()):
-            self._changed(name)
             self._back(name, False)
 
     def left(self) -> None:

@@ -75,12 +75,17 @@ class RawHTTP(Protocol):
     @property
     def results(self) -> list[Any]:
         """The result lines that came."""
+        return [json.loads(line) for line in self.text.split(b"\n") if line]
+
+    @property
+    def text(self) -> bytes:
+        """As much of an answer in chunks as has come."""
         _, _, rest = self.heard.partition(b"\r\n\r\n")
         text = b""
         while rest:
             size, _, rest = rest.partition(b"\r\n")
             text, rest = text + rest[: int(size, 16)], rest[int(size, 16) + 2 :]
-        return [json.loads(line) for line in text.splitlines()]
+        return text
 
     @property
     def answers(self) -> list[tuple[int, dict[str, str], bytes]]:

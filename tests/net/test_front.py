@@ -321,6 +321,7 @@ OWNERS = [
     ("POST", "/send"),
     ("POST", "/send/UserX"),
     ("GET", "/inbox"),
+    ("GET", "/inbox/stream"),
     ("GET", "/outbox"),
     ("GET", "/outbox/1"),
     ("DELETE", "/outbox/1"),
