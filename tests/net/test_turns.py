@@ -1,6 +1,7 @@
 """Whose lines are handled next: a single question is not kept waiting by those who pipeline."""
 
 from collections.abc import Callable
+from functools import partial
 from math import ceil
 
 import pytest
@@ -41,6 +42,10 @@ class Street:
         self.handled.append((str(peer.port), line))
         self.now += self.line_s
         lines.send(line + b"\n")
+
+    def quick(self, name: str, lines: list[bytes]) -> list[bytes]:
+        self.handled += [(name, line) for line in lines]
+        return lines
 
     def closed(self, lines: Lines, reason: str) -> None:
         """Nothing to do."""
@@ -127,14 +132,22 @@ def test_a_single_question_does_not_wait(street: Street) -> None:
 
 
 def test_quick_lines_take_turns(street: Street) -> None:
-    """They count like all others."""
-    link = street.link(1)
-    link.quick = lambda lines: [street.handled.append(("1", line)) or line for line in lines]  # type: ignore[func-returns-value]
-    link.dataReceived(FLOOD)
-    assert street.took() == {"1": TURN_LINES}
+    """They count like all others: those of one link, and those of many of which none has a turn full."""
+    many = 20
+    links = [street.link(number) for number in range(1 + many)]
+    for number, link in enumerate(links):
+        link.quick = partial(street.quick, str(number))
+    links[0].dataReceived(FLOOD)
+    assert street.took() == {"0": TURN_LINES}
     street.turn()
-    assert street.took() == {"1": TURN_LINES}
-    link.abort()
+    assert street.took() == {"0": TURN_LINES}
+    links[0].abort()
+    street.turn()
+    for link in links[1:]:
+        link.dataReceived(flood(TURN_LINES // 2))
+    assert TURN_LINES <= sum(street.took().values()) <= TURN_LINES + many * AT_ONCE_LINES
+    for link in links:
+        link.abort()
 
 
 def test_networks_take_turns(street: Street) -> None:
