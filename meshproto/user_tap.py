@@ -2,12 +2,14 @@
 
 import os
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final
 from urllib.parse import urlsplit
 
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThreadPool
 from twisted.web.client import HTTPConnectionPool
 
 from meshproto.core.identity import check_uri
@@ -22,6 +24,7 @@ from meshproto.net.deliver_to import DeliverTo, check_url
 from meshproto.net.dialling import Dialling
 from meshproto.net.door import Door
 from meshproto.net.face import Face, site
+from meshproto.net.history_file import HistoryFile
 from meshproto.net.http import LOOPBACK_HOSTS
 from meshproto.net.http_client import HTTPClient
 from meshproto.net.listening import is_loopback, local_address
@@ -149,9 +152,8 @@ class UserService(NodeService):
         given = options["register-token"]
         tokens = NO_KEYS if given is None else read_keys(Path(given), "register")
         identity = state.identity(os.urandom, wall_ms())
-        connection = connect(
-            state.database("user.db"), user_store.SCHEMA, user_store.SCHEMA_VERSION, user_store.UPGRADES
-        )
+        database = state.database("user.db")
+        connection = connect(database, user_store.SCHEMA, user_store.SCHEMA_VERSION, user_store.UPGRADES)
         self._pool = treq_pool(reactor)
         self._peers = peers(reactor, self.trust)
         programs = self._programs(treq_client(reactor, self._pool, self.endpoints.http(CONNECT_TIMEOUT_S)))
@@ -166,6 +168,8 @@ class UserService(NodeService):
             start=user_store.read_start(connection),
             peers=self._peers,
             connect=Dialling(reactor, self.trust, options["seed"]),
+            open_history=lambda: HistoryFile(state.database("history.db"), f"{database.as_uri()}?mode=ro"),
+            in_thread=partial(deferToThreadPool, reactor, reactor.getThreadPool()),
             reactor=reactor,
             now_ms=wall_ms,
             rng=random.Random(os.urandom(16)),

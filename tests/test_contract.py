@@ -16,6 +16,7 @@ from meshproto.net.contract import document
 from meshproto.net.door import Door
 from meshproto.net.face import Face, site
 from meshproto.net.front import Front
+from meshproto.net.history_front import HistoryFront
 from meshproto.net.http import LOOPBACK_HOSTS
 from meshproto.net.public_front import PUBLIC_PATHS, PublicFront
 from tests.world import USER_PORT, World
@@ -31,7 +32,7 @@ def operations() -> set[tuple[str, str]]:
 def routes() -> set[tuple[str, str]]:
     """What the code answers: HEAD comes with each GET."""
     found = set()
-    for rule in (*Front.app.url_map.iter_rules(), *PublicFront.app.url_map.iter_rules()):
+    for rule in (rule for front in (Front, HistoryFront, PublicFront) for rule in front.app.url_map.iter_rules()):
         path = rule.rule.replace("<id:message_id>", "{id}").replace("<", "{").replace(">", "}")
         found |= {(method, path) for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}}
     return found

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, cast
 
 import treq
 from msgspec import UNSET
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 
 from meshproto import wire
 from meshproto.core.identity import Identity
@@ -33,6 +33,7 @@ from meshproto.errors import BadState
 from meshproto.net import seed_store, user_store
 from meshproto.net.database_file import connect
 from meshproto.net.door import Door
+from meshproto.net.history_file import HistoryFile
 from meshproto.net.http import LOOPBACK_HOSTS
 from meshproto.net.http_client import HTTPClient
 from meshproto.net.lines import LinesFactory
@@ -218,9 +219,17 @@ class World(Network):
         self.troubles[name] = Trouble(random.Random(f"{self.seed} {name}'s disk"))
         return self.add_host(name)
 
-    def _connection(self, name: str, schema: str, version: int) -> sqlite3.Connection:
+    def _file(self, name: str) -> str | Path:
         memory = f"file:world{self._number}-{name}?mode=memory&cache=shared"
-        where = memory if self._directory is None else self._directory / f"{name}.db"
+        return memory if self._directory is None else self._directory / f"{name}.db"
+
+    def _node(self, name: str) -> str:
+        """A node's database, as another connection is told of it."""
+        where = self._file(name)
+        return f"{where.as_uri()}?mode=ro" if isinstance(where, Path) else where
+
+    def _connection(self, name: str, schema: str, version: int) -> sqlite3.Connection:
+        where = self._file(name)
         self._databases.setdefault(name, sqlite3.connect(where, uri=True))  # keeps the disk while the node is down
         self._open[name] = connect(where, schema, version)
         return self._open[name]
@@ -265,6 +274,8 @@ class World(Network):
             start=user_store.read_start(connection),
             peers=HTTPClient(host, lambda _: Endpoints(host)),
             connect=dial_from(host),
+            open_history=lambda: HistoryFile(self._file(f"{name}-history"), self._node(name)),
+            in_thread=maybeDeferred,
             reactor=host,
             now_ms=host.now_ms,
             rng=random.Random(self.rng.random()),

@@ -14,8 +14,12 @@ from meshproto.core.identity import FINGERPRINT_PATTERN, parse_address
 from meshproto.core.inbox import PAGE_MESSAGES, PAGE_MESSAGES_MAX, WAIT_S_MAX
 from meshproto.core.outbox import TTL_S
 from meshproto.errors import BadParams, TooLarge
+from meshproto.net.history_file import QUERY_CHARS_MAX
 from meshproto.wire import ID_CHARS_MAX
 
+HISTORY_PAGE: Final = 100
+HISTORY_PAGE_MAX: Final = 500
+"""Messages, or conversations: as many as a page lets one scroll through before the next are asked for."""
 SEND_WAIT_S: Final = 5.0
 """How long `/send` waits for the acknowledgement unless told otherwise."""
 TTL_S_MAX: Final = 30 * 86400.0
@@ -100,6 +104,41 @@ def _stream_after(request: IRequest, asked: StreamQuery) -> int | None:
     if not last[0].isdigit() or len(last[0]) > CURSOR_DIGITS_MAX:
         raise BadParams("Last-Event-ID is the id of an event: a cursor of the inbox")
     return int(last[0])
+
+
+Pos = Annotated[int, Meta(ge=0, le=2**53)]
+"""A message's place in the history."""
+
+
+class HistoryQuery(Struct, frozen=True):
+    """The query of `GET /history`."""
+
+    before: Pos | UnsetType = UNSET
+    limit: Annotated[int, Meta(ge=1, le=HISTORY_PAGE_MAX)] = HISTORY_PAGE
+
+
+class ConversationQuery(Struct, frozen=True):
+    """The query of `GET /history/NAME`; `around` counts more than `after`, and that more than `before`."""
+
+    before: Pos | UnsetType = UNSET
+    after: Pos | UnsetType = UNSET
+    around: Pos | UnsetType = UNSET
+    limit: Annotated[int, Meta(ge=1, le=HISTORY_PAGE_MAX)] = HISTORY_PAGE
+
+
+class SearchQuery(Struct, frozen=True):
+    """The query of `GET /search`."""
+
+    q: Annotated[str, Meta(min_length=1, max_length=QUERY_CHARS_MAX)]
+    name: str | UnsetType = msgspec.field(default=UNSET, name="with")
+    before: Pos | UnsetType = UNSET
+    limit: Annotated[int, Meta(ge=1, le=HISTORY_PAGE_MAX)] = HISTORY_PAGE
+
+
+class ReadBody(Struct, frozen=True):
+    """The body of `PUT /history/NAME`. In JSON 17.0 is a whole number too."""
+
+    read: Annotated[float, Meta(ge=0, le=2**52, multiple_of=1)]
 
 
 class OutboxQuery(Struct, frozen=True):

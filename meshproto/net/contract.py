@@ -15,8 +15,12 @@ from meshproto.core.identity import ADDRESS_PATTERN
 from meshproto.core.queue import Status as State
 from meshproto.net.asked import (
     IDEMPOTENCY_KEY_PATTERN,
+    ConversationQuery,
+    HistoryQuery,
     InboxQuery,
     OutboxQuery,
+    ReadBody,
+    SearchQuery,
     SendBody,
     SendQuery,
     StreamQuery,
@@ -193,6 +197,75 @@ class Offered(Struct):
     seen_at: Ms
 
 
+class Item(Struct):
+    """A message of the history: one of the inbox (`direction` is `in`), or of the outbox with what was sent (`out`)."""
+
+    pos: int
+    direction: Literal["in", "out"]
+    at: Ms
+    cursor: int
+    id: str
+    type: str
+    message: Any
+    sent_at: Ms
+    sender: Correspondent | UnsetType = msgspec.field(default=UNSET, name="from")
+    received_at: Ms | UnsetType = UNSET
+    to: str | UnsetType = UNSET
+    status: State | UnsetType = UNSET
+    expires_at: Ms | UnsetType = UNSET
+    changed_at: Ms | UnsetType = UNSET
+    reason: str | UnsetType | None = UNSET
+
+
+class Conversation(Struct):
+    """With one name; `last` is null when the message is no longer kept."""
+
+    name: str
+    pos: int
+    unread: int
+    waiting: int
+    last: Item | None
+
+
+class Conversations(Struct):
+    """A page, the latest first; `next` goes into `before`. `behind`: messages that are not in it yet."""
+
+    conversations: list[Conversation]
+    next: int | None
+    behind: int
+
+
+class Said(Struct):
+    """A page of one conversation, oldest first."""
+
+    messages: list[Item]
+    before: int | None
+    after: int | None
+    total: int
+    behind: int
+
+
+class Unread(Struct):
+    """What is left."""
+
+    unread: int
+
+
+class Hit(Item):
+    """A message that was found; in the `snippet` the words are between U+0002 and U+0003."""
+
+    with_: str = msgspec.field(default="", name="with")
+    snippet: str = ""
+
+
+class Hits(Struct):
+    """A page, newest first; `next` goes into `before`."""
+
+    hits: list[Hit]
+    next: int | None
+    behind: int
+
+
 class Contact(Struct):
     """Whose key is pinned; `verified_at`: null until the owner has compared the fingerprint."""
 
@@ -343,6 +416,10 @@ OPERATIONS: Final = [
         query=ToQuery,
     ),
     Operation("post", "/outbox/retry", "Try again now", {200: Retried}, (404,), query=ToQuery),
+    Operation("get", "/history", "Conversations, the latest first", {200: Conversations}, query=HistoryQuery),
+    Operation("get", "/history/{name}", "What was said with one", {200: Said}, query=ConversationQuery),
+    Operation("put", "/history/{name}", "Say how far it was read", {200: Unread}, body=ReadBody),
+    Operation("get", "/search", "Messages with some words", {200: Hits}, query=SearchQuery),
     Operation("get", "/lookup/{name}", "Where a user is", {200: Found}, (404,)),
     Operation("get", "/seeds", "The seeds of the mesh", {200: Seeds}),
     Operation("get", "/contacts", "Whose keys are known", {200: Contacts}),
@@ -436,8 +513,14 @@ def _parameters(operation: Operation) -> Iterator[dict[str, Any]]:
             yield {"name": name, "in": "path", "required": True, "schema": schema}
     if operation.query is not None:
         _, shapes = msgspec.json.schema_components([operation.query], ref_template=_REF)
-        for name, schema in shapes[operation.query.__name__]["properties"].items():
-            yield {"name": name, "in": "query", "required": False, "schema": _fitted(name, schema)}
+        shape = shapes[operation.query.__name__]
+        for name, schema in shape["properties"].items():
+            yield {
+                "name": name,
+                "in": "query",
+                "required": name in shape.get("required", ()),
+                "schema": _fitted(name, schema),
+            }
     if operation.idempotent:
         yield _IDEMPOTENCY_KEY
 
@@ -481,7 +564,7 @@ def _schemas(operations: Iterable[Operation]) -> dict[str, Any]:
 
 def _fitted(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     """What the shapes leave to be looked at later: that names are names."""
-    if name not in ("to", "from"):
+    if name not in ("to", "from", "with"):
         return schema
     if "anyOf" not in schema:
         return {**schema, "pattern": ADDRESS_PATTERN}

@@ -18,6 +18,7 @@ from meshproto.errors import BadParams, MeshError
 from meshproto.net.door import Door, stranger
 from meshproto.net.front import Front
 from meshproto.net.front_request import FrontRequest, is_stream
+from meshproto.net.history_front import HISTORY_PATHS
 from meshproto.net.http import answer_error
 from meshproto.net.http_channel import Channel
 from meshproto.net.http_request import Handler, QuietSite, ShortRequest
@@ -61,6 +62,7 @@ class Face(Resource):
         self._public_routes = None if public is None else public.app.resource()
         self._owners_routes = front.app.resource()
         self._page_routes = PageFront().app.resource()
+        self._history_routes = front.history.app.resource()
         self._way = lru_cache(maxsize=WAYS_KNOWN_MAX)(self._find_way)
 
     def make_request(self, channel: Channel, head: Head) -> FrontRequest | ShortRequest:
@@ -92,7 +94,7 @@ class Face(Resource):
 
     def _routes(self, request: FrontRequest) -> Any:
         if request.owners:
-            return self._owners_routes
+            return self._history_routes if _path(request.head).startswith(HISTORY_PATHS) else self._owners_routes
         return self._page_routes if self._has_page(request.head) else self._public_routes
 
     def _has_page(self, head: Head) -> bool:

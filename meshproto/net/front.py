@@ -46,6 +46,8 @@ from meshproto.net.contract import document
 from meshproto.net.deferred import together
 from meshproto.net.door import owner
 from meshproto.net.front_request import FrontRequest
+from meshproto.net.history import History
+from meshproto.net.history_front import HistoryFront
 from meshproto.net.http import answer_errors, answer_json, header
 from meshproto.net.outbox_table import Draft
 from meshproto.net.outflow import Outflow
@@ -83,6 +85,7 @@ class Front:
         sending: Sending,
         receiving: Receiving,
         programs: Programs,
+        history: History,
         store: UserStore,
         clock: IReactorTime,
         now_ms: NowMs,
@@ -95,6 +98,7 @@ class Front:
         self._sending = sending
         self._receiving = receiving
         self._programs = programs
+        self.history = HistoryFront(history, sending)
         self._store = store
         self._clock = clock
         self._now_ms = now_ms

@@ -20,6 +20,8 @@ from meshproto.net.contacts import Contacts
 from meshproto.net.courier import Courier
 from meshproto.net.face import Face, site
 from meshproto.net.front import Front
+from meshproto.net.history import History, InThread
+from meshproto.net.history_file import HistoryFile
 from meshproto.net.http_client import HTTPClient
 from meshproto.net.keys import Keys
 from meshproto.net.program import Program
@@ -35,10 +37,10 @@ from meshproto.net.writers import ANYONE, Accept, Writers
 
 class UserNode(Service):
     """`save`: see :class:`Keys`. `uris`: where peers reach this node; called once it listens with :attr:`site`, where
-    nobody is the owner until :attr:`face` has a door. `now_ms`: the time that messages and records are stamped with;
-    `reactor`: timers only, which must not stand still when somebody sets the clock. `peers`: the client for other
-    users' nodes. `programs`: what the inbox is handed over to, each with the cursor it begins
-    after. `accept`: who may write to it."""
+    nobody is the owner until :attr:`face` has a door. `open_history`, `in_thread`: see :class:`History`. `now_ms`: the
+    time that messages and records are stamped with; `reactor`: timers only, which must not stand still when somebody
+    sets the clock. `peers`: the client for other users' nodes. `programs`: what the inbox is handed over to, each with
+    the cursor it begins after. `accept`: who may write to it."""
 
     log = Logger()
 
@@ -55,6 +57,8 @@ class UserNode(Service):
         peers: HTTPClient,
         connect: Callable[[str], IStreamClientEndpoint],
         reactor: Any,
+        open_history: Callable[[], HistoryFile],
+        in_thread: InThread,
         now_ms: NowMs,
         rng: random.Random,
         entropy: Entropy,
@@ -97,6 +101,7 @@ class UserNode(Service):
         )
         self.programs = Programs(programs, self.receiving, store, reactor, now_ms, rng)
         self.retention = Retention(keep, store, self.programs, reactor, now_ms, lambda: self.keys.current.made_at_ms)
+        self.history = History(open_history, in_thread, store, reactor)
         self.front = Front(
             identity.fingerprint,
             self.seeds,
@@ -105,6 +110,7 @@ class UserNode(Service):
             self.sending,
             self.receiving,
             self.programs,
+            self.history,
             store,
             reactor,
             now_ms,
@@ -136,6 +142,7 @@ class UserNode(Service):
     async def _stop(self) -> None:
         self.receiving.stop()
         self.front.stop()
+        await self.history.stop()
         self.retention.stopService()
         self.keys.stopService()
         stopping: list[Deferred[Any]] = [self.sending.stopService(), self.programs.stopService()]

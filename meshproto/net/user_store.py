@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 from meshproto.net import contacts_table, inbox_table, outbox_table
 from meshproto.net.contacts_table import ContactsTable
 from meshproto.net.database_file import shrink
+from meshproto.net.history_file import Ends
 from meshproto.net.inbox_table import InboxTable
 from meshproto.net.outbox_table import OutboxTable, Waiting, read_waiting
 from meshproto.net.store import Database
@@ -51,6 +52,15 @@ class UserStore:
     def problem(self) -> str | None:
         """Why the disk does not take anything, while it does not."""
         return self._database.problem
+
+    def ends(self) -> "Deferred[Ends]":
+        """What is on disk by now."""
+
+        def job(connection: sqlite3.Connection) -> Ends:
+            (row,) = connection.execute("SELECT coalesce(max(row), 0) FROM outbox").fetchone()
+            return Ends(inbox_table.last_cursor(connection), row)
+
+        return self._database.submit(job, durable=False)
 
     def probe(self) -> "Deferred[None]":
         """Write a little. Fails with :class:`meshproto.errors.Unavailable` while the disk does not take it."""

@@ -7,7 +7,7 @@ import pytest
 
 from meshproto.core.envelope import DEPTH_MAX, MESSAGE_BYTES_MAX, SEALED_BYTES_MAX
 from meshproto.core.outbox import RECIPIENT_MESSAGES_MAX
-from meshproto.net import front, public_front, receiving
+from meshproto.net import front, history_front, public_front, receiving
 from meshproto.net.asked import SEND_BYTES_MAX, TO_NAMES_MAX
 from meshproto.net.door import Door
 from meshproto.net.http_channel import DISCARD_BYTES_MAX
@@ -326,6 +326,10 @@ OWNERS = [
     ("GET", "/outbox/1"),
     ("DELETE", "/outbox/1"),
     ("POST", "/outbox/retry"),
+    ("GET", "/history"),
+    ("GET", "/history/UserX"),
+    ("PUT", "/history/UserX"),
+    ("GET", "/search"),
     ("GET", "/lookup/UserX"),
     ("GET", "/seeds"),
     ("GET", "/contacts"),
@@ -343,7 +347,7 @@ def test_every_route_is_the_owners_or_known_to_be_public() -> None:
     """A route that is added must be put on one of the two lists."""
     routes = {
         (method, rule.rule.replace("<name>", "UserX").replace("<id:message_id>", "1"))
-        for app in (front.Front.app, public_front.PublicFront.app)
+        for app in (front.Front.app, history_front.HistoryFront.app, public_front.PublicFront.app)
         for rule in app.url_map.iter_rules()
         for method in rule.methods or ()
         if method not in ("HEAD", "OPTIONS")
