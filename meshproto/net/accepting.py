@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from msgspec import Struct
-from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
@@ -20,7 +20,7 @@ from meshproto.core.lookup import Located
 from meshproto.core.queue import Message, Status
 from meshproto.errors import MeshError, SlowDown
 from meshproto.net.contacts import Contacts
-from meshproto.net.deferred import together
+from meshproto.net.deferred import shield, together
 from meshproto.net.outbox_table import Accepted, Draft, OutboxTable, Verdict
 from meshproto.net.seeds import Seeds
 from meshproto.net.sending import End, Follower, Sending
@@ -150,7 +150,7 @@ class Accepting:
         """Accept messages, in this order, in one commit; for each it is told what came of it. Not `patient`: nobody
         waits for those whose recipient is known to be away."""
         found = await self._find(dict.fromkeys(order.to for order in orders))
-        return await self._keep(orders, found, patient=patient)
+        return await shield(self._keep(orders, found, patient=patient))
 
     async def outcome(self, taken: Taken) -> Outcome:
         """What an accepted message has come to when the waiting is over: its end, or it is queued."""
@@ -195,36 +195,33 @@ class Accepting:
     def _keep(
         self, orders: Sequence[Order], found: dict[str, Located | MeshError], *, patient: bool
     ) -> Deferred[list[Taken | MeshError]]:
-        """To cancel it is to hear no more of it: what is being written is written, and sent."""
+        """Whoever waits for it does not cancel it: what is being written is written, and sent."""
         verdicts: dict[int, Verdict] = {
             number: located for number, order in enumerate(orders) if isinstance(located := found[order.to], MeshError)
         }
         reserved = self._reserve(orders, verdicts)
         going = [number for number in range(len(orders)) if number not in verdicts]
-        kept: Deferred[list[Taken | MeshError]] = Deferred()
 
         def release() -> None:
             for recipient, room in reserved.items():
                 self._sending.release(recipient, room)
 
-        def written(taken: Sequence[Verdict]) -> None:
+        def written(taken: Sequence[Verdict]) -> list[Taken | MeshError]:
             release()
             verdicts.update(zip(going, taken, strict=True))
-            kept.callback(self._accepted(orders, verdicts, found, patient))
+            return self._accepted(orders, verdicts, found, patient)
 
-        def not_written(failure: Failure) -> None:
+        def not_written(failure: Failure) -> Failure | list[Taken | MeshError]:
             release()
-            if isinstance(failure.value, MeshError):
-                verdicts.update(dict.fromkeys(going, failure.value))
-                kept.callback(self._accepted(orders, verdicts, found, patient))
-            else:
-                kept.errback(failure)
+            error = failure.value
+            if not isinstance(error, MeshError):
+                return failure
+            verdicts.update(dict.fromkeys(going, error))
+            return self._accepted(orders, verdicts, found, patient)
 
-        if going:
-            self._table.accept([orders[number].draft for number in going]).addCallbacks(written, not_written)
-        else:
-            written([])
-        return kept
+        if not going:
+            return succeed(written([]))
+        return self._table.accept([orders[number].draft for number in going]).addCallbacks(written, not_written)
 
     def _reserve(self, orders: Sequence[Order], verdicts: dict[int, Verdict]) -> dict[str, int]:
         """Room in the outbox for those without a verdict, by recipient; those that are too many get one."""

@@ -14,7 +14,7 @@ from io import BytesIO
 from time import time
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import Request as HTTPRequest
@@ -25,7 +25,7 @@ from twisted.web.server import Request, Site
 from meshproto.core.http1 import Head
 from meshproto.core.limits import network_of
 from meshproto.errors import BadParams, MeshError, TooLarge
-from meshproto.net.deferred import begin
+from meshproto.net.deferred import Task
 from meshproto.net.http import answer_error, answer_exception
 from meshproto.net.http_channel import DISCARD_BYTES_MAX, IDLE_TIMEOUT_S, Channel, Incoming
 from meshproto.net.http_limits import Limits
@@ -189,7 +189,7 @@ class ShortRequest(Asking, Bounded):
         self._handler = handler
         self._kept = []
         self._answer_fields: dict[bytes, bytes] = {}
-        self._working: Deferred[bytes] | None = None
+        self._working: Task[bytes] | None = None  # as long as it waits
 
     # what a handler uses
 
@@ -220,16 +220,9 @@ class ShortRequest(Asking, Bounded):
         if self.refusal is not None:
             self._answer(answer_error(cast(Any, self), self.refusal))
             return
-        try:
-            result = begin(self._handler(self))
-        except Exception as error:
-            self._failed(error)
-            return
-        if isinstance(result, Deferred):
-            self._working = result
-            result.addCallbacks(self._answer, lambda failure: self._failed(failure.value)).addErrback(self._give_up)
-        else:
-            self._answer(result)
+        working = Task(self._handler(self), self._answered, self._failed)
+        if not working.over:
+            self._working = working
 
     def connectionLost(self, reason: Failure) -> None:
         """What is under way for it is cancelled, as Klein does it."""
@@ -239,15 +232,17 @@ class ShortRequest(Asking, Bounded):
 
     def _failed(self, error: BaseException) -> None:
         if self.channel is not None:
-            self._answer(answer_exception(cast(Any, self), error))
+            self._answered(answer_exception(cast(Any, self), error))
         elif not isinstance(error, CancelledError):
             self.log.failure("a request failed whose client had gone", failure=Failure(error))
 
-    def _give_up(self, failure: Failure) -> None:
-        """What the handler has returned is no answer."""
-        self.log.failure("a bug in an answer", failure=failure)
-        if self.channel is not None:
-            self.channel.evict()
+    def _answered(self, body: bytes) -> None:
+        try:
+            self._answer(body)
+        except Exception:  # what the handler has returned is no answer
+            self.log.failure("a bug in an answer")
+            if self.channel is not None:
+                self.channel.evict()
 
     def _answer(self, body: bytes) -> None:
         if self.channel is None:
