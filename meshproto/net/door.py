@@ -83,7 +83,7 @@ def stranger(door: Door | None, head: Head) -> MeshError | None:
 
 def refusal(request: Bounded) -> MeshError | None:
     """What to say to a stranger who asks for what is the owner's. A request that no listener has looked at is one."""
-    error: MeshError | None = getattr(request, "stranger", Forbidden("the owner's part is not here"))
+    error = request.stranger if hasattr(request, "stranger") else Forbidden("the owner's part is not here")
     return (request.too_many_tries() or error) if isinstance(error, Unauthorized) else error
 
 

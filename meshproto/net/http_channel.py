@@ -51,6 +51,8 @@ class Incoming(Shape):
     """The body may take its time, and is answered while it comes."""
     answers_early: bool
     """It is answered before the body comes, which nobody wants."""
+    counted: bool
+    """Its network may have so many a second, and so many bytes that come to nothing."""
     received_bytes: int
     """Of the body."""
     pieces: int
@@ -241,7 +243,7 @@ class Channel(Protocol):
         self._request = None
         self.limits.body_over(self.number)
         self.limits.idle(self.number)
-        if request.code < 400:
+        if request.counted and request.code < 400:
             self.limits.proven(self.network, request.received_bytes, request.pieces)
         if self._phase is not Phase.DRAINING:
             self._next()

@@ -60,6 +60,7 @@ class Bounded:
     beside_public = False
     unhurried = False
     answers_early = False
+    counted = False
     too_large = False
     received_bytes = 0
     pieces = 0
@@ -67,7 +68,8 @@ class Bounded:
     _kept: list[bytes]
 
     def count(self, channel: Channel) -> None:
-        """It is one of those of which a network has so many a second."""
+        """It is one of those of which a network has so many a second: all but the owner's."""
+        self.counted = True
         self.refusal = channel.limits.request(channel.network)
 
     def expect_body(self, channel: Channel) -> None:
@@ -85,14 +87,19 @@ class Bounded:
         self.pieces += 1
         if self.pieces > SMALL_PIECES_MAX and self.received_bytes < self.pieces * SMALL_PIECE_BYTES:
             raise BadParams(f"a body in pieces of less than {SMALL_PIECE_BYTES} bytes is not taken")
-        if self.received_bytes > DISCARD_BYTES_MAX:
-            raise self._too_large()
-        self.too_large = self.too_large or self.received_bytes > self.body_bytes_max
-        if not self.too_large and self.refusal is None and self.channel is not None:
-            channel = self.channel
-            self.refusal = channel.limits.body(channel.number, channel.network, len(piece))
-            if self.refusal is None and not channel.over:
-                self._kept.append(piece)
+        if self.received_bytes > self.body_bytes_max:
+            self.too_large = True
+            if self.received_bytes > DISCARD_BYTES_MAX:
+                raise self._too_large()
+        channel = self.channel
+        if self.counted and not self.too_large and self.refusal is None and channel is not None:
+            self.refusal = channel.limits.piece(channel.network, len(piece))
+        if self.too_large or self.refusal is not None or channel is None:
+            return
+        whole = self.pieces == 1 and len(piece) == self.head.length
+        channel.limits.body(channel.number, channel.network, len(piece), whole=whole)
+        if not channel.over:
+            self._kept.append(piece)
 
     def _too_large(self) -> MeshError:
         return TooLarge(f"a body has at most {self.body_bytes_max} bytes")

@@ -475,7 +475,7 @@ class Sending(Service):
         letters = [Letter(message.id, Raw(message.message), message.sent_at, message.type) for message in attempt.batch]
         own = self._seeds.own()
         pending = seal(letters, own.identity, own.signed, located.record, self._entropy)
-        failed = Unreachable(f"{attempt.to} has no address")
+        failed: MeshError | None = None
         for uri in located.record.uris:
             reach = self._seeds.reach(located, uri)
             try:
@@ -489,19 +489,21 @@ class Sending(Service):
             except Exception:
                 self._core.may_have_arrived(attempt.key)
                 raise
-        raise failed
+        raise failed or Unreachable(f"{attempt.to} has no address")
 
     async def _check_keys(self, attempt: Attempt, located: Located) -> None:
         """What was sent to NAME~FINGERPRINT goes to that key or to nobody. Seeds may say that the name has another one
         now; that is no reason to pin that one, if nothing else goes there, nor to end what is not for it. Raises
         :class:`KeyChanged` and :class:`_ForAnotherKey`."""
         record = located.record
-        found = fingerprint(record.key_bytes)
-        reasons = {
-            message.row: f"it is for {message.to} alone, and {record.name} has the key {found} now"
-            for message in attempt.batch
-            if not message.is_for(found)
-        }
+        reasons = {}
+        if _prints(attempt.batch) != {""}:
+            found = fingerprint(record.key_bytes)
+            reasons = {
+                message.row: f"it is for {message.to} alone, and {record.name} has the key {found} now"
+                for message in attempt.batch
+                if not message.is_for(found)
+            }
         if len(reasons) == len(attempt.batch):
             await self._contacts.notice(located)
         else:
@@ -513,9 +515,14 @@ class Sending(Service):
             raise _ForAnotherKey(reasons, for_good=for_good)
 
 
+def _prints(batch: Sequence[Message]) -> set[str]:
+    """The fingerprints of the keys that messages of a batch are for; `""`: whichever key the recipient has."""
+    return {address.partition("~")[2] for address in {message.to for message in batch}}
+
+
 def _only_key(batch: Sequence[Message]) -> str | None:
     """The fingerprint of the key that all of a batch is for, if there is one."""
-    prints = {address.partition("~")[2] for address in {message.to for message in batch}}
+    prints = _prints(batch)
     return (prints.pop() or None) if len(prints) == 1 else None
 
 

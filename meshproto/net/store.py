@@ -277,7 +277,11 @@ def _run_in_savepoint(job: Job[Any], connection: sqlite3.Connection) -> Any:
 
 
 def _next_group(waiting: deque[_Submitted]) -> list[_Submitted]:
-    return [waiting.popleft() for _ in range(min(GROUP_JOBS_MAX, len(waiting)))]
+    if len(waiting) > GROUP_JOBS_MAX:
+        return [waiting.popleft() for _ in range(GROUP_JOBS_MAX)]
+    group = list(waiting)
+    waiting.clear()
+    return group
 
 
 def _refusal(waiting: int, *, closing: bool) -> Unavailable | None:
