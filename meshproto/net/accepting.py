@@ -20,7 +20,7 @@ from meshproto.core.lookup import Located
 from meshproto.core.queue import Message, Status
 from meshproto.errors import MeshError, SlowDown
 from meshproto.net.contacts import Contacts
-from meshproto.net.deferred import shield, together
+from meshproto.net.deferred import Soon, shield, together
 from meshproto.net.outbox_table import Accepted, Draft, OutboxTable, Verdict
 from meshproto.net.seeds import Seeds
 from meshproto.net.sending import End, Follower, Sending
@@ -59,16 +59,15 @@ class Taken(NamedTuple):
     wait_s: float
 
 
-class _Asked:
-    """A message that is accepted at the end of this turn. `outcome` fires when it has come to its end, or the waiting
-    for that is over; to cancel it is to hear no more of it."""
+class _Asked(Soon[Outcome]):
+    """A message that is accepted at the end of this turn. It is over when the message has come to its end, or the
+    waiting for that has; to cancel it is to hear no more of it."""
 
-    __slots__ = ("_accepting", "_clock", "_taken", "_timer", "located", "order", "outcome")
+    __slots__ = ("_accepting", "_clock", "_taken", "_timer", "order")
 
-    def __init__(self, accepting: Accepting, clock: IReactorTime, order: Order, located: Located) -> None:
+    def __init__(self, accepting: Accepting, clock: IReactorTime, order: Order) -> None:
+        super().__init__()
         self.order = order
-        self.located = located
-        self.outcome: Deferred[Outcome | MeshError] = Deferred(lambda _: self._leave())
         self._accepting = accepting
         self._clock = clock
         self._taken: Taken | None = None
@@ -76,31 +75,32 @@ class _Asked:
 
     def accepted(self, taken: Taken | MeshError) -> None:
         """Or not."""
-        if self.outcome.called:
+        if self.over:
             return
         if isinstance(taken, MeshError):
-            self.outcome.callback(taken)
+            self.tell(Failure(taken))
         elif taken.wait_s and self._accepting.follow(taken, self):
             self._taken = taken
-            self._timer = self._clock.callLater(taken.wait_s, self._over)
+            self._timer = self._clock.callLater(taken.wait_s, self._overdue)
         else:
-            self.outcome.callback(Outcome(taken.id, taken.to, taken.status, taken.reason))
+            self.tell(Outcome(taken.id, taken.to, taken.status, taken.reason))
 
     def told(self, end: End) -> None:
         if self._taken is not None and self._timer is not None:
             self._timer.cancel()
-            self.outcome.callback(Outcome(self._taken.id, self._taken.to, *end))
+            self.tell(Outcome(self._taken.id, self._taken.to, *end))
 
-    def _over(self) -> None:
+    def _overdue(self) -> None:
         if self._taken is not None:
             taken = self._taken
             self._accepting.unfollow(taken, self)
-            self.outcome.callback(Outcome(taken.id, taken.to, taken.status, self._accepting.why(taken)))
+            self.tell(Outcome(taken.id, taken.to, taken.status, self._accepting.why(taken)))
 
-    def _leave(self) -> None:
-        if self._taken is not None and self._timer is not None:
+    def cancel(self) -> None:
+        if not self.over and self._taken is not None and self._timer is not None:
             self._timer.cancel()
             self._accepting.unfollow(self._taken, self)
+        super().cancel()
 
 
 class Accepting:
@@ -113,26 +113,26 @@ class Accepting:
         self._sending = sending
         self._clock = clock
         self._asked: list[_Asked] = []
+        self._found: dict[str, Located | MeshError] = {}  # whom they are for
 
     async def send(self, order: Order) -> Outcome:
         """Accept a message and wait for its end. Raises :class:`meshproto.errors.UserNotFound`, :class:`KeyChanged`,
         :class:`meshproto.errors.IdReused`, :class:`meshproto.errors.SlowDown` (outbox full),
         :class:`meshproto.errors.Unavailable` (no seed and no known address, or the disk); then nothing was kept."""
-        located = await self._find_one(order.to)
+        located = self._found.get(order.to) or await self._find_one(order.to)
         if isinstance(located, MeshError):
             raise located
         if not self._asked:
             self._clock.callLater(0, self._keep_asked)
-        asked = _Asked(self, self._clock, order, located)
+        self._found[order.to] = located
+        asked = _Asked(self, self._clock, order)
         self._asked.append(asked)
-        outcome = await asked.outcome
-        if isinstance(outcome, MeshError):
-            raise outcome
-        return outcome
+        return await asked
 
     def _keep_asked(self) -> None:
         """What was asked for within one turn is accepted together: it costs each half as much."""
         asked, self._asked = self._asked, []
+        found, self._found = self._found, {}
 
         def tell(results: list[Taken | MeshError]) -> None:
             for one, result in zip(asked, results, strict=True):
@@ -140,11 +140,9 @@ class Accepting:
 
         def fail(failure: Failure) -> None:
             for one in asked:
-                one.outcome.errback(failure)
+                one.tell(failure)
 
-        orders = [one.order for one in asked]
-        found: dict[str, Located | MeshError] = {one.order.to: one.located for one in asked}
-        self._keep(orders, found, patient=True).addCallbacks(tell, fail)
+        self._keep([one.order for one in asked], found, patient=True).addCallbacks(tell, fail)
 
     async def take(self, orders: Sequence[Order], *, patient: bool = True) -> list[Taken | MeshError]:
         """Accept messages, in this order, in one commit; for each it is told what came of it. Not `patient`: nobody

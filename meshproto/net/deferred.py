@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable
-from functools import partial
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Coroutine, Generator, Iterable
+from typing import Any, Generic, TypeVar, cast
 
-from twisted.internet.defer import Deferred, FirstError, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
@@ -30,7 +29,7 @@ class Task(Generic[V]):
         self._work = work
         self._done = done
         self._failed = failed
-        self._waits_for: Deferred[Any] | None = None
+        self._waits_for: Deferred[Any] | Soon[Any] | None = None
         self._go_on(None)
 
     @property
@@ -60,24 +59,68 @@ class Task(Generic[V]):
         tell(result)
 
 
+class Soon(Generic[V]):
+    """What one coroutine awaits, once: what a Deferred would do for it, in a fifth of the time if a :class:`Task` runs
+    the coroutine."""
+
+    __slots__ = ("_go_on", "_result", "over")
+
+    def __init__(self) -> None:
+        self.over = False
+        self._result: V | Failure | None = None  # if it was there before it was awaited
+        self._go_on: Callable[[Any], None] | None = None
+
+    def tell(self, result: V | Failure) -> None:
+        """Nothing more comes of it once it is over."""
+        if self.over:
+            return
+        self.over = True
+        go_on, self._go_on = self._go_on, None
+        if go_on is None:
+            self._result = result
+        else:
+            go_on(result)
+
+    def cancel(self) -> None:
+        """Whoever awaits it waits no longer."""
+        self.tell(Failure(CancelledError()))
+
+    def addBoth(self, go_on: Callable[[Any], None]) -> None:
+        """For the one who awaits it; named as it is for a Deferred."""
+        self._go_on = go_on
+
+    def __await__(self) -> Generator[Any, Any, V]:
+        result: Any = self._result
+        if not self.over:
+            result = yield self
+        if result is self:  # it is `ensureDeferred` that runs the coroutine, and waits for Deferreds alone
+            told: Deferred[V] = Deferred(lambda _: self.cancel())
+            self.addBoth(told.callback)
+            result = yield told
+        if isinstance(result, Failure):
+            raise cast(BaseException, result.value)
+        returned: V = result
+        return returned
+
+
 def shield(work: Deferred[V]) -> Deferred[V]:
     """Fires as `work` does; cancelling it leaves `work` alone. Klein cancels a request's Deferred when its client goes
     away: what was accepted goes on."""
     view: Deferred[V] = Deferred()
-    work.addBoth(partial(_show, view))
+
+    def pass_on(result: V | Failure) -> None:
+        if not view.called:
+            view.callback(result)
+
+    work.addBoth(pass_on)
     return view
 
 
-def apart(work: Coroutine[Deferred[Any], Any, V]) -> Deferred[V]:
+def apart(work: Coroutine[Deferred[Any], Any, V]) -> Soon[V]:
     """The same of a coroutine."""
-    view: Deferred[V] = Deferred()
-    Task(work, partial(_show, view), lambda error: _show(view, Failure(error)))
+    view: Soon[V] = Soon()
+    Task(work, view.tell, lambda error: view.tell(Failure(error)))
     return view
-
-
-def _show(view: Deferred[V], result: V | Failure) -> None:
-    if not view.called:
-        view.callback(result)
 
 
 def together(work: Iterable[Deferred[V]]) -> Deferred[list[V]]:

@@ -87,6 +87,10 @@ def refusal(request: Bounded) -> MeshError | None:
     return (request.too_many_tries() or error) if isinstance(error, Unauthorized) else error
 
 
+async def _refused(error: MeshError) -> bytes:
+    raise error
+
+
 F = TypeVar("F", bound=Callable[..., Coroutine[Any, Any, bytes]])
 
 
@@ -94,10 +98,8 @@ def owner(route: F) -> F:
     """A route for the owner alone."""
 
     @wraps(route)
-    async def guarded(self: object, request: Bounded, *args: Any, **kwargs: Any) -> bytes:
+    def guarded(self: object, request: Bounded, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, bytes]:
         error = refusal(request)
-        if error is not None:
-            raise error
-        return await route(self, request, *args, **kwargs)
+        return _refused(error) if error is not None else route(self, request, *args, **kwargs)
 
     return cast(F, guarded)

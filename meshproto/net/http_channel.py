@@ -6,7 +6,7 @@ come at once. What a request is, and the two ways of serving it, is in :mod:`mes
 """
 
 from collections.abc import Callable, Iterable
-from enum import Enum, Flag, auto
+from enum import Enum, IntFlag, auto
 from typing import Any, Final
 from typing import Protocol as Shape
 
@@ -96,7 +96,7 @@ class Phase(Enum):
     """The request is answered; its body is read on for a while, and nobody looks at it."""
 
 
-class Hold(Flag):
+class Hold(IntFlag):
     """Why nothing is read."""
 
     AHEAD = auto()

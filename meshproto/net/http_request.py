@@ -83,7 +83,8 @@ class Bounded:
             self.refusal = channel.limits.new_body(channel.network)
 
     def received(self, piece: bytes) -> None:
-        self.received_bytes += len(piece)
+        size, channel = len(piece), self.channel
+        self.received_bytes += size
         self.pieces += 1
         if self.pieces > SMALL_PIECES_MAX and self.received_bytes < self.pieces * SMALL_PIECE_BYTES:
             raise BadParams(f"a body in pieces of less than {SMALL_PIECE_BYTES} bytes is not taken")
@@ -91,13 +92,13 @@ class Bounded:
             self.too_large = True
             if self.received_bytes > DISCARD_BYTES_MAX:
                 raise self._too_large()
-        channel = self.channel
-        if self.counted and not self.too_large and self.refusal is None and channel is not None:
-            self.refusal = channel.limits.piece(channel.network, len(piece))
         if self.too_large or self.refusal is not None or channel is None:
             return
-        whole = self.pieces == 1 and len(piece) == self.head.length
-        channel.limits.body(channel.number, channel.network, len(piece), whole=whole)
+        if self.counted:
+            self.refusal = channel.limits.piece(channel.network, size)
+            if self.refusal is not None:
+                return
+        channel.limits.body(channel.number, channel.network, size, whole=self.pieces == 1 and size == self.head.length)
         if not channel.over:
             self._kept.append(piece)
 

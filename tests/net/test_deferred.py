@@ -6,12 +6,12 @@ from collections.abc import Coroutine, Iterator
 from typing import Any
 
 import pytest
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, succeed
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from meshproto.net.deferred import Task, Waiters, apart, shield
+from meshproto.net.deferred import Soon, Task, Waiters, apart, shield
 
 result_of = SynchronousTestCase().successResultOf
 failure_of = SynchronousTestCase().failureResultOf
@@ -125,32 +125,83 @@ class TestTask:
             gc.enable()
 
 
+class TestSoon:
+    """Awaited by a coroutine that a :class:`Task` runs, or `ensureDeferred`."""
+
+    def test_told(self) -> None:
+        """With a result, or a failure."""
+
+        async def work(soon: Soon[int]) -> int:
+            return 6 // await soon
+
+        for result, error in ((3, None), (0, ZeroDivisionError), (Failure(KeyError("no")), KeyError)):
+            soon: Soon[int] = Soon()
+            told = Told(work(soon))
+            soon.tell(result)
+            assert soon.over
+            soon.tell(7)
+            assert (told.times, told.result) == (1, 2 if error is None else None)
+            assert isinstance(told.error, error or type(None))
+            soon = Soon()
+            deferred = ensureDeferred(work(soon))
+            no_result_of(deferred)
+            soon.tell(result)
+            assert result_of(deferred) == 2 if error is None else failure_of(deferred, error)
+
+    def test_cancelled(self) -> None:
+        """Whoever awaits it hears so, and nothing more."""
+
+        async def work(soon: Soon[int]) -> int:
+            return await soon
+
+        soon: Soon[int] = Soon()
+        told = Told(work(soon))
+        told.task.cancel()
+        soon.tell(3)
+        assert isinstance(told.error, CancelledError)
+        assert told.times == 1
+        soon = Soon()
+        deferred = ensureDeferred(work(soon))
+        deferred.cancel()
+        soon.tell(3)
+        failure_of(deferred, CancelledError)
+
+
 class TestApart:
+    @staticmethod
+    async def wait(view: Soon[int]) -> int:
+        return await view
+
     def test_result_and_failure(self) -> None:
+        """Also when it is there at once."""
+
         async def work(waits_for: Deferred[int]) -> int:
             return 6 // await waits_for
 
         waits_for: Deferred[int] = Deferred()
-        view = apart(work(waits_for))
-        no_result_of(view)
+        told = Told(self.wait(apart(work(waits_for))))
+        assert not told.task.over
         waits_for.callback(3)
-        assert result_of(view) == 2
-        failure_of(apart(work(succeed(0))), ZeroDivisionError)
+        assert told.result == 2
+        assert Told(self.wait(apart(work(succeed(3))))).result == 2
+        assert isinstance(Told(self.wait(apart(work(succeed(0))))).error, ZeroDivisionError)
 
     def test_cancelled(self) -> None:
-        """The view ends at once, and the work goes on; how it ends is nobody's business."""
+        """Whoever waits no longer hears so at once, and the work goes on; how it ends is nobody's business."""
         seen: list[int] = []
 
-        async def work(waits_for: Deferred[int]) -> None:
+        async def work(waits_for: Deferred[int]) -> int:
             seen.append(6 // await waits_for)
+            return seen[-1]
 
         for result in (3, 0):
             waits_for: Deferred[int] = Deferred()
-            view = apart(work(waits_for))
-            view.cancel()
-            failure_of(view, CancelledError)
+            told = Told(self.wait(apart(work(waits_for))))
+            told.task.cancel()
+            assert isinstance(told.error, CancelledError)
             assert not waits_for.called
             waits_for.callback(result)
+            assert told.times == 1
         assert seen == [2]
 
 
