@@ -49,8 +49,8 @@ MUTANTS: Final = [
     Mutant(
         "a message belongs to the request that brought it",
         "net/accepting.py",
-        "verdicts.update(zip(going, taken, strict=True))",
-        "verdicts.update(zip(going, taken, strict=True))\n            if kept.called:\n                return",
+        "await shield(self._keep(orders, found, patient=patient))",
+        "await self._keep(orders, found, patient=patient)",
     ),
     Mutant(
         "no answer is taken for an acknowledgement",
@@ -117,9 +117,9 @@ MUTANTS: Final = [
     Mutant(
         "an end is told before it is on disk",
         "net/sending.py",
-        "                self._follow(marking, self._marks)\n",
+        "                self._marks += 1\n",
         "                self._tell(effect.rows, End(effect.status, effect.reason))\n"
-        "                self._follow(marking, self._marks)\n",
+        "                self._marks += 1\n",
     ),
     Mutant(
         "an end that the disk refuses is not written again",

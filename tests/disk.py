@@ -121,7 +121,7 @@ class TroubledSync:
         self._connection = connection
         self._trouble = trouble
 
-    def sync(self, done: Done) -> None:
+    def sync(self, done: Done, *, small: bool) -> None:
         failed = self._trouble.strikes(self._trouble.unsynced)
         self._trouble.doubted += failed
         done(_error("disk I/O error", sqlite3.SQLITE_IOERR_FSYNC) if failed else None)

@@ -303,7 +303,7 @@ def test_what_the_doubles_are_asked_for(work: dict[str, Any], connection: sqlite
     with meter.counting():
         anna.callLater(0, work["tell"], transport.write)
         network.settle()
-        meter.run("Anna", sync.sync, lambda _: None)
+        meter.run("Anna", sync.sync, lambda _: None, small=True)
     counted = meter.of("Anna")
     assert counted.pop("bytecodes") and counted.pop("c_calls")
     assert counted == {"timers": 1, "json": 1, "writes": 1, "sent_bytes": 2, "synced": 1}

@@ -44,6 +44,15 @@ class Bodies:
         self._held[network] += amount
         return goes
 
+    def add_whole(self, number: int, amount: int) -> bool:
+        """All of a body has come at once, as most do, and so was never under way. Whether there was room for it; if not
+        it is to be added as others are."""
+        if self.bytes + amount > self._bytes_max:
+            return False
+        self.bytes += amount
+        self._complete[number] = self._complete.get(number, 0) + amount
+        return True
+
     def is_full(self, network: str, now: float) -> bool:
         """Whether a new body from the network would have to go at once."""
         return self.bytes >= self._bytes_max and self._one_less(-1, network, 1, now) is None
@@ -60,16 +69,17 @@ class Bodies:
 
     def complete(self, number: int) -> None:
         """All of it has come, and it is being worked on: it goes no more for another."""
-        self._complete[number] = self._complete.get(number, 0) + self._take_out(number)
+        if number in self._under_way:
+            self._complete[number] = self._complete.get(number, 0) + self._take_out(number)
 
     def end(self, number: int) -> None:
         """The body is no longer held; nothing happens if none was."""
-        self.bytes -= self._take_out(number) + self._complete.pop(number, 0)
+        if number in self._under_way:
+            self.bytes -= self._take_out(number)
+        self.bytes -= self._complete.pop(number, 0)
 
     def _take_out(self, number: int) -> int:
         """Under way no more: how many bytes it had."""
-        if number not in self._under_way:
-            return 0
         _, amount = self._under_way.pop(number)
         network = self._network.pop(number)
         self._held[network] -= amount

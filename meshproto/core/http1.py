@@ -49,7 +49,8 @@ UNREADABLE: Final = "the request does not read as HTTP/1.1: its head, or the len
 @dataclass(frozen=True, slots=True, eq=False)
 class Head:
     """`fields`: by name, in lower case; several of one name in their order. `length`: of the body in bytes; None: it
-    comes in chunks, until it ends. `keeps_open`: whether there may be another request."""
+    comes in chunks, until it ends. `keeps_open`: whether there may be another request. `expects_continue`: whether the
+    client asks before it sends the body (RFC 9110, section 10.1.1)."""
 
     method: bytes
     target: bytes
@@ -57,16 +58,12 @@ class Head:
     fields: Mapping[bytes, Sequence[bytes]]
     length: int | None
     keeps_open: bool
+    expects_continue: bool
 
     def get(self, name: bytes) -> bytes | None:
         """The last one of that name."""
         values = self.fields.get(name)
         return values[-1] if values else None
-
-    @property
-    def expects_continue(self) -> bool:
-        """Whether the client asks before it sends the body (RFC 9110, section 10.1.1)."""
-        return self.version == b"HTTP/1.1" and (self.get(b"expect") or b"").lower() == b"100-continue"
 
 
 class _Next(Enum):
@@ -181,7 +178,8 @@ def _read(text: bytes) -> Head:
     if not target.startswith((b"/", b"http:", b"https:")) and target != b"*":
         raise BadParams("the target of a request begins with /")
     fields = _fields(lines)
-    return Head(method, target, version, fields, _length(version, fields), _keeps_open(version, fields))
+    length, keeps_open = _length(version, fields), _keeps_open(version, fields)
+    return Head(method, target, version, fields, length, keeps_open, _expects_continue(version, fields))
 
 
 _known: Final = lru_cache(maxsize=HEADS_KNOWN_MAX)(_read)
@@ -241,6 +239,10 @@ def _length(version: bytes, fields: Mapping[bytes, Sequence[bytes]]) -> int | No
     if len(lengths[0]) > LENGTH_DIGITS_MAX:
         raise TooLarge("a body of that length is not taken")
     return int(lengths[0])
+
+
+def _expects_continue(version: bytes, fields: Mapping[bytes, Sequence[bytes]]) -> bool:
+    return version == b"HTTP/1.1" and fields.get(b"expect", (b"",))[-1].lower() == b"100-continue"
 
 
 def _keeps_open(version: bytes, fields: Mapping[bytes, Sequence[bytes]]) -> bool:

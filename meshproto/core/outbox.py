@@ -105,11 +105,14 @@ class Outbox:
     @property
     def wake_at(self) -> float | None:
         """When :meth:`tick` wants to be called next, if ever."""
-        retry_at = self._retries[0][0] if self._retries else None
+        times = [] if self._write_at is None else [self._write_at]
+        if self._retries:
+            times.append(self._retries[0][0])
         # Places are only given away when somebody wants one.
         wanted = (self._turns or self._doubtful_turns) and not self._blocked
-        place_at = next(iter(self._places.values())) if wanted and self._places and self._has_room_to_hang else None
-        return min((at for at in (retry_at, self._write_at, place_at) if at is not None), default=None)
+        if wanted and self._places and self._has_room_to_hang:
+            times.append(next(iter(self._places.values())))
+        return min(times) if times else None
 
     # -- what comes in -------------------------------------------------------------------------------------------
 
@@ -157,14 +160,22 @@ class Outbox:
             queue.doubtful = queue.doubtful and doubtful
         queue.waiting += len(messages)
         self.waiting += len(messages)
+        size = sum([len(message.message) for message in messages])
+        if not queue.on_disk and queue.has_room(len(messages), size) and self._bytes + size <= MEMORY_BYTES_MAX:
+            self._bytes += size
+            queue.extend(messages, size)
+        else:
+            self._add_some(queue, messages)
+        self._enqueue(key, queue)
+        return self._serve(now)
+
+    def _add_some(self, queue: Queue, messages: Sequence[Message]) -> None:
         for message in messages:
             if queue.on_disk or queue.full or self._crowded:
                 queue.on_disk = True  # from here on all of them
                 break
             self._bytes += len(message.message)
             queue.push(message)
-        self._enqueue(key, queue)
-        return self._serve(now)
 
     def loaded(self, key: str, messages: Iterable[Message], now: float) -> list[Effect]:
         """What :class:`Load` brought; nothing: there is no more on disk."""
@@ -217,8 +228,11 @@ class Outbox:
         effects = self._finish(key, queue, done, Status.DELIVERED, None) if done else []
         for message in never:
             effects += self._finish(key, queue, [message], Status.REFUSED, refused[message.id])
-        ended = {message.id for message in (*done, *never)}
-        effects += self._end_attempt(key, queue, [message for message in batch if message.id not in ended])
+        left: Sequence[Message] = ()
+        if len(done) + len(never) < len(batch):
+            ended = {message.id for message in (*done, *never)}
+            left = [message for message in batch if message.id not in ended]
+        effects += self._end_attempt(key, queue, left)
         return [*effects, *self._serve(now)]
 
     def withheld(self, key: str, reasons: dict[int, str], now: float, *, for_good: bool) -> list[Effect]:
@@ -430,8 +444,9 @@ class Outbox:
     def _end_attempt(self, key: str, queue: Queue, left: Sequence[Message]) -> list[Effect]:
         queue.under_way = ()
         ending, queue.ending = queue.ending, {}
-        queue.put_back(message for message in left if message.row not in ending)
         effects: list[Effect] = []
+        if left:
+            queue.put_back(message for message in left if message.row not in ending)
         for message in left:
             if message.row in ending:
                 status, reason = ending[message.row]
@@ -484,11 +499,12 @@ class Outbox:
         unseen: Sequence[int] = (),
     ) -> list[Effect]:
         """`unseen`: rows that are on disk only."""
-        rows = (*(message.row for message in messages), *unseen)
-        self._unmarked.update((row, queue.status_of(row)) for row in rows)
+        rows = (*[message.row for message in messages], *unseen)
+        for row in rows:
+            self._unmarked[row] = queue.status_of(row)
         self.waiting -= len(rows)
         queue.waiting -= len(rows)
-        self._bytes -= sum(len(message.message) for message in messages)
+        self._bytes -= sum([len(message.message) for message in messages])
         if queue.ready and not queue.under_way and not queue.aside:
             queue.oldest_at = queue.ready[0].sent_at
         if not queue.waiting and not queue.loading:

@@ -6,12 +6,11 @@ knows only how many there are.
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
 from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from meshproto.core.envelope import BATCH_BYTES_MAX, BATCH_MESSAGES_MAX
 
@@ -65,8 +64,7 @@ class Message(Struct, frozen=True, gc=False):
         return self.to.partition("~")[2] in ("", print_)
 
 
-@dataclass(slots=True)
-class Queue:
+class Queue(Struct):
     """`waiting` counts all messages; those after `row_known` are on disk only. `phase` tells how far the messages up to
     `row_tried` have come; those up to `row_sent` may have arrived without our knowing. `doubtful`: nobody knows whether
     the recipient is there. `ending`: messages under way that end, and how, unless this attempt delivers them.
@@ -105,9 +103,23 @@ class Queue:
         self.ready_bytes += len(message.message)
         self.row_known = message.row
 
+    def has_room(self, messages: int, size: int) -> bool:
+        """Whether so many more, of so many bytes together, are no more than a batch with what is ready."""
+        return len(self.ready) + messages <= BATCH_MESSAGES_MAX and self.ready_bytes + size <= BATCH_BYTES_MAX
+
+    def extend(self, messages: Sequence[Message], size: int) -> None:
+        self.ready.extend(messages)
+        self.ready_bytes += size
+        self.row_known = messages[-1].row
+
     def take_batch(self) -> None:
         """What is ready goes under way: at most a batch, at least one message."""
-        self.under_way = tuple(self._gather())
+        if self.has_room(0, 0):
+            self.under_way = tuple(self.ready)
+            self.ready.clear()
+            self.ready_bytes = 0
+        else:
+            self.under_way = tuple(self._gather())
         if self.under_way[0].row > self.row_tried:
             self.phase = Status.QUEUED  # none of them was tried before
         self.row_tried = max(self.row_tried, self.under_way[-1].row)

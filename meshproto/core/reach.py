@@ -82,8 +82,8 @@ _EMBEDDING: Final = tuple(
 )
 """IPv6 networks whose addresses stand for an IPv4 address, and how many bits are to the right of that."""
 HOSTS_REMEMBERED_MAX: Final = 2048
-"""Hosts whose kind is remembered, at a few hundred bytes: each delivery asks for two, and to read an address takes as
-long as to seal a message."""
+"""Hosts, and URIs, whose kind is remembered, at a few hundred bytes: each delivery asks for two, and to read an address
+takes as long as to seal a message."""
 _TEREDO: Final = ipaddress.IPv6Network("2001::/32")
 _NUMBER = re.compile(r"0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*")
 
@@ -98,12 +98,17 @@ def kind_of(host: str) -> Kind | None:
     return None if address is None else _kind(address)
 
 
+@lru_cache(HOSTS_REMEMBERED_MAX)
+def _kind_at(uri: str) -> Kind | None:
+    return kind_of(urlsplit(uri).hostname or "")
+
+
 def check_origin(uris: Iterable[str], host: str) -> None:
     """Raises :class:`Forbidden` unless somebody at `host` may register the URIs: an address that only means something
     on a machine or a link is taken from there. `host`: an IP address; `""`: this machine, as through a unix socket."""
     origin = kind_of(host) if host else Kind.LOOPBACK
     for uri in uris:
-        kind = kind_of(urlsplit(uri).hostname or "")
+        kind = _kind_at(uri)
         if kind is Kind.NEVER:
             raise Forbidden(f"{uri[:100]} is {kind.value}: advertise one at which others reach this node")
         if kind in LOCAL and kind is not origin:
@@ -117,10 +122,10 @@ def reach_of(uri: str, own_uris: Iterable[str], *, neighbour: bool) -> Reach:
     so, since what a name leads to may have changed after a seed has seen it (DNS rebinding). `own_uris`: where this
     node says it can be reached, which is where those who are to reach it are too. `neighbour`: the recipient is
     registered at a seed on this machine, which has made sure of where the registration came from."""
-    kind = kind_of(urlsplit(uri).hostname or "")
+    kind = _kind_at(uri)
     if kind not in LOCAL:
         return FAR
-    own = {kind_of(urlsplit(own_uri).hostname or "") for own_uri in own_uris}
+    own = {_kind_at(own_uri) for own_uri in own_uris}
     return FAR | {kind} if neighbour or kind in own else FAR
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from msgspec import Struct
-from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
@@ -20,7 +20,7 @@ from meshproto.core.lookup import Located
 from meshproto.core.queue import Message, Status
 from meshproto.errors import MeshError, SlowDown
 from meshproto.net.contacts import Contacts
-from meshproto.net.deferred import together
+from meshproto.net.deferred import Soon, shield, together
 from meshproto.net.outbox_table import Accepted, Draft, OutboxTable, Verdict
 from meshproto.net.seeds import Seeds
 from meshproto.net.sending import End, Follower, Sending
@@ -59,16 +59,15 @@ class Taken(NamedTuple):
     wait_s: float
 
 
-class _Asked:
-    """A message that is accepted at the end of this turn. `outcome` fires when it has come to its end, or the waiting
-    for that is over; to cancel it is to hear no more of it."""
+class _Asked(Soon[Outcome]):
+    """A message that is accepted at the end of this turn. It is over when the message has come to its end, or the
+    waiting for that has; to cancel it is to hear no more of it."""
 
-    __slots__ = ("_accepting", "_clock", "_taken", "_timer", "located", "order", "outcome")
+    __slots__ = ("_accepting", "_clock", "_taken", "_timer", "order")
 
-    def __init__(self, accepting: Accepting, clock: IReactorTime, order: Order, located: Located) -> None:
+    def __init__(self, accepting: Accepting, clock: IReactorTime, order: Order) -> None:
+        super().__init__()
         self.order = order
-        self.located = located
-        self.outcome: Deferred[Outcome | MeshError] = Deferred(lambda _: self._leave())
         self._accepting = accepting
         self._clock = clock
         self._taken: Taken | None = None
@@ -76,31 +75,32 @@ class _Asked:
 
     def accepted(self, taken: Taken | MeshError) -> None:
         """Or not."""
-        if self.outcome.called:
+        if self.over:
             return
         if isinstance(taken, MeshError):
-            self.outcome.callback(taken)
+            self.tell(Failure(taken))
         elif taken.wait_s and self._accepting.follow(taken, self):
             self._taken = taken
-            self._timer = self._clock.callLater(taken.wait_s, self._over)
+            self._timer = self._clock.callLater(taken.wait_s, self._overdue)
         else:
-            self.outcome.callback(Outcome(taken.id, taken.to, taken.status, taken.reason))
+            self.tell(Outcome(taken.id, taken.to, taken.status, taken.reason))
 
     def told(self, end: End) -> None:
         if self._taken is not None and self._timer is not None:
             self._timer.cancel()
-            self.outcome.callback(Outcome(self._taken.id, self._taken.to, *end))
+            self.tell(Outcome(self._taken.id, self._taken.to, *end))
 
-    def _over(self) -> None:
+    def _overdue(self) -> None:
         if self._taken is not None:
             taken = self._taken
             self._accepting.unfollow(taken, self)
-            self.outcome.callback(Outcome(taken.id, taken.to, taken.status, self._accepting.why(taken)))
+            self.tell(Outcome(taken.id, taken.to, taken.status, self._accepting.why(taken)))
 
-    def _leave(self) -> None:
-        if self._taken is not None and self._timer is not None:
+    def cancel(self) -> None:
+        if not self.over and self._taken is not None and self._timer is not None:
             self._timer.cancel()
             self._accepting.unfollow(self._taken, self)
+        super().cancel()
 
 
 class Accepting:
@@ -113,26 +113,26 @@ class Accepting:
         self._sending = sending
         self._clock = clock
         self._asked: list[_Asked] = []
+        self._found: dict[str, Located | MeshError] = {}  # whom they are for
 
     async def send(self, order: Order) -> Outcome:
         """Accept a message and wait for its end. Raises :class:`meshproto.errors.UserNotFound`, :class:`KeyChanged`,
         :class:`meshproto.errors.IdReused`, :class:`meshproto.errors.SlowDown` (outbox full),
         :class:`meshproto.errors.Unavailable` (no seed and no known address, or the disk); then nothing was kept."""
-        located = await self._find_one(order.to)
+        located = self._found.get(order.to) or await self._find_one(order.to)
         if isinstance(located, MeshError):
             raise located
         if not self._asked:
             self._clock.callLater(0, self._keep_asked)
-        asked = _Asked(self, self._clock, order, located)
+        self._found[order.to] = located
+        asked = _Asked(self, self._clock, order)
         self._asked.append(asked)
-        outcome = await asked.outcome
-        if isinstance(outcome, MeshError):
-            raise outcome
-        return outcome
+        return await asked
 
     def _keep_asked(self) -> None:
         """What was asked for within one turn is accepted together: it costs each half as much."""
         asked, self._asked = self._asked, []
+        found, self._found = self._found, {}
 
         def tell(results: list[Taken | MeshError]) -> None:
             for one, result in zip(asked, results, strict=True):
@@ -140,17 +140,15 @@ class Accepting:
 
         def fail(failure: Failure) -> None:
             for one in asked:
-                one.outcome.errback(failure)
+                one.tell(failure)
 
-        orders = [one.order for one in asked]
-        found: dict[str, Located | MeshError] = {one.order.to: one.located for one in asked}
-        self._keep(orders, found, patient=True).addCallbacks(tell, fail)
+        self._keep([one.order for one in asked], found, patient=True).addCallbacks(tell, fail)
 
     async def take(self, orders: Sequence[Order], *, patient: bool = True) -> list[Taken | MeshError]:
         """Accept messages, in this order, in one commit; for each it is told what came of it. Not `patient`: nobody
         waits for those whose recipient is known to be away."""
         found = await self._find(dict.fromkeys(order.to for order in orders))
-        return await self._keep(orders, found, patient=patient)
+        return await shield(self._keep(orders, found, patient=patient))
 
     async def outcome(self, taken: Taken) -> Outcome:
         """What an accepted message has come to when the waiting is over: its end, or it is queued."""
@@ -195,36 +193,33 @@ class Accepting:
     def _keep(
         self, orders: Sequence[Order], found: dict[str, Located | MeshError], *, patient: bool
     ) -> Deferred[list[Taken | MeshError]]:
-        """To cancel it is to hear no more of it: what is being written is written, and sent."""
+        """Whoever waits for it does not cancel it: what is being written is written, and sent."""
         verdicts: dict[int, Verdict] = {
             number: located for number, order in enumerate(orders) if isinstance(located := found[order.to], MeshError)
         }
         reserved = self._reserve(orders, verdicts)
         going = [number for number in range(len(orders)) if number not in verdicts]
-        kept: Deferred[list[Taken | MeshError]] = Deferred()
 
         def release() -> None:
             for recipient, room in reserved.items():
                 self._sending.release(recipient, room)
 
-        def written(taken: Sequence[Verdict]) -> None:
+        def written(taken: Sequence[Verdict]) -> list[Taken | MeshError]:
             release()
             verdicts.update(zip(going, taken, strict=True))
-            kept.callback(self._accepted(orders, verdicts, found, patient))
+            return self._accepted(orders, verdicts, found, patient)
 
-        def not_written(failure: Failure) -> None:
+        def not_written(failure: Failure) -> Failure | list[Taken | MeshError]:
             release()
-            if isinstance(failure.value, MeshError):
-                verdicts.update(dict.fromkeys(going, failure.value))
-                kept.callback(self._accepted(orders, verdicts, found, patient))
-            else:
-                kept.errback(failure)
+            error = failure.value
+            if not isinstance(error, MeshError):
+                return failure
+            verdicts.update(dict.fromkeys(going, error))
+            return self._accepted(orders, verdicts, found, patient)
 
-        if going:
-            self._table.accept([orders[number].draft for number in going]).addCallbacks(written, not_written)
-        else:
-            written([])
-        return kept
+        if not going:
+            return succeed(written([]))
+        return self._table.accept([orders[number].draft for number in going]).addCallbacks(written, not_written)
 
     def _reserve(self, orders: Sequence[Order], verdicts: dict[int, Verdict]) -> dict[str, int]:
         """Room in the outbox for those without a verdict, by recipient; those that are too many get one."""

@@ -178,14 +178,13 @@ S = TypeVar("S", bound=Struct)
 
 def read_body(request: IRequest, bytes_max: int) -> bytes:
     """Raises :class:`TooLarge`."""
-    if getattr(request, "too_large", False):
+    body = getattr(request, "body", None)  # of a request of ours
+    if body is None:
+        request.content.seek(0)
+        body = request.content.read(bytes_max + 1)
+    if getattr(request, "too_large", False) or len(body) > bytes_max:
         raise TooLarge(f"the body is larger than {bytes_max} bytes")
-    content = request.content
-    content.seek(0)
-    body: bytes = content.read(bytes_max + 1)
-    if len(body) > bytes_max:
-        raise TooLarge(f"the body is larger than {bytes_max} bytes")
-    return body
+    return bytes(body)
 
 
 def idempotency_key(request: IRequest) -> str | None:

@@ -1,11 +1,11 @@
 """Small help with Deferreds."""
 
-from collections.abc import Coroutine, Generator, Iterable
-from functools import partial
-from types import coroutine
-from typing import Any, Generic, TypeVar
+from __future__ import annotations
 
-from twisted.internet.defer import Deferred, FirstError, ensureDeferred, gatherResults
+from collections.abc import Callable, Coroutine, Generator, Iterable
+from typing import Any, Generic, TypeVar, cast
+
+from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
@@ -13,32 +13,97 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-def begin(work: "Coroutine[Deferred[Any], Any, V]") -> "V | Deferred[V]":
-    """Goes on with `work` until it has to wait: what it returns or raises, if it comes to its end; else a Deferred of
-    it, which can be cancelled. What need not wait does without one."""
-    try:
-        waits_for = work.send(None)
-    except StopIteration as end:
-        result: V = end.value
-        return result
-    return ensureDeferred(_go_on(work, waits_for))
+class Task(Generic[V]):
+    """A coroutine on its way: `done` gets what it returns, or `failed` what it raises, maybe before this returns. That
+    is `ensureDeferred` for what nobody else awaits, in a third of the time. What it awaits and is there already is a
+    call deeper each time: it is not for loops."""
 
+    __slots__ = ("_done", "_failed", "_waits_for", "_work")
 
-@coroutine
-def _go_on(work: "Coroutine[Deferred[Any], Any, V]", waits_for: "Deferred[Any]") -> "Generator[Deferred[Any], Any, V]":
-    while True:
+    def __init__(
+        self,
+        work: Coroutine[Deferred[Any], Any, V],
+        done: Callable[[V], None],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        self._work = work
+        self._done = done
+        self._failed = failed
+        self._waits_for: Deferred[Any] | Soon[Any] | None = None
+        self._go_on(None)
+
+    @property
+    def over(self) -> bool:
+        return self._waits_for is None
+
+    def cancel(self) -> None:
+        """What it waits for is; the coroutine may see to that."""
+        if self._waits_for is not None:
+            self._waits_for.cancel()
+
+    def _go_on(self, result: Any) -> None:
+        self._waits_for = None
         try:
-            step = partial(work.send, (yield waits_for))
-        except BaseException as error:
-            step = partial(work.throw, error)
-        try:
-            waits_for = step()
+            failed = isinstance(result, Failure)
+            waits_for = self._work.throw(result.value) if failed else self._work.send(result)
         except StopIteration as end:
-            result: V = end.value
-            return result
+            self._end(self._done, end.value)
+        except BaseException as error:
+            self._end(self._failed, error)
+        else:
+            self._waits_for = waits_for
+            waits_for.addBoth(self._go_on)
+
+    def _end(self, tell: Callable[[Any], None], result: Any) -> None:
+        del self._done, self._failed  # whoever is told may hold the task: no garbage for the collector
+        tell(result)
 
 
-def shield(work: "Deferred[V]") -> "Deferred[V]":
+class Soon(Generic[V]):
+    """What one coroutine awaits, once: what a Deferred would do for it, in a fifth of the time if a :class:`Task` runs
+    the coroutine."""
+
+    __slots__ = ("_go_on", "_result", "over")
+
+    def __init__(self) -> None:
+        self.over = False
+        self._result: V | Failure | None = None  # if it was there before it was awaited
+        self._go_on: Callable[[Any], None] | None = None
+
+    def tell(self, result: V | Failure) -> None:
+        """Nothing more comes of it once it is over."""
+        if self.over:
+            return
+        self.over = True
+        go_on, self._go_on = self._go_on, None
+        if go_on is None:
+            self._result = result
+        else:
+            go_on(result)
+
+    def cancel(self) -> None:
+        """Whoever awaits it waits no longer."""
+        self.tell(Failure(CancelledError()))
+
+    def addBoth(self, go_on: Callable[[Any], None]) -> None:
+        """For the one who awaits it; named as it is for a Deferred."""
+        self._go_on = go_on
+
+    def __await__(self) -> Generator[Any, Any, V]:
+        result: Any = self._result
+        if not self.over:
+            result = yield self
+        if result is self:  # it is `ensureDeferred` that runs the coroutine, and waits for Deferreds alone
+            told: Deferred[V] = Deferred(lambda _: self.cancel())
+            self.addBoth(told.callback)
+            result = yield told
+        if isinstance(result, Failure):
+            raise cast(BaseException, result.value)
+        returned: V = result
+        return returned
+
+
+def shield(work: Deferred[V]) -> Deferred[V]:
     """Fires as `work` does; cancelling it leaves `work` alone. Klein cancels a request's Deferred when its client goes
     away: what was accepted goes on."""
     view: Deferred[V] = Deferred()
@@ -51,7 +116,14 @@ def shield(work: "Deferred[V]") -> "Deferred[V]":
     return view
 
 
-def together(work: "Iterable[Deferred[V]]") -> "Deferred[list[V]]":
+def apart(work: Coroutine[Deferred[Any], Any, V]) -> Soon[V]:
+    """The same of a coroutine."""
+    view: Soon[V] = Soon()
+    Task(work, view.tell, lambda error: view.tell(Failure(error)))
+    return view
+
+
+def together(work: Iterable[Deferred[V]]) -> Deferred[list[V]]:
     """Fires with all results, in order, or with the first failure as it is: also with the :class:`CancelledError` of
     whoever no longer waits, which Twisted's own would wrap, and Klein then take for a bug."""
 
@@ -74,7 +146,7 @@ class Waiters(Generic[K, V]):
     def full(self) -> bool:
         return self._count >= self._waiters_max
 
-    def wait(self, key: K, timeout_s: float) -> "Deferred[V | None]":
+    def wait(self, key: K, timeout_s: float) -> Deferred[V | None]:
         """Fires with what :meth:`tell` says, or None when the time is over."""
         waiter: Deferred[V | None] = Deferred()
         self._waiting.setdefault(key, {})[waiter] = None

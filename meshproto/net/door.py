@@ -83,8 +83,12 @@ def stranger(door: Door | None, head: Head) -> MeshError | None:
 
 def refusal(request: Bounded) -> MeshError | None:
     """What to say to a stranger who asks for what is the owner's. A request that no listener has looked at is one."""
-    error: MeshError | None = getattr(request, "stranger", Forbidden("the owner's part is not here"))
+    error = request.stranger if hasattr(request, "stranger") else Forbidden("the owner's part is not here")
     return (request.too_many_tries() or error) if isinstance(error, Unauthorized) else error
+
+
+async def _refused(error: MeshError) -> bytes:
+    raise error
 
 
 F = TypeVar("F", bound=Callable[..., Coroutine[Any, Any, bytes]])
@@ -94,10 +98,8 @@ def owner(route: F) -> F:
     """A route for the owner alone."""
 
     @wraps(route)
-    async def guarded(self: object, request: Bounded, *args: Any, **kwargs: Any) -> bytes:
+    def guarded(self: object, request: Bounded, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, bytes]:
         error = refusal(request)
-        if error is not None:
-            raise error
-        return await route(self, request, *args, **kwargs)
+        return _refused(error) if error is not None else route(self, request, *args, **kwargs)
 
     return cast(F, guarded)

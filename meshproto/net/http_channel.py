@@ -6,7 +6,7 @@ come at once. What a request is, and the two ways of serving it, is in :mod:`mes
 """
 
 from collections.abc import Callable, Iterable
-from enum import Enum, Flag, auto
+from enum import Enum, IntFlag, auto
 from typing import Any, Final
 from typing import Protocol as Shape
 
@@ -51,6 +51,8 @@ class Incoming(Shape):
     """The body may take its time, and is answered while it comes."""
     answers_early: bool
     """It is answered before the body comes, which nobody wants."""
+    counted: bool
+    """Its network may have so many a second, and so many bytes that come to nothing."""
     received_bytes: int
     """Of the body."""
     pieces: int
@@ -94,7 +96,7 @@ class Phase(Enum):
     """The request is answered; its body is read on for a while, and nobody looks at it."""
 
 
-class Hold(Flag):
+class Hold(IntFlag):
     """Why nothing is read."""
 
     AHEAD = auto()
@@ -241,7 +243,7 @@ class Channel(Protocol):
         self._request = None
         self.limits.body_over(self.number)
         self.limits.idle(self.number)
-        if request.code < 400:
+        if request.counted and request.code < 400:
             self.limits.proven(self.network, request.received_bytes, request.pieces)
         if self._phase is not Phase.DRAINING:
             self._next()

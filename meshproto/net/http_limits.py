@@ -105,22 +105,24 @@ class Limits:
             return None
         return Unavailable("too many large requests are under way", retry_after_s=BODIES_FULL_S)
 
-    def body(self, number: int, network: str, amount: int) -> MeshError | None:
-        """So many more bytes of a request's body have come: why they may not be kept. Others may be pushed out for
-        them, or the request itself."""
-        now = self.seconds()
-        wait_s = self._unproven.take(network, now, amount + PIECE_BYTES)
-        if wait_s:
-            mib = UNPROVEN_BYTES.per_s / 2**20
-            return SlowDown(
-                f"more than {mib:g} MiB a second from {called(network)} came to nothing", retry_after_s=wait_s
-            )
-        for goes in self._bodies.add(number, network, amount, now):
+    def piece(self, network: str, amount: int) -> MeshError | None:
+        """So many more bytes of a public request's body have come: why they may not be kept."""
+        wait_s = self._unproven.take(network, self.seconds(), amount + PIECE_BYTES)
+        if not wait_s:
+            return None
+        mib = UNPROVEN_BYTES.per_s / 2**20
+        return SlowDown(f"more than {mib:g} MiB a second from {called(network)} came to nothing", retry_after_s=wait_s)
+
+    def body(self, number: int, network: str, amount: int, *, whole: bool) -> None:
+        """So many more bytes of a request's body are to be kept; `whole`: they are all of it. Others may be pushed out
+        for them, or the request itself."""
+        if whole and self._bodies.add_whole(number, amount):
+            return
+        for goes in self._bodies.add(number, network, amount, self.seconds()):
             self._channels[goes].push_out()
-        return None
 
     def proven(self, network: str, amount: int, pieces: int) -> None:
-        """The request was served: its body, so many bytes in so many pieces, was worth them."""
+        """The public request was served: its body, so many bytes in so many pieces, was worth them."""
         self._unproven.give_back(network, amount + pieces * PIECE_BYTES)
 
     def body_complete(self, number: int) -> None:

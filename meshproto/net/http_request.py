@@ -14,7 +14,7 @@ from io import BytesIO
 from time import time
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import Request as HTTPRequest
@@ -25,7 +25,7 @@ from twisted.web.server import Request, Site
 from meshproto.core.http1 import Head
 from meshproto.core.limits import network_of
 from meshproto.errors import BadParams, MeshError, TooLarge
-from meshproto.net.deferred import begin
+from meshproto.net.deferred import Task
 from meshproto.net.http import answer_error, answer_exception
 from meshproto.net.http_channel import DISCARD_BYTES_MAX, IDLE_TIMEOUT_S, Channel, Incoming
 from meshproto.net.http_limits import Limits
@@ -60,6 +60,7 @@ class Bounded:
     beside_public = False
     unhurried = False
     answers_early = False
+    counted = False
     too_large = False
     received_bytes = 0
     pieces = 0
@@ -67,7 +68,8 @@ class Bounded:
     _kept: list[bytes]
 
     def count(self, channel: Channel) -> None:
-        """It is one of those of which a network has so many a second."""
+        """It is one of those of which a network has so many a second: all but the owner's."""
+        self.counted = True
         self.refusal = channel.limits.request(channel.network)
 
     def expect_body(self, channel: Channel) -> None:
@@ -81,18 +83,24 @@ class Bounded:
             self.refusal = channel.limits.new_body(channel.network)
 
     def received(self, piece: bytes) -> None:
-        self.received_bytes += len(piece)
+        size, channel = len(piece), self.channel
+        self.received_bytes += size
         self.pieces += 1
         if self.pieces > SMALL_PIECES_MAX and self.received_bytes < self.pieces * SMALL_PIECE_BYTES:
             raise BadParams(f"a body in pieces of less than {SMALL_PIECE_BYTES} bytes is not taken")
-        if self.received_bytes > DISCARD_BYTES_MAX:
-            raise self._too_large()
-        self.too_large = self.too_large or self.received_bytes > self.body_bytes_max
-        if not self.too_large and self.refusal is None and self.channel is not None:
-            channel = self.channel
-            self.refusal = channel.limits.body(channel.number, channel.network, len(piece))
-            if self.refusal is None and not channel.over:
-                self._kept.append(piece)
+        if self.received_bytes > self.body_bytes_max:
+            self.too_large = True
+            if self.received_bytes > DISCARD_BYTES_MAX:
+                raise self._too_large()
+        if self.too_large or self.refusal is not None or channel is None:
+            return
+        if self.counted:
+            self.refusal = channel.limits.piece(channel.network, size)
+            if self.refusal is not None:
+                return
+        channel.limits.body(channel.number, channel.network, size, whole=self.pieces == 1 and size == self.head.length)
+        if not channel.over:
+            self._kept.append(piece)
 
     def _too_large(self) -> MeshError:
         return TooLarge(f"a body has at most {self.body_bytes_max} bytes")
@@ -189,7 +197,7 @@ class ShortRequest(Asking, Bounded):
         self._handler = handler
         self._kept = []
         self._answer_fields: dict[bytes, bytes] = {}
-        self._working: Deferred[bytes] | None = None
+        self._working: Task[bytes] | None = None  # as long as it waits
 
     # what a handler uses
 
@@ -220,16 +228,9 @@ class ShortRequest(Asking, Bounded):
         if self.refusal is not None:
             self._answer(answer_error(cast(Any, self), self.refusal))
             return
-        try:
-            result = begin(self._handler(self))
-        except Exception as error:
-            self._failed(error)
-            return
-        if isinstance(result, Deferred):
-            self._working = result
-            result.addCallbacks(self._answer, lambda failure: self._failed(failure.value)).addErrback(self._give_up)
-        else:
-            self._answer(result)
+        working = Task(self._handler(self), self._answered, self._failed)
+        if not working.over:
+            self._working = working
 
     def connectionLost(self, reason: Failure) -> None:
         """What is under way for it is cancelled, as Klein does it."""
@@ -239,15 +240,17 @@ class ShortRequest(Asking, Bounded):
 
     def _failed(self, error: BaseException) -> None:
         if self.channel is not None:
-            self._answer(answer_exception(cast(Any, self), error))
+            self._answered(answer_exception(cast(Any, self), error))
         elif not isinstance(error, CancelledError):
             self.log.failure("a request failed whose client had gone", failure=Failure(error))
 
-    def _give_up(self, failure: Failure) -> None:
-        """What the handler has returned is no answer."""
-        self.log.failure("a bug in an answer", failure=failure)
-        if self.channel is not None:
-            self.channel.evict()
+    def _answered(self, body: bytes) -> None:
+        try:
+            self._answer(body)
+        except Exception:  # what the handler has returned is no answer
+            self.log.failure("a bug in an answer")
+            if self.channel is not None:
+                self.channel.evict()
 
     def _answer(self, body: bytes) -> None:
         if self.channel is None:

@@ -3,7 +3,6 @@
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
 
-from twisted.internet.defer import ensureDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -13,7 +12,7 @@ from meshproto.core.inbox import Received, sort
 from meshproto.errors import KeyChanged, SlowDown
 from meshproto.net.clocks import NowMs
 from meshproto.net.contacts import CHANGED
-from meshproto.net.deferred import Waiters, shield
+from meshproto.net.deferred import Waiters, apart
 from meshproto.net.inbox_table import InboxTable
 
 READERS_MAX: Final = 1000
@@ -74,7 +73,7 @@ class Receiving:
         :class:`meshproto.errors.Unavailable`; then nothing of it was kept."""
         opened = open_batch(body, self._identity())
         await self._check(opened.sender, network, len(body))
-        return await shield(ensureDeferred(self._keep(opened)))
+        return await apart(self._keep(opened))
 
     async def _keep(self, opened: Opened) -> bytes:
         sender = opened.sender

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, NamedTuple, Protocol, TypeVar
+from functools import partial
+from itertools import count
+from typing import Final, NamedTuple, Protocol
 
 from msgspec import Raw
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, DeferredList, ensureDeferred
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -27,6 +29,7 @@ from meshproto.errors import MeshError, NoAnswer, NotFound, PeerError, PeerRefus
 from meshproto.net.clocks import Alarm, NowMs
 from meshproto.net.contacts import Contacts
 from meshproto.net.courier import REASON_CHARS_MAX, Courier
+from meshproto.net.deferred import Task
 from meshproto.net.outbox_table import FIRST, Kept, OutboxTable, Overdue, Place, Waiting
 from meshproto.net.seeds import Seeds
 from meshproto.net.store import RETRY_S
@@ -47,8 +50,6 @@ LINES_IN_ALL_MAX: Final = 600
 """The same about all of them: 200 MB a day at worst."""
 
 Listener = Callable[[str | None, Iterable[int]], None]
-
-T = TypeVar("T")
 
 
 class _ForAnotherKey(Exception):
@@ -121,8 +122,10 @@ class Sending(Service):
         self._clock = clock
         self._now_ms = now_ms
         self._entropy = entropy
-        self._attempts: set[Deferred[None]] = set()  # under way
-        self._marks: set[Deferred[None]] = set()
+        self._attempts: dict[int, Task[None]] = {}  # under way
+        self._numbers = count()
+        self._marks = 0  # under way
+        self._drained: Deferred[None] = Deferred()  # for whoever waits until nothing is under way
         self._effects: deque[Effect] = deque()
         self._carrying_out = False
         self._notes = Notes(lines_max=LINES_MAX)
@@ -155,12 +158,13 @@ class Sending(Service):
 
     async def _drain(self) -> None:
         def cut() -> None:
-            for attempt in list(self._attempts):
+            for attempt in list(self._attempts.values()):
                 attempt.cancel()
 
         timer = self._clock.callLater(DRAIN_S, cut)
-        while under_way := [*self._attempts, *self._marks]:
-            await DeferredList(under_way)
+        while self._attempts or self._marks:
+            self._drained = Deferred()
+            await self._drained
         if timer.active():
             timer.cancel()
         self._tell(list(self._followers), End(Status.QUEUED, "this node is shutting down"))
@@ -326,25 +330,16 @@ class Sending(Service):
         match effect:
             case Attempt():
                 if self.running:
-                    self._follow(ensureDeferred(self._attempt(effect)), self._attempts)
+                    self._begin(effect)
             case Load():
                 loading = self._table.waiting_after(effect.key, effect.row)
                 loading.addCallbacks(
                     self._loaded, self._not_loaded, callbackArgs=(effect.key,), errbackArgs=(effect.key,)
                 )
             case Finish():
+                self._marks += 1
                 marking = self._table.finish(effect.rows, effect.status, effect.reason, self._now_ms())
                 marking.addCallbacks(self._marked, self._not_marked, callbackArgs=(effect,), errbackArgs=(effect,))
-                self._follow(marking, self._marks)
-
-    @staticmethod
-    def _follow(work: Deferred[None], under_way: set[Deferred[None]]) -> None:
-        def over(result: T) -> T:
-            under_way.discard(work)
-            return result  # a bug is told of by Twisted
-
-        under_way.add(work)
-        work.addBoth(over)
 
     def _tick(self) -> None:
         self._carry_out(self._core.tick(self._now()))
@@ -360,15 +355,23 @@ class Sending(Service):
         self._carry_out(self._core.not_loaded(key, failure.getErrorMessage(), self._now()))
 
     def _marked(self, _: None, finish: Finish) -> None:
+        self._marks -= 1
         self._tell(finish.rows, End(finish.status, finish.reason))
         self._carry_out(self._core.marked(finish.rows, self._now()))
         if self.listeners:
             self._notify(None, finish.rows)
+        self._look_whether_drained()
 
     def _not_marked(self, failure: Failure, finish: Finish) -> None:
+        self._marks -= 1
+        self._look_whether_drained()
         self._not_from_disk(failure)
         self._core.not_marked(finish, self._now())
         self._carry_out([])
+
+    def _look_whether_drained(self) -> None:
+        if not (self.running or self._attempts or self._marks or self._drained.called):
+            self._drained.callback(None)
 
     def _not_from_disk(self, failure: Failure) -> None:
         failure.trap(MeshError)
@@ -400,6 +403,20 @@ class Sending(Service):
             self._next_expiry.at(self._clock.seconds() + EXPIRY_LOOK_S)
 
     # -- attempts ------------------------------------------------------------------------------------------------
+
+    def _begin(self, attempt: Attempt) -> None:
+        number = next(self._numbers)
+        task = Task(self._attempt(attempt), partial(self._attempted, number), partial(self._attempt_broke, number))
+        if not task.over:
+            self._attempts[number] = task
+
+    def _attempted(self, number: int, _: None = None) -> None:
+        self._attempts.pop(number, None)
+        self._look_whether_drained()
+
+    def _attempt_broke(self, number: int, error: BaseException) -> None:
+        self.log.failure("a bug after a delivery", failure=Failure(error))
+        self._attempted(number)
 
     async def _attempt(self, attempt: Attempt) -> None:
         try:
@@ -458,7 +475,7 @@ class Sending(Service):
         letters = [Letter(message.id, Raw(message.message), message.sent_at, message.type) for message in attempt.batch]
         own = self._seeds.own()
         pending = seal(letters, own.identity, own.signed, located.record, self._entropy)
-        failed = Unreachable(f"{attempt.to} has no address")
+        failed: MeshError | None = None
         for uri in located.record.uris:
             reach = self._seeds.reach(located, uri)
             try:
@@ -472,19 +489,21 @@ class Sending(Service):
             except Exception:
                 self._core.may_have_arrived(attempt.key)
                 raise
-        raise failed
+        raise failed or Unreachable(f"{attempt.to} has no address")
 
     async def _check_keys(self, attempt: Attempt, located: Located) -> None:
         """What was sent to NAME~FINGERPRINT goes to that key or to nobody. Seeds may say that the name has another one
         now; that is no reason to pin that one, if nothing else goes there, nor to end what is not for it. Raises
         :class:`KeyChanged` and :class:`_ForAnotherKey`."""
         record = located.record
-        found = fingerprint(record.key_bytes)
-        reasons = {
-            message.row: f"it is for {message.to} alone, and {record.name} has the key {found} now"
-            for message in attempt.batch
-            if not message.is_for(found)
-        }
+        reasons = {}
+        if _prints(attempt.batch) != {""}:
+            found = fingerprint(record.key_bytes)
+            reasons = {
+                message.row: f"it is for {message.to} alone, and {record.name} has the key {found} now"
+                for message in attempt.batch
+                if not message.is_for(found)
+            }
         if len(reasons) == len(attempt.batch):
             await self._contacts.notice(located)
         else:
@@ -496,9 +515,14 @@ class Sending(Service):
             raise _ForAnotherKey(reasons, for_good=for_good)
 
 
+def _prints(batch: Sequence[Message]) -> set[str]:
+    """The fingerprints of the keys that messages of a batch are for; `""`: whichever key the recipient has."""
+    return {address.partition("~")[2] for address in {message.to for message in batch}}
+
+
 def _only_key(batch: Sequence[Message]) -> str | None:
     """The fingerprint of the key that all of a batch is for, if there is one."""
-    prints = {address.partition("~")[2] for address in {message.to for message in batch}}
+    prints = _prints(batch)
     return (prints.pop() or None) if len(prints) == 1 else None
 
 

@@ -5,8 +5,9 @@ and their results are told when the disk has synced it; what gathers meanwhile g
 that syncs two thousand times a second takes tens of thousands of rows. *Acknowledged means on disk* begins here.
 
 Statements take microseconds, and a sync takes as long as the disk likes: so the statements are run here, and the sync
-elsewhere (:class:`meshproto.net.syncing.Syncing`). With the statements in a thread too, each of them had to wait for
-the interpreter, half a millisecond when the reactor was busy: 64 messages took 60 ms to be written.
+elsewhere (:class:`meshproto.net.syncing.Syncing`), unless it is a small one of a disk that is quick. With the
+statements in a thread too, each of them had to wait for the interpreter, half a millisecond when the reactor was busy:
+64 messages took 60 ms to be written.
 
 **When the disk refuses** (it is full, broken, locked by another program, the file is gone), who wanted to write is told
 :class:`Unavailable`, who wanted to read is still answered, and the next group tries again: nothing has to be restarted
@@ -46,6 +47,8 @@ from meshproto.net.syncing import Syncing
 
 GROUP_JOBS_MAX: Final = 2000
 """Jobs in one commit: a burst must not make the first of them wait for the last."""
+SMALL_ROWS_MAX: Final = 4
+"""Rows that a job alone writes, and nothing gathers meanwhile: a message, and whom it is from."""
 QUEUE_JOBS_MAX: Final = 100_000
 """Jobs that wait for the disk; past that new ones are refused."""
 RETRY_S: Final = 5.0
@@ -277,7 +280,11 @@ def _run_in_savepoint(job: Job[Any], connection: sqlite3.Connection) -> Any:
 
 
 def _next_group(waiting: deque[_Submitted]) -> list[_Submitted]:
-    return [waiting.popleft() for _ in range(min(GROUP_JOBS_MAX, len(waiting)))]
+    if len(waiting) > GROUP_JOBS_MAX:
+        return [waiting.popleft() for _ in range(GROUP_JOBS_MAX)]
+    group = list(waiting)
+    waiting.clear()
+    return group
 
 
 def _refusal(waiting: int, *, closing: bool) -> Unavailable | None:
@@ -303,6 +310,7 @@ class SQLiteDatabase:
         self._waiting: deque[_Submitted] = deque()
         self._turn: IDelayedCall | None = None
         self._busy = False
+        self._synced_changes = -1  # the connection's count of changes when all were synced
         self._problem: str | None = None
         self._closing: Deferred[None] | None = None
         if syncing is not None:
@@ -335,14 +343,22 @@ class SQLiteDatabase:
     def _commit(self) -> None:
         self._turn, self._busy = None, True
         group = _next_group(self._waiting)
+        before = self._connection.total_changes
         results = self._writer.commit(group)
-        if self._syncing is not None and self._writer.problem is None and any(one.durable for one in group):
-            self._syncing.sync(lambda wrong: self._synced(results, wrong))
-        else:
+        changes = self._connection.total_changes
+        wanted = changes != self._synced_changes and any(one.durable for one in group)
+        if self._syncing is None or self._writer.problem is not None or not wanted:
             self._over(results)
+            return
+        small = len(group) == 1 and changes - before <= SMALL_ROWS_MAX
+        self._syncing.sync(lambda wrong: self._synced(results, changes, wrong), small=small)
 
-    def _synced(self, results: Results, wrong: Exception | None) -> None:
-        self._over(results if wrong is None else self._writer.not_synced(wrong, results))
+    def _synced(self, results: Results, changes: int, wrong: Exception | None) -> None:
+        if wrong is None:
+            self._synced_changes = changes
+        else:
+            results = self._writer.not_synced(wrong, results)
+        self._over(results)
 
     def _checkpointed(self, wrong: Exception | None) -> None:
         if wrong is not None:

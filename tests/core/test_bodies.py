@@ -61,8 +61,19 @@ def test_what_is_complete_stays() -> None:
     assert bodies.add(2, "a", 100, 10 * BODY_SURE_S) == []
 
 
+def test_what_came_at_once_is_complete() -> None:
+    """As long as there is room; it was never under way, and does not go for others."""
+    bodies = Bodies(100)
+    assert bodies.add_whole(1, 60)
+    assert not bodies.add_whole(2, 41)
+    bodies.complete(1)
+    assert bodies.add(2, "a", 41, 10 * BODY_SURE_S) == [2]
+    bodies.end(1)
+    assert bodies.bytes == 0
+
+
 @given(
-    st.lists(st.tuples(st.sampled_from("agce"), st.integers(0, 5), st.integers(1, 60), st.floats(0, 30)), max_size=60)
+    st.lists(st.tuples(st.sampled_from("agwce"), st.integers(0, 5), st.integers(1, 60), st.floats(0, 30)), max_size=60)
 )
 def test_the_sum_is_that_of_what_is_held(steps: list[tuple[str, int, int, float]]) -> None:
     """Whatever comes and goes, in any order: never more than the limit, and nothing is left in the end."""
@@ -74,6 +85,8 @@ def test_the_sum_is_that_of_what_is_held(steps: list[tuple[str, int, int, float]
                 held[number] += amount
                 for goes in bodies.add(number, "a", amount, now):
                     held[goes] = 0
+            case "w":
+                held[number] += amount if bodies.add_whole(number, amount) else 0
             case "c":
                 bodies.complete(number)
             case "e":

@@ -1,14 +1,17 @@
 """Views of work that goes on, and waiting for something to happen to a key."""
 
-from collections.abc import Iterator
+import gc
+import weakref
+from collections.abc import Coroutine, Iterator
+from typing import Any
 
 import pytest
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, succeed
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from meshproto.net.deferred import Waiters, begin, shield
+from meshproto.net.deferred import Soon, Task, Waiters, apart, shield
 
 result_of = SynchronousTestCase().successResultOf
 failure_of = SynchronousTestCase().failureResultOf
@@ -17,21 +20,41 @@ no_result_of = SynchronousTestCase().assertNoResult
 WAITERS_MAX = 3
 
 
-class TestBegin:
+class Told:
+    """What came of a task."""
+
+    def __init__(self, work: Coroutine[Deferred[Any], Any, Any]) -> None:
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.times = 0
+        self.task = Task(work, self._done, self._failed)
+
+    def _done(self, result: Any) -> None:
+        self.times += 1
+        self.result = result
+
+    def _failed(self, error: BaseException) -> None:
+        self.times += 1
+        self.error = error
+
+
+class TestTask:
     def test_what_need_not_wait(self) -> None:
-        """Comes back as it is, also what has awaited something that was there."""
+        """Is over at once, also what has awaited something that was there."""
 
         async def work() -> int:
             return await succeed(3)
 
-        assert begin(work()) == 3
+        told = Told(work())
+        assert (told.result, told.times, told.task.over) == (3, 1, True)
 
     def test_what_fails_before_it_waits(self) -> None:
         async def work() -> int:
             raise KeyError("no")
 
-        with pytest.raises(KeyError):
-            begin(work())
+        told = Told(work())
+        assert isinstance(told.error, KeyError)
+        assert told.task.over
 
     def test_what_waits(self) -> None:
         """More than once, for what succeeds and what fails."""
@@ -47,13 +70,12 @@ class TestBegin:
                 results.append(-1)
             return [*results, await third]
 
-        begun = begin(work())
-        assert isinstance(begun, Deferred)
+        told = Told(work())
         third.callback(3)
         first.callback(1)
-        no_result_of(begun)
+        assert (told.times, told.task.over) == (0, False)
         second.errback(ValueError("no"))
-        assert result_of(begun) == [1, -1, 3]
+        assert (told.result, told.times, told.task.over) == ([1, -1, 3], 1, True)
 
     def test_what_fails_after_it_has_waited(self) -> None:
         waits_for: Deferred[int] = Deferred()
@@ -61,13 +83,12 @@ class TestBegin:
         async def work() -> int:
             return 1 // await waits_for
 
-        begun = begin(work())
-        assert isinstance(begun, Deferred)
+        told = Told(work())
         waits_for.callback(0)
-        failure_of(begun, ZeroDivisionError)
+        assert isinstance(told.error, ZeroDivisionError)
 
     def test_cancelled(self) -> None:
-        """What it waits for is, and it may see to that."""
+        """What it waits for is, and it may see to that; once it is over there is nothing to cancel."""
         cancelled: list[object] = []
         waits_for: Deferred[int] = Deferred(cancelled.append)
         seen: list[str] = []
@@ -78,11 +99,110 @@ class TestBegin:
             finally:
                 seen.append("the end")
 
-        begun = begin(work())
-        assert isinstance(begun, Deferred)
-        begun.cancel()
-        failure_of(begun, CancelledError)
-        assert (cancelled, seen) == ([waits_for], ["the end"])
+        told = Told(work())
+        told.task.cancel()
+        assert isinstance(told.error, CancelledError)
+        told.task.cancel()
+        assert (cancelled, seen, told.times) == ([waits_for], ["the end"], 1)
+
+    def test_leaves_no_garbage(self) -> None:
+        """Though whoever is told holds the task."""
+
+        async def work(waits_for: Deferred[int]) -> int:
+            return await waits_for
+
+        gc.collect()
+        gc.disable()
+        try:
+            for waits_for in (succeed(1), Deferred[int]()):
+                told = Told(work(waits_for))
+                if not waits_for.called:
+                    waits_for.callback(1)
+                gone = weakref.ref(told)
+                del told
+                assert gone() is None
+        finally:
+            gc.enable()
+
+
+class TestSoon:
+    """Awaited by a coroutine that a :class:`Task` runs, or `ensureDeferred`."""
+
+    def test_told(self) -> None:
+        """With a result, or a failure."""
+
+        async def work(soon: Soon[int]) -> int:
+            return 6 // await soon
+
+        for result, error in ((3, None), (0, ZeroDivisionError), (Failure(KeyError("no")), KeyError)):
+            soon: Soon[int] = Soon()
+            told = Told(work(soon))
+            soon.tell(result)
+            assert soon.over
+            soon.tell(7)
+            assert (told.times, told.result) == (1, 2 if error is None else None)
+            assert isinstance(told.error, error or type(None))
+            soon = Soon()
+            deferred = ensureDeferred(work(soon))
+            no_result_of(deferred)
+            soon.tell(result)
+            assert result_of(deferred) == 2 if error is None else failure_of(deferred, error)
+
+    def test_cancelled(self) -> None:
+        """Whoever awaits it hears so, and nothing more."""
+
+        async def work(soon: Soon[int]) -> int:
+            return await soon
+
+        soon: Soon[int] = Soon()
+        told = Told(work(soon))
+        told.task.cancel()
+        soon.tell(3)
+        assert isinstance(told.error, CancelledError)
+        assert told.times == 1
+        soon = Soon()
+        deferred = ensureDeferred(work(soon))
+        deferred.cancel()
+        soon.tell(3)
+        failure_of(deferred, CancelledError)
+
+
+class TestApart:
+    @staticmethod
+    async def wait(view: Soon[int]) -> int:
+        return await view
+
+    def test_result_and_failure(self) -> None:
+        """Also when it is there at once."""
+
+        async def work(waits_for: Deferred[int]) -> int:
+            return 6 // await waits_for
+
+        waits_for: Deferred[int] = Deferred()
+        told = Told(self.wait(apart(work(waits_for))))
+        assert not told.task.over
+        waits_for.callback(3)
+        assert told.result == 2
+        assert Told(self.wait(apart(work(succeed(3))))).result == 2
+        assert isinstance(Told(self.wait(apart(work(succeed(0))))).error, ZeroDivisionError)
+
+    def test_cancelled(self) -> None:
+        """Whoever waits no longer hears so at once, and the work goes on; how it ends is nobody's business."""
+        seen: list[int] = []
+
+        async def work(waits_for: Deferred[int]) -> int:
+            seen.append(6 // await waits_for)
+            return seen[-1]
+
+        for result in (3, 0):
+            waits_for: Deferred[int] = Deferred()
+            told = Told(self.wait(apart(work(waits_for))))
+            told.task.cancel()
+            assert isinstance(told.error, CancelledError)
+            assert not waits_for.called
+            waits_for.callback(result)
+            assert told.times == 1
+        assert seen == [2]
 
 
 class TestShield:

@@ -484,6 +484,15 @@ class TestRates:
         assert b"Retry-After" in client.heard
         assert world.send("UserX", "Bobby", "hello").json["status"] == "delivered"
 
+    def test_the_owners_bytes_do_not_count(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The owner hears as often as they like that a body is wrong."""
+        monkeypatch.setattr(http_limits, "UNPROVEN_BYTES", Rate(1.0, 2.0 * PIECE_BYTES))
+        again(world)
+        for _ in range(5):
+            client = RawHTTP(world, "Bobby")
+            client.say(b"POST /send HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 3\r\n\r\nabc")
+            assert client.status == 400
+
     def test_pieces_count(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         """A body in chunks of a byte is as much as one that is five hundred times as long."""
         monkeypatch.setattr(http_limits, "UNPROVEN_BYTES", Rate(1.0, 100.0 * PIECE_BYTES))

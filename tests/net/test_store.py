@@ -1,9 +1,11 @@
 """One suite for both: a real file with the thread that syncs, and a database in memory on a fake clock. What happens
 when the disk refuses is in test_store_faults.py."""
 
+import errno
 import os
 import sqlite3
 import sys
+import threading
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -15,8 +17,16 @@ from twisted.internet.defer import Deferred, DeferredList
 
 from meshproto.errors import BadState, NotFound, Unavailable
 from meshproto.net.database_file import connect, shrink
-from meshproto.net.store import CHECKPOINT_FRAMES, GROUP_JOBS_MAX, QUEUE_JOBS_MAX, RETRY_S, Job, SQLiteDatabase
-from meshproto.net.syncing import HANDOVER_S, Done
+from meshproto.net.store import (
+    CHECKPOINT_FRAMES,
+    GROUP_JOBS_MAX,
+    QUEUE_JOBS_MAX,
+    RETRY_S,
+    SMALL_ROWS_MAX,
+    Job,
+    SQLiteDatabase,
+)
+from meshproto.net.syncing import HANDOVER_S, QUICK_IN_A_ROW, QUICK_S, Done
 from tests.net.store_rig import SCHEMA, Clocked, Rig, Threaded, fail, insert, refusal, statements, words
 
 
@@ -143,10 +153,12 @@ class Disk:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.frames = 0
         self.asked: list[str] = []
+        self.small: list[bool] = []
         self._connection = connection
         self._done: Done | None = None
 
-    def sync(self, done: Done) -> None:
+    def sync(self, done: Done, *, small: bool) -> None:
+        self.small.append(small)
         self._ask("sync", done)
 
     def checkpoint(self, done: Done) -> None:
@@ -205,6 +217,39 @@ def test_told_at_once() -> None:
     rig = OnDisk()
     assert rig.begin(insert("a"), words, durable=False) == ["a", ["a"]]
     assert rig.disk.asked == []
+
+
+def test_what_is_small() -> None:
+    """A job alone that writes SMALL_ROWS_MAX rows: not one more, nor two jobs."""
+
+    def several(rows: int) -> Job[Any]:
+        return lambda connection: connection.executemany(
+            "INSERT INTO words VALUES (?)", [(f"{rows} {row}",) for row in range(rows)]
+        )
+
+    rig = OnDisk()
+    for jobs in ([several(SMALL_ROWS_MAX)], [several(SMALL_ROWS_MAX + 1)], [insert("a"), insert("b")], [insert("c")]):
+        rig.begin(*jobs)
+        rig.disk.does_it()
+        rig.work()
+    assert rig.disk.small == [True, False, False, True]
+
+
+def test_what_has_written_nothing() -> None:
+    """Need not be synced, if all that was written before is: whether or not its writer waited for that."""
+    rig = OnDisk()
+    assert rig.begin(words) == []  # what a process before this one has written may not be on disk
+    rig.disk.does_it()
+    assert rig.begin(words) == [[]]
+    rig.begin(insert("a"), durable=False)
+    told = rig.begin(words)
+    assert (told, len(rig.disk.asked)) == ([], 2)
+    rig.disk.does_it(refusal(sqlite3.SQLITE_IOERR_FSYNC, "disk I/O error"))
+    told = rig.begin(words)
+    assert (told, len(rig.disk.asked)) == ([], 3)
+    rig.disk.does_it()
+    assert told == [["a"]]
+    assert rig.begin(words) == [["a"]]
 
 
 def test_not_synced() -> None:
@@ -273,13 +318,53 @@ async def test_the_wal_begins_anew(tmp_path: Path) -> None:
     await rig.database.close()
 
 
+async def test_who_syncs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reactor's own thread what is small, when QUICK_IN_A_ROW syncs were quick; the other one again from the first
+    that is not, or that fails."""
+    rig = Threaded(tmp_path / "words.db")
+    now, took_s, wrong = 0.0, 0.0, False
+    here: list[bool] = []
+
+    def sync(_: int) -> None:
+        nonlocal now
+        here.append(threading.current_thread() is threading.main_thread())
+        now += took_s
+        if wrong:
+            raise OSError(errno.EIO, "no")
+
+    monkeypatch.setattr("meshproto.net.syncing.monotonic", lambda: now)
+    monkeypatch.setattr("meshproto.net.syncing.os.fdatasync", sync)
+
+    async def sync_once(*, small: bool = True) -> bool:
+        done: Deferred[Exception | None] = Deferred()
+        rig.syncing.sync(done.callback, small=small)
+        assert (await done is not None) is wrong
+        return here[-1]
+
+    took_s = 0.99 * QUICK_S
+    assert [await sync_once() for _ in range(QUICK_IN_A_ROW)] == [False] * QUICK_IN_A_ROW
+    assert await sync_once()
+    assert not await sync_once(small=False)
+    assert await sync_once()
+    took_s = 1.01 * QUICK_S
+    assert await sync_once()
+    took_s = 0.0
+    assert [await sync_once() for _ in range(QUICK_IN_A_ROW)] == [False] * QUICK_IN_A_ROW
+    wrong = True
+    assert await sync_once()
+    wrong = False
+    assert not await sync_once()
+    monkeypatch.undo()
+    await rig.database.close()
+
+
 async def test_a_sync_that_fails(tmp_path: Path) -> None:
     """What the system says of a sync is told as SQLite would tell it."""
     rig = Threaded(tmp_path / "words.db")
     done: Deferred[Exception | None] = Deferred()
     reads, writes = os.pipe()
     os.dup2(reads, rig.syncing._wal)  # a pipe has nothing to sync
-    rig.syncing.sync(done.callback)
+    rig.syncing.sync(done.callback, small=False)
     assert getattr(await done, "sqlite_errorcode", None) == sqlite3.SQLITE_IOERR_FSYNC
     os.close(reads)
     os.close(writes)
