@@ -811,7 +811,7 @@ def test_a_bad_chunk_amid_a_stream(world: World, client: RawHTTP) -> None:
 
 class TestStrangers:
     @pytest.mark.parametrize("token", ["", "Bearer wrong"])
-    @pytest.mark.parametrize("path", ["/send", "/send/UserX", "/nowhere", "/"])
+    @pytest.mark.parametrize("path", ["/send", "/send/UserX", "/nowhere", "/pages"])
     def test_what_is_the_owners_is_counted_too(
         self, world: World, few_requests: Rate, client: RawHTTP, path: str, token: str
     ) -> None:
