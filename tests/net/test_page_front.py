@@ -60,9 +60,7 @@ class TestPage:
         host.listenTCP(USER_PORT, site(Face(None, world.users["UserX"].front, Door("secret", LOOPBACK_HOSTS)), host))
         assert ask(world, "/")[0] == 200
 
-    @pytest.mark.parametrize(
-        "path", ["/page/", "/page/none.js", "/page/..%2f..%2fsetup.py", "/page/%2e%2e/seed/a.js"]
-    )
+    @pytest.mark.parametrize("path", ["/page/", "/page/none.js", "/page/..%2f..%2fsetup.py", "/page/%2e%2e/seed/a.js"])
     def test_no_other_files(self, world: World, path: str) -> None:
         code, fields, body = ask(world, path)
         assert (code, fields["content-type"], json.loads(body)["status"]) == (404, "application/problem+json", 404)
