@@ -125,10 +125,43 @@ async def test_who_has_said_all_is_heard(rig: Rig) -> None:
 
 async def test_who_breaks_off_is_noticed(rig: Rig) -> None:
     client, side = await rig.connect()
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    client.close()
+    reset(client)
     await side.over
     assert side.reason.check(ConnectionLost)
+
+
+def reset(client: socket.socket) -> None:
+    """Break off."""
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+
+
+async def test_who_breaks_off_in_the_same_turn_is_no_other(rig: Rig) -> None:
+    """After the kernel has said that there is something to read, and before it is read: then what is read is that the
+    connection was lost, which the kernel tells once."""
+    first, second = [await rig.connect() for _ in range(2)]
+
+    def break_off(side: Side, _: bytes) -> None:
+        client, other = first if side is second[1] else second
+        other.transport.socket.recv(1)
+        reset(client)
+
+    rig.on_data = break_off
+    for client in rig.clients:
+        client.sendall(b"x")
+    sides = (first[1], second[1])
+    await rig.until(lambda: any(side.over.called for side in sides))
+    (broken,) = [side for side in sides if side.over.called]
+    assert broken.reason.check(ConnectionLost)
+    assert not broken.all_said
+
+
+async def test_when_the_reactor_stops_all_are_told(rig: Rig) -> None:
+    """It tells those that it reads from."""
+    sides = [(await rig.connect())[1] for _ in range(3)]
+    (reader,) = rig.read_from()
+    reader.connectionLost(Failure(ConnectionLost()))
+    assert [side.over.called for side in sides] == [True] * 3
 
 
 async def test_who_is_not_to_be_read_from_is_not(rig: Rig) -> None:
