@@ -92,8 +92,9 @@ class Together(FileDescriptor):
 
 
 def read_together(port: IListeningPort) -> None:
-    """Have the connections that the port takes in be read from together, where that can be done."""
-    if not EPOLL or type(port) is not tcp.Port:
+    """Have the connections that the port takes in be read from together, where that can be done: over TCP, with TLS or
+    without, on Linux."""
+    if not EPOLL or getattr(port, "transport", None) is not tcp.Server:
         return
     together = Together(port.reactor)
 

@@ -9,6 +9,7 @@ import pytest
 import pytest_twisted  # type: ignore[import-untyped]
 from twisted.internet import tcp
 from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred
+from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Factory, Protocol, connectionDone
@@ -18,6 +19,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from meshproto.net import together
+from meshproto.net.listening import listen
 from meshproto.net.together import Together, read_together
 
 
@@ -51,14 +53,15 @@ class Side(Protocol):
 
 
 class Rig:
-    """A port whose connections are read from together, and sockets that are connected to it."""
+    """A port as a seed has it, whose connections are read from together, and sockets that are connected to it."""
 
     def __init__(self, reactor: Any) -> None:
         self.reactor = reactor
         self.on_data: Callable[[Side, bytes], None] = lambda side, data: None
         self.sides: list[Side] = []
         self.clients: list[socket.socket] = []
-        self.port = reactor.listenTCP(0, Factory.forProtocol(self._side), interface="127.0.0.1")
+        endpoint = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
+        self.port: Any = listen(endpoint, Factory.forProtocol(self._side), "tcp:0")
         read_together(self.port)
 
     def _side(self) -> Side:
