@@ -14,7 +14,6 @@ from typing import Any, Final
 
 from twisted.internet import tcp
 from twisted.internet.abstract import FileDescriptor
-from twisted.internet.interfaces import IListeningPort
 from twisted.internet.main import CONNECTION_LOST
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -56,24 +55,30 @@ class Together(FileDescriptor):
                 self.stopReading()
 
     def doRead(self) -> None:
-        connections = self._connections
-        with gathered():
-            for number, _ in self._epoll.poll(0, len(connections)):
-                connection = connections.get(number)
-                if connection is None:
-                    continue  # another one has had it closed
-                try:
-                    self._read(connection)
-                except Exception:
-                    # As the reactor does with a protocol that fails on what it is given: it goes, the others go on.
-                    self.log.failure("a bug in what reads from a connection")
-                    connection.abortConnection()
+        ready = self._epoll.poll(0, len(self._connections))
+        if len(ready) == 1:  # whose answer has nothing to wait for
+            self._read_all(ready)
+        else:
+            with gathered():
+                self._read_all(ready)
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor stops, and does not know those whom it would have to tell."""
         super().connectionLost(reason)
         for connection in list(self._connections.values()):
             connection.connectionLost(reason)
+
+    def _read_all(self, ready: list[tuple[int, int]]) -> None:
+        for number, _ in ready:
+            connection = self._connections.get(number)
+            if connection is None:
+                continue  # another one has had it closed
+            try:
+                self._read(connection)
+            except Exception:
+                # As the reactor does with a protocol that fails on what it is given: it goes, the others go on.
+                self.log.failure("a bug in what reads from a connection")
+                connection.abortConnection()
 
     def _read(self, connection: tcp.Connection) -> None:
         """What :meth:`tcp.Connection.doRead` does, in fewer calls. Whatever the event was, this tells."""
@@ -91,9 +96,9 @@ class Together(FileDescriptor):
             self.reactor.addReader(connection)
 
 
-def read_together(port: IListeningPort) -> None:
-    """Have the connections that the port takes in be read from together, where that can be done: over TCP, with TLS or
-    without, on Linux."""
+def read_together(port: Any) -> None:
+    """Have the connections that a listening port takes in be read from together, where that can be done: over TCP, with
+    TLS or without, on Linux."""
     if not EPOLL or getattr(port, "transport", None) is not tcp.Server:
         return
     together = Together(port.reactor)
