@@ -150,20 +150,18 @@ def test_quick_lines_take_turns(street: Street) -> None:
         link.abort()
 
 
-@pytest.mark.parametrize("chunk", [QUICK_LINES, 2 * QUICK_LINES])
-def test_quick_lines_in_small_chunks_take_turns(street: Street, chunk: int) -> None:
-    """Also when no chunk has more of them than one turn allows: those that have come when it is used up wait for the
-    next."""
+def test_quick_lines_in_small_chunks_take_turns(street: Street) -> None:
+    """Also those that are answered without more ado: when a turn is used up by them the next wait."""
     link = street.link(1)
-    link.quick = lambda lines: [street.handled.append(("1", line)) or line for line in lines]  # type: ignore[func-returns-value]
-    for _ in range(TURN_LINES // chunk):
-        link.dataReceived(flood(chunk))
+    link.quick = partial(street.quick, "1")
+    for _ in range(TURN_LINES // QUICK_LINES):
+        link.dataReceived(flood(QUICK_LINES))
     assert street.took() == {"1": TURN_LINES}
-    link.dataReceived(flood(chunk))
+    link.dataReceived(flood(QUICK_LINES))
     assert street.took() == {"1": AT_ONCE_LINES}
     assert not link.transport.reading  # type: ignore[attr-defined]
     street.turn()
-    assert street.took() == {"1": chunk - AT_ONCE_LINES}
+    assert street.took() == {"1": QUICK_LINES - AT_ONCE_LINES}
     link.abort()
 
 
