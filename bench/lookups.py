@@ -2,8 +2,9 @@
 
 The seed on one core, the load generator on the other. Asked for are random names, each of which the seed has looked up
 once before, or none has; and names that it has not looked up since it started, whose signatures it checks then. In the
-same rounds the same is asked of redis-server (GET, the same keys and texts), of a Twisted server that gives back what
-it gets, and of one in C. Then the same while changes come from another seed by gossip, a thousand a second.
+same rounds the same is asked of redis-server (GET, the same keys and texts), of a bare loop in Python that does nothing
+else, of a Twisted server that gives back what it gets, and of one in C. Then the same while changes come from another
+seed by gossip, a thousand a second.
 """
 
 import contextlib
@@ -42,7 +43,8 @@ BUSY: Final = "a lookup, changes coming by gossip"
 REDIS: Final = "redis-server GET"
 TWISTED: Final = "Twisted echo"
 ECHO: Final = "echo in C"
-LIMITS: Final = (REDIS, TWISTED, ECHO)
+BARE: Final = "bare loop in Python"
+LIMITS: Final = (REDIS, BARE, TWISTED, ECHO)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -79,6 +81,7 @@ class Bench:
         self._servers = {
             ECHO: stack.enter_context(servers.echo()),
             TWISTED: stack.enter_context(servers.twisted_echo()),
+            BARE: stack.enter_context(servers.bare_lookups(known)),
         }
         if servers.redis_is_there():
             say("redis-server is filled")
@@ -104,6 +107,7 @@ class Bench:
         yield MISSED, lambda: self._asked(self._seed, "missed", names.MISS, plan)
         if REDIS in self._servers:
             yield REDIS, lambda: self._asked(self._servers[REDIS], "get", names.HIT, plan, "redis")
+        yield BARE, lambda: self._asked(self._servers[BARE], "found", names.HIT, plan)
         for what in (TWISTED, ECHO):
             yield what, lambda what=what: self._asked(self._servers[what], "found", "lookup", plan)  # type: ignore[misc]
 

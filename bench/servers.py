@@ -59,6 +59,13 @@ def twisted_echo() -> Iterator[Server]:
         yield server
 
 
+@contextlib.contextmanager
+def bare_lookups(known: int) -> Iterator[Server]:
+    """What Python allows: see :mod:`bench.bare_lookup`."""
+    with _serving([sys.executable, "-m", "bench.bare_lookup", str(known)]) as server:
+        yield server
+
+
 def redis_is_there() -> bool:
     return shutil.which(REDIS) is not None
 
@@ -105,7 +112,7 @@ def _serving(command: list[str]) -> Iterator[Server]:
         assert process.stdout is not None
         port = process.stdout.readline().strip()
         if not port:
-            raise Failed(f"{command[-1]} did not start")
+            raise Failed(f"{' '.join(command)} did not start")
         yield Server(f"127.0.0.1:{port}", process.pid)
 
 

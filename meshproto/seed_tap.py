@@ -4,7 +4,7 @@ import os
 import random
 import time
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from twisted.application.service import IService
 
@@ -15,6 +15,7 @@ from meshproto.errors import BadParams
 from meshproto.net import seed_store
 from meshproto.net.clocks import wait_by_monotonic_time
 from meshproto.net.database_file import connect
+from meshproto.net.large_pages import use_large_pages
 from meshproto.net.lines import LineHandler, LinesFactory
 from meshproto.net.listening import is_loopback, local_address
 from meshproto.net.names_file import NamesFile
@@ -27,6 +28,10 @@ from meshproto.net.together import read_together
 from meshproto.net.turns import Turns
 from meshproto.tap import NodeOptions, NodeService, addresses, read_keys
 from meshproto.wire import TLS_PREFIX
+
+MANY_NAMES: Final = 100_000
+"""From so many on, 50 MB, the look-ups wait for memory, and it takes the tenth of a second that is needed to have it in
+large pages."""
 
 
 class Options(NodeOptions):
@@ -113,6 +118,8 @@ class SeedNode(NodeService):
             entries=seed_store.read_entries(connection),
             peers=[*options["peer"], *seed_store.read_peers(connection)],
         )
+        if len(core.directory) >= MANY_NAMES:
+            use_large_pages()
         store = seed_store.SeedStore(SQLiteDatabase(connection, reactor, SyncThread(connection, reactor)))
         self.seed = SeedService(core, store, reactor, self.endpoints.seed, time.time, turns)
         if options["http"] is not None:

@@ -28,6 +28,14 @@ NOT_FOUND_RETRY_S: Final = 5.0
 _is_name = re.compile(NAME_PATTERN).match
 
 
+def not_found(name: str) -> UserNotFound:
+    return UserNotFound(f"no user {name} is known here", retry_after_s=NOT_FOUND_RETRY_S)
+
+
+_NOBODY: Final = encode_error(0, not_found("NAME")).replace(b'"id":0', b'"id":%b').replace(b"NAME", b"%b")
+"""The line that says so. In a name nothing needs an escape."""
+
+
 def answers(
     lines: list[bytes], directory: Directory, now: float, alive: Callable[[str, float], bool], *, misses: bool
 ) -> list[bytes]:
@@ -62,14 +70,10 @@ def answers(
             number = encode_id(request_id)
             found.append(ANSWER % (number, own_name, uris, key, mail, seq, sig, since, home, online, seen))
         elif stored is None and misses and _is_name(name):
-            found.append(encode_error(request_id, not_found(name)))
+            found.append(_NOBODY % (encode_id(request_id), name.encode()))
         else:
             break
     return found
-
-
-def not_found(name: str) -> UserNotFound:
-    return UserNotFound(f"no user {name} is known here", retry_after_s=NOT_FOUND_RETRY_S)
 
 
 def _warm(entries: dict[str, Any], keys: list[str]) -> None:

@@ -12,6 +12,7 @@ from typing import Final
 
 from twisted.internet.interfaces import ITransport
 from twisted.internet.tcp import Connection
+from twisted.logger import Logger
 
 GATHERED_BYTES_MAX: Final = 64 * 1024
 """More is sent on the way: it would fill caches and sockets, and whoever does not take their answers would be noticed
@@ -27,6 +28,7 @@ class _Gathered:
 
 
 _gathered: Final = _Gathered()
+_log: Final = Logger()
 
 
 def write(transport: ITransport, data: bytes) -> None:
@@ -47,7 +49,10 @@ def write(transport: ITransport, data: bytes) -> None:
 def gathered() -> Iterator[None]:
     """What is written meanwhile goes out at the end, in its order: where many small questions are answered in a row,
     the processor does better to do all of the one and then all of the other. (The answers of a seed to 64 clients cost
-    a sixth less by this.)"""
+    a sixth less by this.) Within another one it makes no difference."""
+    if _gathered.writes is not None:
+        yield
+        return
     _gathered.writes = []
     try:
         yield
@@ -59,7 +64,11 @@ def gathered() -> Iterator[None]:
 def _send_gathered(writes: list[tuple[Connection, bytes]]) -> None:
     _gathered.size_bytes = 0
     for transport, data in writes:
-        _send(transport, data)
+        try:
+            _send(transport, data)
+        except Exception:  # of whoever is told that too much waits: that is not the others' trouble
+            _log.failure("a bug in what writes to a connection")
+            transport.abortConnection()
     writes.clear()
 
 
@@ -67,7 +76,7 @@ def _send(transport: Connection, data: bytes) -> None:
     waits = transport.dataBuffer or transport._tempDataBuffer
     if transport.connected and not (waits or transport._writeDisconnected):
         try:
-            sent = transport.getHandle().send(data)
+            sent = transport.socket.send(data)
         except OSError:  # nothing more goes in now, or the connection is lost: the reactor finds out when it writes
             sent = 0
         if sent == len(data):

@@ -238,6 +238,7 @@ class TestWhatIsUsual:
         assert seed.answers(LINK, lines, START_S) == []
         seed.receive(LINK, decode_request(b'{"jsonrpc":"2.0","id":1,"method":"ping"}'), START_S)
         assert [b'"code":404' in answer for answer in seed.answers(LINK, lines, START_S)] == [True] * 3
+        assert seed.answers(LINK, lines, START_S) == long_way(seed, lines[0], START_S) * 3
 
     def test_a_signature_is_checked_first(self) -> None:
         """On the long way, once."""

@@ -7,6 +7,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint, UNIXClientEndpoint, UNIXServerEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.testing import StringTransport
+from twisted.logger import LogEvent
 from twisted.python.failure import Failure
 
 from meshproto.net.direct import GATHERED_BYTES_MAX, gathered, is_waiting, write
@@ -187,6 +188,45 @@ async def test_no_more_is_gathered_than_that() -> None:
     assert heard == b"x" * GATHERED_BYTES_MAX + b"y"
     assert heard_at_once(pair) == b"z"
     await pair.close()
+
+
+async def test_to_gather_within_gathering_makes_no_difference() -> None:
+    """All goes out at the end, in its order."""
+    pair = await tcp()
+    with gathered():
+        write(pair.server.transport, b"first ")
+        with gathered():
+            write(pair.server.transport, b"second ")
+        write(pair.server.transport, b"third")
+        assert heard_at_once(pair) == b""
+    assert heard_at_once(pair) == b"first second third"
+    await pair.close()
+
+
+class Failing:
+    """A producer with a bug."""
+
+    def pauseProducing(self) -> None:
+        raise ZeroDivisionError
+
+    def stopProducing(self) -> None:
+        """The connection is going down."""
+
+
+async def test_a_bug_costs_the_connection_that_met_it(nothing_logged_as_failure: list[LogEvent]) -> None:
+    """The others' answers go out."""
+    bad, good = await tcp(), await tcp()
+    write(bad.server.transport, bytes(10 * MIB))
+    bad.server.transport.registerProducer(Failing(), True)
+    with gathered():
+        write(bad.server.transport, b"x")
+        write(good.server.transport, b"there")
+    assert heard_at_once(good) == b"there"
+    await bad.server.over
+    assert len(nothing_logged_as_failure) == 1
+    nothing_logged_as_failure.clear()
+    await bad.close()
+    await good.close()
 
 
 def test_nothing_is_gathered_for_what_is_no_socket() -> None:

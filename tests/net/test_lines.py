@@ -186,6 +186,17 @@ def test_so_many_are_answered_at_once() -> None:
     assert link.pipe.writes == [b"1!\n" * len(lines) for lines in quick.asked]
 
 
+@pytest.mark.parametrize("pattern", [b"a\n", b"a\n1\n", b"1\na\n1\n"])
+def test_what_is_not_quick_is_not_looked_at_in_vain(pattern: bytes) -> None:
+    """To look costs something too: not for each line at all that come after it."""
+    link = Link()
+    quick = Quick(link)
+    link.receive(pattern * 500)
+    lines = link.lines.received_lines
+    assert lines == 500 * pattern.count(b"\n")
+    assert sum(map(len, quick.asked)) <= 2 * lines + 2 * QUICK_LINES
+
+
 def test_who_does_not_read_is_not_answered_at_once() -> None:
     """What is left of a chunk waits until the peer has read."""
     link = Link(buffer_bytes_max=QUICK_LINES)

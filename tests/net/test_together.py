@@ -9,6 +9,7 @@ import pytest
 import pytest_twisted  # type: ignore[import-untyped]
 from twisted.internet import tcp
 from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred
+from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Factory, Protocol, connectionDone
@@ -18,6 +19,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from meshproto.net import together
+from meshproto.net.listening import listen
 from meshproto.net.together import Together, read_together
 
 
@@ -51,14 +53,15 @@ class Side(Protocol):
 
 
 class Rig:
-    """A port whose connections are read from together, and sockets that are connected to it."""
+    """A port as a seed has it, whose connections are read from together, and sockets that are connected to it."""
 
     def __init__(self, reactor: Any) -> None:
         self.reactor = reactor
         self.on_data: Callable[[Side, bytes], None] = lambda side, data: None
         self.sides: list[Side] = []
         self.clients: list[socket.socket] = []
-        self.port = reactor.listenTCP(0, Factory.forProtocol(self._side), interface="127.0.0.1")
+        endpoint = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
+        self.port: Any = listen(endpoint, Factory.forProtocol(self._side), "tcp:0")
         read_together(self.port)
 
     def _side(self) -> Side:
@@ -125,10 +128,43 @@ async def test_who_has_said_all_is_heard(rig: Rig) -> None:
 
 async def test_who_breaks_off_is_noticed(rig: Rig) -> None:
     client, side = await rig.connect()
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    client.close()
+    reset(client)
     await side.over
     assert side.reason.check(ConnectionLost)
+
+
+def reset(client: socket.socket) -> None:
+    """Break off."""
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+
+
+async def test_who_breaks_off_in_the_same_turn_is_no_other(rig: Rig) -> None:
+    """After the kernel has said that there is something to read, and before it is read: then what is read is that the
+    connection was lost, which the kernel tells once."""
+    first, second = [await rig.connect() for _ in range(2)]
+
+    def break_off(side: Side, _: bytes) -> None:
+        client, other = first if side is second[1] else second
+        other.transport.socket.recv(1)
+        reset(client)
+
+    rig.on_data = break_off
+    for client in rig.clients:
+        client.sendall(b"x")
+    sides = (first[1], second[1])
+    await rig.until(lambda: any(side.over.called for side in sides))
+    (broken,) = [side for side in sides if side.over.called]
+    assert broken.reason.check(ConnectionLost)
+    assert not broken.all_said
+
+
+async def test_when_the_reactor_stops_all_are_told(rig: Rig) -> None:
+    """It tells those that it reads from."""
+    sides = [(await rig.connect())[1] for _ in range(3)]
+    (reader,) = rig.read_from()
+    reader.connectionLost(Failure(ConnectionLost()))
+    assert [side.over.called for side in sides] == [True] * 3
 
 
 async def test_who_is_not_to_be_read_from_is_not(rig: Rig) -> None:

@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent
 
-from meshproto.net.lines import Lines
+from meshproto.net.lines import QUICK_LINES, Lines
 from meshproto.net.turns import AT_ONCE_LINES, SLICE_LINES, SLICE_S, TURN_LINES, TURN_S, Turns
 from tests.net.pipe import Pipe
 
@@ -148,6 +148,21 @@ def test_quick_lines_take_turns(street: Street) -> None:
     assert TURN_LINES <= sum(street.took().values()) <= TURN_LINES + many * AT_ONCE_LINES
     for link in links:
         link.abort()
+
+
+def test_quick_lines_in_small_chunks_take_turns(street: Street) -> None:
+    """Also those that are answered without more ado: when a turn is used up by them the next wait."""
+    link = street.link(1)
+    link.quick = partial(street.quick, "1")
+    for _ in range(TURN_LINES // QUICK_LINES):
+        link.dataReceived(flood(QUICK_LINES))
+    assert street.took() == {"1": TURN_LINES}
+    link.dataReceived(flood(QUICK_LINES))
+    assert street.took() == {"1": AT_ONCE_LINES}
+    assert not link.transport.reading  # type: ignore[attr-defined]
+    street.turn()
+    assert street.took() == {"1": QUICK_LINES - AT_ONCE_LINES}
+    link.abort()
 
 
 def test_networks_take_turns(street: Street) -> None:
