@@ -53,7 +53,10 @@ class SeedFront:
         now = self._service.now()
         seeds = [_shown(seed) for seed in self._core.picture(now)]
         status = self._core.status(now)
-        return answer_json(request, {"now": _ms(now), "phi_dead": PHI_DEAD, "status": status, "seeds": seeds})
+        service = self._service
+        gossip = {"sent_bytes": service.gossip_sent_bytes, "received_bytes": service.gossip_received_bytes}
+        shown = {"now": _ms(now), "phi_dead": PHI_DEAD, "status": status, "gossip": gossip, "seeds": seeds}
+        return answer_json(request, shown)
 
     @app.route("/metrics", methods=["GET"])
     def metrics(self, request: IRequest) -> bytes:
@@ -75,6 +78,10 @@ class SeedFront:
     @app.route("/mesh.js", methods=["GET"])
     def script(self, request: IRequest) -> bytes:
         return self._file(request, "mesh.js")
+
+    @app.route("/traffic.js", methods=["GET"])
+    def traffic(self, request: IRequest) -> bytes:
+        return self._file(request, "traffic.js")
 
     @app.route("/icon.svg", methods=["GET"])
     def icon(self, request: IRequest) -> bytes:

@@ -103,6 +103,7 @@ def test_the_mesh(looker: Looker) -> None:
     assert (other["name"], other["itself"], other["alive"], other["users"]) == ("seedY", False, True, 1)
     assert (other["address"], other["lag"]) == (looker.world.address("seedY"), 0)
     assert 0 <= other["phi"] < PHI_DEAD
+    assert min(mesh["gossip"].values()) > 0
     killed_at = looker.world.clock.seconds()
     looker.world.crash("seedY")
     looker.world.run(30)
@@ -145,6 +146,7 @@ def test_labels_are_escaped(looker: Looker, monkeypatch: pytest.MonkeyPatch) -> 
         ("/", b"text/html; charset=utf-8"),
         ("/style.css", b"text/css; charset=utf-8"),
         ("/mesh.js", b"text/javascript; charset=utf-8"),
+        ("/traffic.js", b"text/javascript; charset=utf-8"),
         ("/icon.svg", b"image/svg+xml"),
     ],
 )

@@ -1,6 +1,8 @@
 // The page of a seed: asks for `mesh` every two seconds and draws what it says. Names and addresses come from other
 // machines: they enter the page as text only.
 
+import { Traffic } from "./traffic.js";
+
 const REFRESH_MS = 2000;
 const PATIENCE_MS = 5000; // an answer that takes longer is a lost connection
 const LINES_SEEDS_MAX = 16; // beyond this the lines between other seeds would be a grey cloud
@@ -237,6 +239,7 @@ function tellChanges(before, seeds) {
 // -- asking -----------------------------------------------------------------------------------------------------------
 
 const picture = new Picture(byId("stage"));
+const traffic = new Traffic(byId("traffic"));
 let heardAt = null;
 
 function connection(state, text) {
@@ -256,6 +259,7 @@ function show(mesh) {
   showTotals(mesh);
   tellChanges(picture.seeds, seeds);
   picture.show(seeds);
+  traffic.show(mesh);
   showRows(seeds, mesh);
 }
 
