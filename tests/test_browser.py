@@ -84,7 +84,8 @@ const tries = {
     "send a form as usual": () => submit("application/x-www-form-urlencoded", {to: "UserX", message: EVIL}),
     "cancel": () => asked("/outbox/1", {method: "DELETE"}),
     "trust": () => asked("/contacts/UserX", {method: "PUT", body: "{}"}),
-    "follow": () => fires(new EventSource(target + "/inbox"), "message", "open", "error"),
+    "read the history": () => asked("/history/UserX", {mode: "no-cors"}),
+    "follow": () => fires(new EventSource(target + "/inbox/stream?after=0"), "message", "open", "error"),
     "talk": () => fires(new WebSocket(target.replace("http", "ws") + "/inbox"), "message", "open", "error"),
     "show": () => put("img", {src: target + "/inbox?img"}),
     "run": () => put("script", {src: target + "/inbox?script"}),
@@ -101,6 +102,8 @@ const tries = {
 
 TRIED = {
     "GET /inbox",
+    "GET /inbox/stream?after=0",
+    "GET /history/UserX",
     "POST /send",
     "POST /send/UserX",
     "GET /inbox?img",
