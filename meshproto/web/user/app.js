@@ -44,7 +44,7 @@ class Welcome {
 
 function made(kind, name, at) {
   switch (kind) {
-    case "with": return new ConversationView(store, name, at);
+    case "with": return new ConversationView(store, name, at, find);
     case "contact": return new ContactView(store, name);
     case "queue": return new QueueView(store);
     case "mesh": return new MeshView(store);
@@ -70,6 +70,12 @@ function route() {
   if (view.focus) view.focus();
   else if (!(view instanceof Welcome)) main.focus({ preventScroll: true });
   title();
+}
+
+// In one conversation. Where there is room for one pane only, the search is on the other.
+function find(name) {
+  if (byId("search").offsetParent === null) document.body.dataset.pane = "list";
+  side.scope(name);
 }
 
 function title() {

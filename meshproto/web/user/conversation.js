@@ -10,9 +10,10 @@ import { seg, token } from "./api.js";
 const JOINED_MS = 5 * 60e3; // what follows sooner belongs together
 
 export class ConversationView {
-  constructor(store, name, at) {
+  constructor(store, name, at, find) {
     this.store = store;
     this.name = name;
+    this.find = () => find(name);
     this.marked = at; // the hit of a search
     this.sought = at; // until it was shown
     this.thread = new Thread(store, name);
@@ -36,6 +37,7 @@ export class ConversationView {
     const header = el("header", { class: "bar" },
       el("a", { class: "round backward", href: "#/", "aria-label": "Back to all conversations" }, icon("back")),
       heading,
+      el("button", { type: "button", class: "round", "aria-label": `Search in the messages with ${this.name}`, title: "Search here (f)", onclick: this.find }, icon("search")),
       el("a", { class: "round", href: `#/contact/${seg(this.name)}`, "aria-label": `Key and address of ${this.name}` }, icon("shield")));
     this.warning = el("div");
     this.log = el("div", { class: "scroll log", role: "log", "aria-live": "off", tabindex: 0, "aria-label": `Messages with ${this.name}` });
@@ -90,7 +92,7 @@ export class ConversationView {
   }
 
   focus() {
-    if (this.sought === null) this.input.focus({ preventScroll: true });
+    if (this.sought === null && !matchMedia("(pointer: coarse)").matches) this.input.focus({ preventScroll: true });
   }
 
   toEnd() {
@@ -106,8 +108,8 @@ export class ConversationView {
 
   #head() {
     const presence = this.store.presence.get(fold(this.name)) ?? { online: null };
-    const count = this.thread.loaded ? ` · ${plural(this.thread.total, "message")}` : "";
-    this.subtitle.textContent = presenceWords(presence) + count;
+    const count = this.thread.loaded && plural(this.thread.total, "message");
+    this.subtitle.textContent = [presence.online !== null && presenceWords(presence), count].filter(Boolean).join(" · ");
     this.face.replaceChildren(avatar(this.name, presence.online));
     const changed = this.store.keyChanged(this.name);
     this.warning.replaceChildren();
@@ -238,6 +240,7 @@ export class ConversationView {
     else if (key === "x" && at >= 0) messages[at].querySelector(".cancel")?.click();
     else if (key === "i") location.hash = `#/contact/${seg(this.name)}`;
     else if (key === "c") this.input.focus();
+    else if (key === "f") this.find();
     else if (key === "m") messages.at(-1)?.focus();
     else return false;
     return true;

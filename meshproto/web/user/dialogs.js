@@ -65,7 +65,7 @@ export function askForToken(unlocked) {
 export const KEYS = [
   ["/", "search"], ["n", "new conversation"], ["j k", "next, previous conversation"], ["c", "write"],
   ["m", "to the messages, then ↑ ↓ from one to the next"], ["r x", "on a message: retry, cancel"], ["Home End", "in the messages: the first, the latest"],
-  ["i", "key and address of who you write with"], ["g then c q m y", "go to chats, queue, mesh, you"],
+  ["f", "search in this conversation"], ["i", "key and address of who you write with"], ["g then c q m y", "go to chats, queue, mesh, you"],
   ["Enter", "send; Shift+Enter begins a new line"], ["Esc", "leave the field, close, or go back"], ["?", "this help"],
 ];
 const SINGLE = "single-keys";

@@ -18,6 +18,9 @@ export class Link {
     store.on("conversations", () => this.#follow());
     addEventListener("online", () => this.now());
     document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && this.now());
+    // A page that a browser keeps for going back to must not keep its connection: there are six of them for a node.
+    addEventListener("pagehide", () => this.abort?.abort("left"));
+    addEventListener("pageshow", () => this.now());
   }
 
   // Does not wait any longer for the next try.
@@ -29,6 +32,10 @@ export class Link {
     for (;;) {
       const ended = await this.#listen();
       if (ended === "renamed") continue;
+      if (ended === "left") {
+        await this.#pause(null);
+        continue;
+      }
       const backoff = Math.min(BACKOFF_MS_MAX, BACKOFF_MS * 2 ** this.failures++) * (0.75 + Math.random() / 2);
       const state = ended.status === 401 ? "locked" : "lost";
       this.store.setConnection({ state, reason: ended.message, retryAt: Date.now() + backoff });

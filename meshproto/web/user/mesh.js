@@ -2,11 +2,13 @@
 
 import { ask, seg } from "./api.js";
 import { el, emptyState, icon, svg } from "./dom.js";
+import { latest } from "./store.js";
 import { fold, plural, presenceWords, since, whole } from "./words.js";
 
 const REFRESH_MS = 5000;
 const USERS_MAX = 36; // of those one writes with, whose home is asked for and drawn
 const ASKED_TOGETHER = 4;
+const FOLLOW_MS = 500;
 const HOMES_MS = 60e3; // until somebody's home is asked for again
 const LABELS_MAX = 16;
 
@@ -29,7 +31,9 @@ export class MeshView {
             el("li", { "data-state": "own" }, el("i", {}), "you"))),
         el("section", { class: "card", "aria-labelledby": "mesh-words" }, el("h3", { id: "mesh-words" }, "The same in words"), this.words)));
     this.off = new AbortController();
+    this.follow = latest(() => this.#findHomes(), FOLLOW_MS);
     store.addEventListener("presence", (event) => this.#moved(event.detail), { signal: this.off.signal });
+    for (const kind of ["conversations", "status"]) store.addEventListener(kind, this.follow, { signal: this.off.signal });
     this.resizing = new ResizeObserver(() => this.#draw());
     this.resizing.observe(this.stage);
     this.#refresh();
@@ -45,10 +49,8 @@ export class MeshView {
   async #refresh() {
     const answer = await this.store.attempt(() => ask("GET", "seeds"));
     if (answer) this.seeds = answer.seeds;
-    this.#draw();
-    await this.#findHomes();
+    this.follow();
     if (this.closed) return;
-    this.#draw();
     this.timer = setTimeout(() => this.#refresh(), REFRESH_MS);
   }
 
@@ -70,6 +72,7 @@ export class MeshView {
       }
     };
     await Promise.all(Array.from({ length: ASKED_TOGETHER }, work));
+    this.#draw();
   }
 
   // -- the picture -----------------------------------------------------------------------------------------------------

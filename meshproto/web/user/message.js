@@ -40,8 +40,8 @@ function body(message) {
 }
 
 function stateLine(item, actions) {
-  const { sign, words, reason } = stateOf(item);
-  const line = el("span", { class: "state", "data-state": item.status }, icon(sign), el("span", {}, words));
+  const { status, sign, words, reason } = stateOf(item);
+  const line = el("span", { class: "state", "data-state": status }, icon(sign), el("span", {}, words));
   const parts = [line];
   if (reason) parts.push(el("span", { class: "reason" }, reason));
   const offered = el("span", { class: "offers" });

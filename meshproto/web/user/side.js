@@ -145,11 +145,21 @@ export class Side {
     this.search("");
   }
 
+  // The next search is in this conversation only.
+  scope(name) {
+    this.search("");
+    this.within = name;
+    this.input.value = "";
+    this.input.placeholder = `Search in ${name}`;
+    this.input.focus();
+  }
+
   async search(words, within = null) {
     this.query = words.trim();
     this.within = this.query ? within : null;
     const asked = (this.asked = {});
     if (!this.query) {
+      this.input.placeholder = "Search messages";
       this.items.clear();
       this.list.replaceChildren();
       this.#draw();

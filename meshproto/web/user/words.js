@@ -74,12 +74,14 @@ export const isWaiting = (status) => status === "queued" || status === "locating
 
 // What has become of a message of one's own: an icon, words, and the reason if it is not delivered.
 export function stateOf(item) {
-  const { status, reason } = item;
-  if (status === "delivered") return { sign: "check", words: `delivered ${deliveredAt(item)}`, reason: null };
-  if (status === "sending") return { sign: "clock", words: "handing it to your node", reason: null };
-  if (status === "failed") return { sign: "alert", words: "not sent", reason };
-  if (isWaiting(status)) return { sign: "clock", words: status === "locating" ? "delivering" : status, reason };
-  return { sign: status === "cancelled" ? "cross" : "alert", words: status, reason };
+  const { reason } = item;
+  // What was tried in vain waits again, though its status never goes back.
+  const status = isWaiting(item.status) && reason ? "queued" : item.status === "locating" ? "delivering" : item.status;
+  if (status === "delivered") return { status, sign: "check", words: `delivered ${deliveredAt(item)}`, reason: null };
+  if (status === "sending") return { status, sign: "clock", words: "handing it to your node", reason: null };
+  if (status === "failed") return { status, sign: "alert", words: "not sent", reason };
+  if (isWaiting(status)) return { status, sign: "clock", words: status, reason };
+  return { status, sign: status === "cancelled" ? "cross" : "alert", words: status, reason };
 }
 
 function deliveredAt({ at, changed_at: changed }) {
