@@ -191,6 +191,8 @@ byId("reconnect").addEventListener("click", () => link.now());
 document.addEventListener("keydown", onkey);
 document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && store.refreshConversations());
 addEventListener("hashchange", route);
+// A link to where one is already leads back there from a search.
+document.addEventListener("click", ({ target }) => target.closest?.("a")?.getAttribute("href") === location.hash && route());
 setInterval(() => store.connection.state === "lost" && connection(), TICK_MS);
 setInterval(() => store.connection.state === "live" && store.refreshStatus(), STATUS_MS);
 

@@ -37,6 +37,7 @@ export class Store extends EventTarget {
     this.conversations = new Map(); // by folded name
     this.next = null; // where older conversations are
     this.loaded = false;
+    this.read = new Map(); // the position up to which this page has said that all was read
     this.presence = new Map();
     this.changedKeys = [];
     this.outgoing = new Map(); // by id: what the node has not taken yet
@@ -100,18 +101,24 @@ export class Store extends EventTarget {
   }
 
   #take(page) {
-    for (const conversation of page.conversations) this.conversations.set(fold(conversation.name), conversation);
+    for (const conversation of page.conversations) {
+      const { name, last } = conversation;
+      if (last.pos <= this.read.get(fold(name))) conversation.unread = 0; // it is being said to the node
+      this.conversations.set(fold(name), conversation);
+    }
     this.loaded = true;
     this.tell("conversations");
   }
 
   async markRead(name, pos) {
+    if (pos <= (this.read.get(fold(name)) ?? 0)) return;
+    this.read.set(fold(name), pos);
     const conversation = this.conversation(name);
-    if (!conversation?.unread) return;
-    conversation.unread = 0;
-    this.tell("conversations");
+    if (conversation?.unread) {
+      conversation.unread = 0;
+      this.tell("conversations");
+    }
     await this.attempt(() => ask("PUT", `history/${seg(name)}`, {}, { read: pos }));
-    this.refreshConversations();
   }
 
   draft(name) {

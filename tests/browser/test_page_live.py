@@ -1,0 +1,182 @@
+"""Two users' pages: what one writes the other reads, and every state is shown as it is, as it changes."""
+
+import shutil
+from urllib.parse import urlsplit
+
+import pytest
+from selenium.webdriver.common.keys import Keys
+
+from meshproto.cli.node import Node
+from meshproto.cli.processes import Children
+from tests.browser.conftest import Open, Start
+
+SECOND_MS = 1000
+TRIES = 3
+"""Messages of which one has to be there within a second: the machine may be busy with other things at one moment."""
+
+
+@pytest.fixture(scope="module")
+def userx(start: Start) -> Node:
+    return start("UserX")
+
+
+@pytest.fixture(scope="module")
+def bobby(start: Start) -> Node:
+    return start("Bobby")
+
+
+def port(node: Node) -> int:
+    return urlsplit(node.url).port or 0
+
+
+def test_what_one_types_the_other_reads_within_a_second(userx: Node, bobby: Node, browse: Open) -> None:
+    """From the key Enter in one page to the text in the other, by the browser's own clock."""
+    writes, reads = browse(bobby, "#/with/UserX"), browse(userx, "#/with/Bobby")
+    reads.run("""
+        window.seen = {};
+        new MutationObserver(() => {
+            for (const text of document.querySelectorAll(".message.in .text"))
+                window.seen[text.textContent] ??= performance.timeOrigin + performance.now();
+        }).observe(document.querySelector(".log"), {childList: true, subtree: true});
+    """)
+    writes.run("""
+        window.typed = [];
+        addEventListener("keydown", event => event.key === "Enter" && typed.push(event.timeStamp + performance.timeOrigin), true);
+    """)
+    took_ms = []
+    for number in range(TRIES):
+        text = f"Hello UserX, {number}"
+        writes.write(text)
+        reads.shows(".message.in .text", f"^{text}$")
+        took_ms.append(reads.run("return seen[arguments[0]]", text) - writes.run("return typed.at(-1)"))
+        writes.shows(f'.message.out[data-status="delivered"]', f"{text}[^$]*delivered \\d\\d:\\d\\d")
+    assert 0 < min(took_ms) < SECOND_MS, took_ms
+
+
+def test_unread_ones_are_counted_until_they_are_read(userx: Node, browse: Open, start: Start) -> None:
+    """In the list and in the title; and a page that is open elsewhere knows of it once it is looked at."""
+    anna = start("Anna")
+    page = browse(userx)
+    for text in ("one", "two"):
+        anna.send("UserX", text)
+    page.shows("#list li:first-child", r"Anna[^$]*two[^$]*2")
+    page.until(lambda: page.run("return document.title").startswith("(2) "), "the title counts them")
+    page.click('a[href="#/with/Anna"]')
+    page.shows(".rows > .unread", "New")
+    page.until(lambda: page.run("return document.title") == "Anna – UserX", "the title has nothing to count")
+    again = browse(userx)
+    again.shows("#list li:first-child", r"Anna")
+    assert not again.all("#list .badge")
+
+
+def test_one_who_is_away_gets_it_later(userx: Node, browse: Open, start: Start, children: Children) -> None:
+    """It is queued, and the page says why; once they are back it turns to delivered by itself. Their own page says that
+    it has lost its node, and comes back by itself."""
+    carl = start("Carl")
+    theirs, page = browse(carl, "#/with/UserX"), browse(userx, "#/with/Carl")
+    page.write("Are you there?")
+    page.shows('.message[data-status="delivered"]', "Are you there?")
+    children.stop("Carl")
+    theirs.shows("#connection-text", "connection lost")
+    page.write("Call me when you are back")
+    queued = page.shows(".message.out", r"Call me[^$]*queued")
+    assert "Retry now" in queued
+    assert "Cancel" in queued
+    page.shows('#list a[href="#/with/Carl"]', r"1\s+waiting")
+    page.shows("#rail-waiting", "1")
+    page.go("#/queue").shows(".card", r"Carl\n1 message[^$]*(refused|Connection)")
+    page.go("#/with/Carl")
+    start("Carl", port=port(carl))
+    page.shows('.message[data-status="delivered"]', r"Call me[^$]*delivered \d\d:\d\d")
+    theirs.live().shows(".message.in", "Call me when you are back")
+    assert page.text("#rail-waiting") == ""
+
+
+def test_what_waits_can_be_given_up(userx: Node, browse: Open, start: Start, children: Children) -> None:
+    dora = start("Dora")
+    dora.send("UserX", "I am off")
+    children.stop("Dora")
+    page = browse(userx, "#/with/Dora")
+    page.write("Never mind")
+    page.shows(".message.out", "queued")
+    page.click(".message.out .cancel")
+    page.shows('.message[data-status="cancelled"]', r"Never mind[^$]*cancelled")
+
+
+def test_a_draft_stays_with_its_conversation(userx: Node, bobby: Node, browse: Open, start: Start) -> None:
+    emil = start("Emil")
+    emil.send("UserX", "Hello")
+    page = browse(userx, "#/with/Emil")
+    page.until(lambda: page.run("return document.activeElement.id") == "composer", "one can write")
+    page.keys("half a sent")
+    page.go("#/with/Bobby").shows(".bar h2", "Bobby")
+    assert page.one("#composer").get_attribute("value") == ""
+    page.go("#/with/Emil").shows(".bar h2", "Emil")
+    assert page.one("#composer").get_attribute("value") == "half a sent"
+    page.open("#/with/Emil")
+    assert page.one("#composer").get_attribute("value") == "half a sent"
+    page.keys(Keys.ENTER).shows('.message[data-status="delivered"]', "half a sent")
+    assert page.one("#composer").get_attribute("value") == ""
+
+
+def test_anything_is_shown_as_text(userx: Node, bobby: Node, browse: Open) -> None:
+    """JSON as JSON that a person reads, numbers to their last digit; markup as what it is: text; long ones folded."""
+    bobby.send("UserX", {"disk": "/", "full": 0.97, "inode": 12345678901234567890})
+    bobby.send("UserX", "<img src=x onerror=alert(1)>")
+    bobby.send("UserX", "beginning " + "word " * 20000 + "end")
+    page = browse(userx, "#/with/Bobby")
+    page.shows(".message.in pre", r'"full": 0.97,\n  "inode": 12345678901234567890')
+    page.shows(".message.in p.text", "<img src=x")
+    assert not page.all(".log img")
+    folded = page.shows(".message.in", r"^Bobby:\s+beginning")
+    assert "end" not in folded
+    more = "Show more of 100 thousand characters"
+    assert more in folded
+    for _ in range(7):
+        page.run("[...document.querySelectorAll('.message button.link')].at(-1).click()")
+    page.shows(".message.in", "word end")
+    assert more not in page.text(".message:last-child")
+
+
+def test_the_reader_stays_where_they_read(userx: Node, browse: Open, start: Start) -> None:
+    """What arrives while one reads further up moves nothing, and is told of."""
+    fred = start("Fred")
+    for number in range(120):
+        fred.send("UserX", f"line {number}")
+    page = browse(userx, "#/with/Fred")
+    page.shows(".message.in", "line 119")
+    page.run("document.querySelector('.log').scrollTop -= 600")
+    page.until(lambda: page.all(".down:not([hidden])"), "one can go back to the end")
+    before = page.run("return document.querySelector('.log').scrollTop")
+    fred.send("UserX", "one more")
+    page.shows(".down", "1 new")
+    assert page.run("return document.querySelector('.log').scrollTop") == before
+    page.click(".down").shows(".message:last-child", "one more")
+    page.until(lambda: not page.all(".down:not([hidden])"), "one is at the end")
+
+
+def test_a_changed_key_is_compared_and_trusted(
+    userx: Node, browse: Open, start: Start, children: Children, seed: str
+) -> None:
+    """Both fingerprints are shown, and nothing is delivered until the reader says that the new one is right."""
+    gina = start("Gina")
+    old = gina.status().document["groups"]
+    gina.send("UserX", "from the old machine")
+    children.stop("Gina")
+    children.stop("seedX")
+    shutil.rmtree(children.all["Gina"].state)
+    shutil.rmtree(children.all["seedX"].state)
+    children.start("meshseed", "seedX", port=int(seed.rpartition(":")[2]))
+    new = start("Gina").status().document["groups"]
+    page = browse(userx, "#/with/Gina")
+    page.write("Is it you?")
+    page.shows(".conversation .warning", "another key")
+    page.click(".conversation .warning a")
+    shown = page.shows(".changed", "another key than before").replace("\n", "-")
+    assert old in shown
+    assert new in shown
+    page.click(".changed .danger")
+    page.click("dialog .main")
+    page.shows(".who .verified", "You compared it")
+    page.until(lambda: not page.all(".changed"), "the warning is gone")
+    assert new in page.text(".who .fingerprint").replace("\n", "-").replace(" ", "-")
