@@ -4,7 +4,7 @@ import { avatar, button, command, el, emptyState, icon } from "./dom.js";
 import { List } from "./list.js";
 import { messageElement, messageSign } from "./message.js";
 import { Thread } from "./thread.js";
-import { curlLine, dayName, fold, plural, presenceWords, sameDay, whole } from "./words.js";
+import { bare, curlLine, dayName, fold, plural, presenceWords, sameDay, whole } from "./words.js";
 import { seg, token } from "./api.js";
 
 const JOINED_MS = 5 * 60e3; // what follows sooner belongs together
@@ -74,9 +74,10 @@ export class ConversationView {
     };
     on("message", (event) => fold(event.from.name) === fold(this.name) && thread.refresh());
     on("outbox", (event) => thread.hear(event));
+    on("recipient", ({ to }) => fold(to) === fold(bare(this.name)) && thread.recheck());
     on("opened", () => thread.recheck());
     on("outgoing", () => (this.#draw("outgoing"), thread.refresh()));
-    on("conversations presence status", () => this.#head());
+    on("presence status", () => this.#head());
     thread.addEventListener("change", (event) => this.#draw(event.detail));
     document.addEventListener("visibilitychange", () => this.#read(), { signal: this.off.signal });
   }

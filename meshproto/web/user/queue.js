@@ -22,7 +22,7 @@ export class QueueView {
       this.body);
     this.refresh = latest(() => store.attempt(() => this.#load()), SPACING_MS);
     this.off = new AbortController();
-    for (const kind of ["outbox", "opened"]) store.addEventListener(kind, this.refresh, { signal: this.off.signal });
+    for (const kind of ["outbox", "recipient", "opened"]) store.addEventListener(kind, this.refresh, { signal: this.off.signal });
     this.ticking = setInterval(() => this.#tick(), TICK_MS);
     this.refresh();
   }

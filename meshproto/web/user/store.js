@@ -153,8 +153,13 @@ export class Store extends EventTarget {
         this.refreshConversations();
         break;
       case "outbox":
-        this.tell("outbox", event);
+        if (event.missed) this.tell("opened"); // more has changed than could be told: all is asked for again
+        else this.tell("outbox", event);
         this.refreshConversations();
+        this.refreshStatus();
+        break;
+      case "recipient":
+        this.tell("recipient", event);
         this.refreshStatus();
         break;
       case "presence":

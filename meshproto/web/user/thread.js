@@ -7,6 +7,7 @@ import { bare, fold } from "./words.js";
 const PAGE = 80;
 const WINDOW = 240; // messages that are kept, and drawn
 const SPACING_MS = 60;
+const RECHECK_MS = 300;
 const BEHIND_MS = 250;
 
 export class Thread extends EventTarget {
@@ -19,6 +20,7 @@ export class Thread extends EventTarget {
     this.before = this.after = null; // where older and newer ones are; null: there are none
     this.loaded = false;
     this.refresh = latest(() => store.attempt(() => this.#catchUp()), SPACING_MS);
+    this.recheck = latest(() => store.attempt(() => this.#look()), RECHECK_MS);
     this.older = latest(() => store.attempt(() => this.#older()), 0);
     this.newer = latest(() => store.attempt(() => this.#newer()), 0);
   }
@@ -90,14 +92,14 @@ export class Thread extends EventTarget {
     this.#tell(kind);
   }
 
-  // After a connection was lost: what is shown may have changed meanwhile.
-  async recheck() {
+  // What is shown may have changed, and nobody has told of it one by one.
+  async #look() {
     if (!this.items.length) return this.refresh();
     let at = this.items[0].pos - 1;
     const states = new Map();
     while (at < this.newest) {
-      const page = await this.store.attempt(() => this.#page({ after: at }));
-      if (!page?.messages.length) break;
+      const page = await this.#page({ after: at });
+      if (!page.messages.length) break;
       for (const item of page.messages) states.set(item.pos, item);
       at = page.messages.at(-1).pos;
     }
