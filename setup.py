@@ -51,6 +51,8 @@ setup(
             "schemathesis>=4.10,<5",
             # Reads the QR codes that are drawn.
             "zxing-cpp>=3.1,<4",
+            # Drives the browser in the tests of the page, and for its pictures.
+            "selenium>=4.30,<5",
             # The plots of `make bench`.
             "matplotlib>=3.9,<4",
             # `python -m bench.fuzz_guided`; it comes ready-made for these only.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 from selenium.webdriver import Chrome
@@ -23,8 +24,14 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
 
 
 @pytest.fixture(scope="module")
-def children(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Children]:
-    with Children(tmp_path_factory.mktemp("mesh")) as started:
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """In which each node has its state, by its name."""
+    return tmp_path_factory.mktemp("mesh")
+
+
+@pytest.fixture(scope="module")
+def children(directory: Path) -> Iterator[Children]:
+    with Children(directory) as started:
         yield started
         for child in started.all.values():
             assert "Traceback" not in child.log.read_text(), child.last_words()

@@ -41,7 +41,8 @@ def test_what_one_types_the_other_reads_within_a_second(userx: Node, bobby: Node
     """)
     writes.run("""
         window.typed = [];
-        addEventListener("keydown", event => event.key === "Enter" && typed.push(event.timeStamp + performance.timeOrigin), true);
+        addEventListener("keydown", ({key, timeStamp}) =>
+            key === "Enter" && typed.push(timeStamp + performance.timeOrigin), true);
     """)
     took_ms = []
     for number in range(TRIES):
@@ -49,7 +50,7 @@ def test_what_one_types_the_other_reads_within_a_second(userx: Node, bobby: Node
         writes.write(text)
         reads.shows(".message.in .text", f"^{text}$")
         took_ms.append(reads.run("return seen[arguments[0]]", text) - writes.run("return typed.at(-1)"))
-        writes.shows(f'.message.out[data-status="delivered"]', f"{text}[^$]*delivered \\d\\d:\\d\\d")
+        writes.shows('.message.out[data-status="delivered"]', f"{text}[^$]*delivered \\d\\d:\\d\\d")
     assert 0 < min(took_ms) < SECOND_MS, took_ms
 
 
@@ -63,7 +64,7 @@ def test_unread_ones_are_counted_until_they_are_read(userx: Node, browse: Open, 
     page.until(lambda: page.run("return document.title").startswith("(2) "), "the title counts them")
     page.click('a[href="#/with/Anna"]')
     page.shows(".rows > .unread", "New")
-    page.until(lambda: page.run("return document.title") == "Anna – UserX", "the title has nothing to count")
+    page.until(lambda: page.run("return document.title").startswith("Anna"), "the title has nothing to count")
     again = browse(userx)
     again.shows("#list li:first-child", r"Anna")
     assert not again.all("#list .badge")
@@ -79,9 +80,7 @@ def test_one_who_is_away_gets_it_later(userx: Node, browse: Open, start: Start, 
     children.stop("Carl")
     theirs.shows("#connection-text", "connection lost")
     page.write("Call me when you are back")
-    queued = page.shows(".message.out", r"Call me[^$]*queued")
-    assert "Retry now" in queued
-    assert "Cancel" in queued
+    page.shows(".message.out", r"Call me[^$]*queued[^$]*Retry now[^$]*Cancel")
     page.shows('#list a[href="#/with/Carl"]', r"1\s+waiting")
     page.shows("#rail-waiting", "1")
     page.go("#/queue").shows(".card", r"Carl\n1 message[^$]*(refused|Connection)")

@@ -1,12 +1,14 @@
 """A conversation of 100,000 messages: the page holds a few hundred of them, and never keeps the reader waiting.
 
-What keeps a reader waiting is a task on the page's main thread that takes long: the browser itself tells of each of more
-than 50 ms (`PerformanceObserver`, entry type `longtask`). Reading, scrolling and searching go on while it watches.
+What keeps a reader waiting is a task on the page's main thread that takes long: the browser itself tells of each of
+more than 50 ms (`PerformanceObserver`, entry type `longtask`). Reading, scrolling and searching go on while it watches.
 """
 
+import json
 import random
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -17,13 +19,13 @@ from twisted.internet.task import Clock
 
 from bench.retention import who
 from meshproto.cli.node import Node
-from meshproto.cli.processes import Children, until
+from meshproto.cli.processes import until
 from meshproto.core.envelope import Letter
 from meshproto.net.database_file import connect
 from meshproto.net.store import SQLiteDatabase
 from meshproto.net.user_store import SCHEMA, SCHEMA_VERSION, UserStore
 from tests.browser.conftest import Open, Start
-from tests.browser.page import PHONE, WIDE, Page
+from tests.browser.page import PHONE, WAIT_S, WIDE, Page
 
 MESSAGES = 100_000
 BATCH = 1000
@@ -31,6 +33,7 @@ MINUTE_MS = 60_000
 INDEXED_S = 300.0
 TASK_MS_MAX = 200
 DRAWN_MAX = 400
+LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 SCREENS = 150
 """How far one scrolls, at a step a frame."""
 
@@ -61,16 +64,16 @@ def text(number: int) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def archive(start: Start, children: Children, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    fill(children.directory / "UserX" / "user.db")
+def archive(start: Start, directory: Path) -> Node:
+    fill(directory / "UserX" / "user.db")
     node = start("UserX")
     until(partial(indexed, node), "all can be searched", INDEXED_S)
-    yield node
+    return node
 
 
 def indexed(node: Node) -> bool | None:
-    document = node._ask("GET", "/history?limit=1").document
-    return document["behind"] == 0 or None
+    with LOCAL.open(f"{node.url}/history?limit=1", timeout=WAIT_S) as answer:
+        return json.load(answer)["behind"] == 0 or None
 
 
 def watched(page: Page) -> Page:
@@ -113,9 +116,11 @@ def scroll(page: Page, direction: int) -> int:
 
 
 @pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
-def test_nobody_waits_in_a_long_conversation(archive: Node, browse: Open, size: tuple[int, int], record_property) -> None:
-    """It opens, scrolls back and forth, goes to its beginning and its end, is searched and shows a hit in its middle; the
-    longest task of all is short."""
+def test_nobody_waits_in_a_long_conversation(
+    archive: Node, browse: Open, size: tuple[int, int], record_property: Callable[[str, object], None]
+) -> None:
+    """It opens, scrolls back and forth, goes to its beginning and its end, is searched and shows a hit in its middle;
+    the longest task of all is short."""
     page = watched(browse(archive, size=size))
     page.go("#/with/Archive").shows(".message:last-child", f"line number {MESSAGES - 1} ")
     page.shows(".bar", f"{MESSAGES:,} messages")
