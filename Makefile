@@ -7,7 +7,7 @@ ONCE   ?=
 RUNS   ?= 1000
 TARGET ?= lines
 
-.PHONY: demo test soak faults contract guards wear fuzz fuzz-guided chaos effort bench bench-gossip bench-fairness bench-million bench-store bench-backlog bench-retention bench-peers lint lock wheel clean
+.PHONY: demo screenshots test soak faults contract guards wear fuzz fuzz-guided chaos effort bench bench-gossip bench-fairness bench-million bench-store bench-backlog bench-retention bench-peers lint lock wheel clean
 
 demo: $(READY)  ## two seeds and two users, for real, on this machine; ONCE=1 ends by itself
 	@$(BIN)/mesh demo $(if $(ONCE),--once)
@@ -62,6 +62,9 @@ bench-fairness: $(READY)  ## one quiet client beside many that pipeline, for rea
 
 bench-peers: $(READY)  ## what could be used instead, on the same work, as root; ARGS=--quick, ARGS="--only redis,ours"
 	$(BIN)/python -m bench.peers $(ARGS)
+
+screenshots: $(READY)  ## the pictures of docs/page.md, taken anew in a real Chromium
+	$(BIN)/python -m bench.screens $(ARGS)
 
 chaos: $(READY)  ## 50,000 messages through nodes that are killed all the time; ARGS="--messages 5000"
 	$(BIN)/python -m bench.chaos $(ARGS)

@@ -58,10 +58,12 @@ def chrome(profile: Path) -> Iterator[Chrome]:
 class Page:
     """One window of the browser, on one node's page. Every method looks at its own window first."""
 
-    def __init__(self, driver: Chrome, url: str, size: tuple[int, int] = WIDE, *, dark: bool = False) -> None:
+    def __init__(
+        self, driver: Chrome, url: str, size: tuple[int, int] = WIDE, *, dark: bool = False, tab: bool = False
+    ) -> None:
         self.driver = driver
         self.url = url
-        driver.switch_to.new_window("window")
+        driver.switch_to.new_window("tab" if tab else "window")
         self._window = driver.current_window_handle
         self.resize(size)
         self.colours(dark=dark)

@@ -18,6 +18,7 @@ from tests.browser.page import PHONE, WIDE, Page
 LOAD_BYTES_MAX = 150_000
 AXE = "axe-core@4.14.1"
 NPM_S = 120
+TABS = 8
 GRAVE = ("serious", "critical")
 VIEWS = {
     "all conversations": "#/",
@@ -69,7 +70,17 @@ def axe(pytestconfig: pytest.Config) -> Iterator[str]:
     folder = Path(pytestconfig.cache.mkdir("axe-core"))
     script = folder / "node_modules" / "axe-core" / "axe.min.js"
     if not script.exists():
-        command = [npm, "install", "--no-save", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", folder, AXE]
+        command = [
+            npm,
+            "install",
+            "--no-save",
+            "--no-audit",
+            "--no-fund",
+            "--ignore-scripts",
+            "--prefix",
+            str(folder),
+            AXE,
+        ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=NPM_S, check=False)
         if done.returncode:
             pytest.skip(f"npm cannot fetch {AXE}: {done.stderr[-300:]}")
@@ -188,6 +199,19 @@ def test_one_pane_at_a_time_on_a_phone(userx: Node, browse: Open) -> None:
         assert page.run("return document.documentElement.scrollWidth") <= PHONE[0], path
     page.go("#/with/Bobby").click(".backward")
     page.until(lambda: page.one("#side").is_displayed(), "the conversations are back")
+
+
+def test_as_many_tabs_as_one_likes(userx: Node, driver: Chrome) -> None:
+    """More than a browser has connections for: those that nobody sees give theirs back, and come back when they are
+    looked at."""
+    first = Page(driver, userx.url)
+    tabs = [first.open("#/with/Bobby")]
+    for _ in range(TABS - 1):
+        tabs.append(Page(driver, userx.url, tab=True).open("#/with/Bobby"))
+        tabs[-1].shows(".message", "Hello Bobby")
+    first.live().shows(".message", "Hello Bobby")
+    for tab in tabs:
+        tab.close()
 
 
 def test_light_or_dark_is_the_readers_choice(userx: Node, browse: Open) -> None:

@@ -13,6 +13,7 @@ import { Store } from "./store.js";
 import { bare, curlLine, fold, inBrief, whole } from "./words.js";
 
 const STATUS_MS = 30e3; // what the stream does not tell of: registration, keys, the disk
+const RESTING_MS = 20e3; // a page that nobody sees, while another one is seen, asks for what is unread now and then
 const TICK_MS = 1000;
 const GO = { c: "#/", q: "#/queue", m: "#/mesh", y: "#/me" };
 const GO_MS = 1500; // for the second key
@@ -108,6 +109,7 @@ function connection() {
   byId("connection-text").textContent = {
     live: store.status?.registered === false ? "no seed" : "live",
     connecting: "connecting",
+    resting: "resting",
     locked: "token needed",
     lost: seconds > 0 ? `connection lost, again in ${seconds} s` : "connection lost, trying",
   }[state];
@@ -195,6 +197,7 @@ addEventListener("hashchange", route);
 document.addEventListener("click", ({ target }) => target.closest?.("a")?.getAttribute("href") === location.hash && route());
 setInterval(() => store.connection.state === "lost" && connection(), TICK_MS);
 setInterval(() => store.connection.state === "live" && store.refreshStatus(), STATUS_MS);
+setInterval(() => store.connection.state === "resting" && store.refreshConversations(), RESTING_MS);
 
 route();
 link.run();

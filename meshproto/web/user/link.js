@@ -17,10 +17,18 @@ export class Link {
     this.wake = null;
     store.on("conversations", () => this.#follow());
     addEventListener("online", () => this.now());
-    document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && this.now());
-    // A page that a browser keeps for going back to must not keep its connection: there are six of them for a node.
-    addEventListener("pagehide", () => this.abort?.abort("left"));
-    addEventListener("pageshow", () => this.now());
+    document.addEventListener("visibilitychange", () => this.#seen());
+    // A browser has six connections for a node: one page that is looked at must not wait for pages that nobody sees.
+    this.others = new BroadcastChannel("mesh-page");
+    this.others.addEventListener("message", () => document.hidden && this.abort?.abort("resting"));
+    addEventListener("pagehide", () => this.abort?.abort("resting"));
+    addEventListener("pageshow", () => this.#seen());
+  }
+
+  #seen() {
+    if (document.hidden) return;
+    this.others.postMessage("seen");
+    this.now();
   }
 
   // Does not wait any longer for the next try.
@@ -32,7 +40,8 @@ export class Link {
     for (;;) {
       const ended = await this.#listen();
       if (ended === "renamed") continue;
-      if (ended === "left") {
+      if (ended === "resting") {
+        this.store.setConnection({ state: "resting" });
         await this.#pause(null);
         continue;
       }
