@@ -208,8 +208,8 @@ def test_as_many_tabs_as_one_likes(userx: Node, driver: Chrome) -> None:
     tabs = [first.open("#/with/Bobby")]
     for _ in range(TABS - 1):
         tabs.append(Page(driver, userx.url, tab=True).open("#/with/Bobby"))
-        tabs[-1].shows(".message", "Hello Bobby")
-    first.live().shows(".message", "Hello Bobby")
+        tabs[-1].shows(".message", "Hello UserX")
+    first.live().shows(".message", "Hello UserX")
     for tab in tabs:
         tab.close()
 

@@ -3,7 +3,8 @@
 //
 // A row: {key, sign, make}. `make()` gives its element; it is made anew only when `sign` changes.
 
-const NEAR = 1.5; // screens from an end at which more is asked for
+const NEAR = 1.5; // screens from an end at which more is asked for,
+const NEAR_PART = 4; // but of all there is a quarter at most: else a high screen would be near to both ends
 const BOTTOM_PX = 40; // this near to the end counts as being there
 
 export class List {
@@ -51,8 +52,9 @@ export class List {
     const below = scrollHeight - clientHeight - scrollTop;
     this.stuck = below < BOTTOM_PX;
     this.wants.atEnd(this.stuck);
-    if (scrollTop < NEAR * clientHeight) this.wants.older();
-    if (below < NEAR * clientHeight) this.wants.newer();
+    const near = Math.min(NEAR * clientHeight, (scrollHeight - clientHeight) / NEAR_PART);
+    if (scrollTop <= near) this.wants.older();
+    if (below <= near) this.wants.newer();
   }
 
   // The first row on the screen that will still be there.

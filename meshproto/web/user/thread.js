@@ -4,8 +4,8 @@ import { ask, seg } from "./api.js";
 import { latest } from "./store.js";
 import { bare, fold } from "./words.js";
 
-const PAGE = 80;
-const WINDOW = 240; // messages that are kept, and drawn
+const PAGE = 50;
+const WINDOW = 200; // messages that are kept, and drawn
 const SPACING_MS = 60;
 const RECHECK_MS = 300;
 const BEHIND_MS = 250;
