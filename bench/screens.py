@@ -1,12 +1,12 @@
 """The pictures of docs/page.md: `python -m bench.screens`.
 
 A mesh of real processes with some life in it, and one of its users' page in a real Chromium: each view wide and as wide
-as a phone, in light and dark. The pictures are as large as the screen, with at most 256 colours.
+as a phone, in light and dark. The pictures are as large as the screen, with at most 256 colours; they look best
+where the font Inter is installed (Debian: fonts-inter).
 """
 
 import argparse
 import io
-import os
 import shutil
 import sys
 import tempfile
@@ -28,12 +28,6 @@ REGISTERED_S: Final = 30.0
 SIZES: Final = {"wide": WIDE, "phone": PHONE}
 COLOURS: Final = {"light": False, "dark": True}
 COLOURS_MAX: Final = 256
-FONTS: Final = """<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd"><fontconfig>
-<include ignore_missing="yes">/etc/fonts/fonts.conf</include>
-<alias binding="same"><family>system-ui</family><prefer><family>Inter</family></prefer></alias>
-</fontconfig>"""
-"""Where Inter is installed (Debian: fonts-inter) it stands for the system's own font, as people's systems have one."""
-
 TALK: Final = (
     ("Bobby", "UserX", "The new node is up. It found the seeds by itself."),
     ("UserX", "Bobby", "Nice! How long did it take?"),
@@ -68,17 +62,15 @@ def main(arguments: list[str] | None = None) -> int:
     with (
         tempfile.TemporaryDirectory(prefix="mesh-screens-", ignore_cleanup_errors=True) as made,
         mesh(Path(made)) as userx,
+        chrome(Path(made) / "profile") as driver,
     ):
-        (Path(made) / "fonts.conf").write_text(FONTS)
-        os.environ["FONTCONFIG_FILE"] = str(Path(made) / "fonts.conf")
-        with chrome(Path(made) / "profile") as driver:
-            for size_name, size in SIZES.items():
-                for colour, dark in COLOURS.items():
-                    page = Page(driver, userx.url, size, dark=dark)
-                    for name, view in VIEWS.items():
-                        view(page)
-                        save(page, directory / f"{name}-{size_name}-{colour}.png")
-                    page.close()
+        for size_name, size in SIZES.items():
+            for colour, dark in COLOURS.items():
+                page = Page(driver, userx.url, size, dark=dark)
+                for name, view in VIEWS.items():
+                    view(page)
+                    save(page, directory / f"{name}-{size_name}-{colour}.png")
+                page.close()
     total = sum(file.stat().st_size for file in directory.glob("*.png"))
     print(f"{len(list(directory.glob('*.png')))} pictures, {total:,} bytes")
     return 0

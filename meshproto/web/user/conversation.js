@@ -7,6 +7,7 @@ import { Thread } from "./thread.js";
 import { bare, curlLine, dayName, fold, plural, presenceWords, sameDay, whole } from "./words.js";
 import { seg, token } from "./api.js";
 
+const LINES_MAX = 8; // of what one writes
 const JOINED_MS = 5 * 60e3; // what follows sooner belongs together
 
 export class ConversationView {
@@ -54,7 +55,7 @@ export class ConversationView {
   #composer() {
     this.input = el("textarea", {
       id: "composer", rows: 1, placeholder: `Write to ${this.name}`, "aria-label": `Message to ${this.name}`,
-      "aria-keyshortcuts": "Enter", oninput: () => this.store.setDraft(this.name, this.input.value),
+      "aria-keyshortcuts": "Enter", oninput: () => this.#typed(),
       onkeydown: (event) => {
         if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
         event.preventDefault();
@@ -62,6 +63,7 @@ export class ConversationView {
       },
     });
     this.input.value = this.store.draft(this.name);
+    this.#typed();
     const send = el("button", { type: "submit", class: "main round", "aria-label": "Send", title: "Send (Enter)" }, icon("send"));
     return el("form", { class: "composer", onsubmit: (event) => (event.preventDefault(), this.#send()) }, this.input, send);
   }
@@ -216,11 +218,17 @@ export class ConversationView {
     if (this.atEnd && this.thread.newest && document.visibilityState === "visible") this.store.markRead(this.name, this.thread.newest);
   }
 
+  // Kept at once; and as many lines are shown as there are, where the browser does not do that by itself.
+  #typed() {
+    this.store.setDraft(this.name, this.input.value);
+    this.input.rows = Math.min(LINES_MAX, this.input.value.split("\n").length);
+  }
+
   #send() {
     const text = this.input.value;
     if (!text.trim()) return;
     this.input.value = "";
-    this.store.setDraft(this.name, "");
+    this.#typed();
     this.list.stuck = true;
     if (this.thread.after !== null) this.thread.open();
     this.store.send(this.name, text);

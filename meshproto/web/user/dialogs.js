@@ -8,9 +8,22 @@ export function beginConversation() {
   if (document.querySelector("dialog[open]")) return;
   const said = el("div", { class: "said", role: "status" });
   const input = el("input", { id: "begin-name", autocomplete: "off", spellcheck: "false", autocapitalize: "off", placeholder: "UserX", maxlength: 90 });
-  const write = (name) => {
+  // Who types a fingerprint has compared it.
+  const write = async ({ name }, fingerprint) => {
+    try {
+      if (fingerprint) await ask("PUT", `contacts/${seg(name)}`, {}, { fingerprint });
+    } catch (problem) {
+      refused(problem);
+      return;
+    }
     made.close();
     location.hash = `#/with/${seg(name)}`;
+  };
+  const refused = (problem) => {
+    if (problem.status === undefined) throw problem;
+    said.replaceChildren(el("p", { class: "warning" }, el("span", {}, el("b", {}, problem.title), ` ${problem.detail}`)),
+      el("p", { class: "quiet" }, advice(problem)));
+    input.select();
   };
   const look = async (event) => {
     event.preventDefault();
@@ -19,15 +32,12 @@ export function beginConversation() {
     said.replaceChildren(el("p", { class: "quiet" }, `Asking the seeds for ${name}`));
     try {
       const found = await ask("GET", `lookup/${seg(name)}`);
-      const go = button(`Write to ${found.name}`, () => write(found.name), { kind: "main" });
+      const go = button(`Write to ${found.name}`, () => write(found, name.split("~")[1]), { kind: "main" });
       said.replaceChildren(el("div", { class: "card" }, avatar(found.name, found.online),
         el("div", {}, el("b", {}, found.name), el("p", { class: "quiet" }, `${presenceWords(found)}${found.home ? `, at home at ${found.home}` : ""}`), el("code", {}, found.groups))), go);
       go.focus();
     } catch (problem) {
-      if (problem.status === undefined) throw problem;
-      said.replaceChildren(el("p", { class: "warning" }, el("span", {}, el("b", {}, problem.title), ` ${problem.detail}`)),
-        el("p", { class: "quiet" }, advice(problem)));
-      input.select();
+      refused(problem);
     }
   };
   const made = dialog("New conversation",

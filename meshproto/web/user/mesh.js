@@ -110,10 +110,10 @@ export class MeshView {
     const labelled = people.length <= (width < 520 ? LABELS_MAX / 2 : LABELS_MAX);
     const lines = places.flatMap((a, at) => places.slice(at + 1).map((b) => line(a, b, a.seed.alive && b.seed.alive ? "between" : "between broken")));
     const users = places.flatMap((place) => this.#around(place, people.filter(({ home }) => home === place.seed.name), { width, height, labelled, alone: seeds.length === 1 }));
-    const nodes = places.map(({ seed, x, y }) => svg("g", { class: `seed${seed.home ? " home" : ""}`, "data-state": seed.alive ? "alive" : "dead", transform: `translate(${x} ${y})` },
-      svg("circle", { class: "body", r: 24 }), svg("text", { class: "count", dy: "0.36em" }, seed.alive ? whole(seed.users) : "✕"),
+    const nodes = places.map(({ seed, x, y }) => svg("g", { class: `seed${seed.home ? " home" : ""}`, "data-state": lifeOf(seed), transform: `translate(${x} ${y})` },
+      svg("circle", { class: "body", r: 24 }), svg("text", { class: "count", dy: "0.36em" }, seed.alive === false ? "✕" : whole(seed.users)),
       svg("text", { class: "name", y: 42 }, shortened(seed.name))));
-    const text = seeds.map((seed) => `${seed.name} is ${seed.alive ? "alive" : "dead"}`).join(", ");
+    const text = seeds.map((seed) => `${seed.name} is ${lifeOf(seed)}`).join(", ");
     this.stage.replaceChildren(svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `The mesh: ${text}` },
       lines, users.map(({ line: drawn }) => drawn), nodes, users.map(({ dot }) => dot)));
   }
@@ -140,9 +140,9 @@ export class MeshView {
     const row = (seed) => {
       const here = people.filter(({ home }) => home === seed.name);
       const names = here.flatMap((one, at) => [at > 0 && ", ", one.own ? "you" : el("a", { href: `#/with/${seg(one.name)}` }, one.name), !one.own && one.online === false && " (away)"]);
-      return el("li", { "data-state": seed.alive ? "alive" : "dead" },
+      return el("li", { "data-state": lifeOf(seed) },
         el("i", { class: "mark", "aria-hidden": "true" }),
-        el("div", {}, el("p", {}, el("b", {}, seed.name), el("span", { class: "live" }, `${seed.alive ? "alive" : "dead"}${seed.since ? ` since ${since(seed.since)}` : ""}`), seed.home && el("span", { class: "tag" }, "your home")),
+        el("div", {}, el("p", {}, el("b", {}, seed.name), el("span", { class: "live" }, `${lifeOf(seed)}${seed.since && seed.alive !== null ? ` since ${since(seed.since)}` : ""}`), seed.home && el("span", { class: "tag" }, "your home")),
           el("p", { class: "quiet" }, el("code", {}, seed.address), ` · home of ${plural(seed.users, "user")}`),
           names.length > 0 && el("p", {}, "Here: ", names)));
     };
@@ -152,6 +152,8 @@ export class MeshView {
   }
 }
 
+// Without a home seed nobody tells this node.
+const lifeOf = ({ alive }) => (alive === null ? "unknown" : alive ? "alive" : "dead");
 const clamp = (value, least, most) => Math.max(least, Math.min(most, value));
 const line = (a, b, kind) => svg("line", { class: kind, x1: a.x, y1: a.y, x2: b.x, y2: b.y });
 const shortened = (name) => (name.length > 16 ? `${name.slice(0, 15)}…` : name);

@@ -20,12 +20,15 @@ export function latest(task, spacing) {
     again = true;
     if (running) return;
     running = true;
-    while (again) {
-      again = false;
-      await task();
-      await new Promise((done) => setTimeout(done, spacing));
+    try {
+      while (again) {
+        again = false;
+        await task();
+        await new Promise((done) => setTimeout(done, spacing));
+      }
+    } finally {
+      running = false;
     }
-    running = false;
   };
 }
 
