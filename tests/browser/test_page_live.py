@@ -83,7 +83,7 @@ def test_one_who_is_away_gets_it_later(userx: Node, browse: Open, start: Start, 
     page.shows(".message.out", r"Call me[^$]*queued[^$]*Retry now[^$]*Cancel")
     page.shows('#list a[href="#/with/Carl"]', r"1\s+waiting")
     page.shows("#rail-waiting", "1")
-    page.go("#/queue").shows(".card", r"Carl\n1 message[^$]*(refused|Connection)")
+    page.go("#/queue").shows(".card", r"Carl\s+1 message[^$]*(refused|Connection)")
     page.go("#/with/Carl")
     start("Carl", port=port(carl))
     page.shows('.message[data-status="delivered"]', r"Call me[^$]*delivered \d\d:\d\d")
