@@ -1,7 +1,7 @@
 """The pictures of docs/page.md: `python -m bench.screens`.
 
 A mesh of real processes with some life in it, and one of its users' page in a real Chromium: each view wide and as wide
-as a phone, in light and dark. The pictures are as large as the screen, with at most 256 colours; they look best
+as a phone, in light and dark. The pictures are as large as the screen, with at most 128 colours; they look best
 where the font Inter is installed (Debian: fonts-inter).
 """
 
@@ -27,7 +27,7 @@ SCREENS: Final = Path(__file__).parents[1] / "docs" / "screens"
 REGISTERED_S: Final = 30.0
 SIZES: Final = {"wide": WIDE, "phone": PHONE}
 COLOURS: Final = {"light": False, "dark": True}
-COLOURS_MAX: Final = 256
+COLOURS_MAX: Final = 128
 TALK: Final = (
     ("Bobby", "UserX", "The new node is up. It found the seeds by itself."),
     ("UserX", "Bobby", "Nice! How long did it take?"),
@@ -133,23 +133,31 @@ def knows(node: Node, seed: str, alive: bool) -> bool | None:
 
 
 def conversation(page: Page) -> None:
-    page.open("#/with/Bobby").shows(".message.out", "delivered")
+    there(page.open("#/with/Bobby")).shows(".message.out", "delivered")
 
 
 def chats(page: Page) -> None:
-    page.open("#/").shows("#list", "Anna")
+    there(page.open("#/")).shows("#list", "Anna")
+
+
+def there(page: Page) -> Page:
+    """It is known who is online."""
+    online = ".conversations a:not([href$=Carla]) i"
+    page.until(lambda: len(page.all(online)) == len(page.all(f"{online}[data-online=true]")), "all are there but Carla")
+    page.one(online)
+    return page
 
 
 def structured(page: Page) -> None:
-    page.open("#/with/greenhouse").shows(".message", "celsius")
+    there(page.open("#/with/greenhouse")).shows(".message", "celsius")
 
 
 def waiting(page: Page) -> None:
-    page.open("#/with/Carla").shows(".message.out", "queued")
+    there(page.open("#/with/Carla")).shows(".message.out", "queued")
 
 
 def search(page: Page) -> None:
-    page.open("#/with/Bobby").shows(".message", "greenhouse")
+    there(page.open("#/with/Bobby")).shows(".message", "greenhouse")
     if page.all("#side")[0].is_displayed():
         page.click("#search")
     else:
@@ -158,33 +166,33 @@ def search(page: Page) -> None:
 
 
 def begin(page: Page) -> None:
-    page.open("#/").click("#begin").keys("bobby", Keys.ENTER).one("dialog .card")
+    there(page.open("#/")).click("#begin").keys("bobby", Keys.ENTER).one("dialog .card")
 
 
 def queue(page: Page) -> None:
-    page.open("#/queue").shows(".waiting", "Carla")
+    there(page.open("#/queue")).shows(".waiting", "Carla")
 
 
 def picture(page: Page) -> None:
-    page.open("#/mesh").shows(".seeds", "dead since")
+    there(page.open("#/mesh")).shows(".seeds", "dead since")
     page.until(lambda: len(page.all(".user")) >= len(HOMES) - 1, "everybody is drawn")
 
 
 def contact(page: Page) -> None:
-    page.open("#/contact/Anna").one(".qr")
+    there(page.open("#/contact/Anna")).one(".qr")
 
 
 def changed(page: Page) -> None:
-    page.open("#/contact/Dan").shows(".changed", "another key")
+    there(page.open("#/contact/Dan")).shows(".changed", "another key")
     page.one(".qr")
 
 
 def oneself(page: Page) -> None:
-    page.open("#/me").one(".qr")
+    there(page.open("#/me")).one(".qr")
 
 
 def shortcuts(page: Page) -> None:
-    page.open("#/").keys("?").one("dialog")
+    there(page.open("#/")).keys("?").one("dialog")
 
 
 VIEWS: Final[dict[str, Callable[[Page], None]]] = {

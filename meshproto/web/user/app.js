@@ -200,4 +200,6 @@ setInterval(() => store.connection.state === "live" && store.refreshStatus(), ST
 setInterval(() => store.connection.state === "resting" && store.refreshConversations(), RESTING_MS);
 
 route();
+// Whose presence is to be told is known first.
+await Promise.all([store.refreshConversations(), store.refreshStatus()]);
 link.run();

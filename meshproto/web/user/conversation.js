@@ -4,7 +4,7 @@ import { avatar, button, command, el, emptyState, icon } from "./dom.js";
 import { List } from "./list.js";
 import { messageElement, messageSign } from "./message.js";
 import { Thread } from "./thread.js";
-import { bare, curlLine, dayName, fold, plural, presenceWords, sameDay, whole } from "./words.js";
+import { bare, curlLine, dayName, fold, isWaiting, plural, presenceWords, sameDay, whole } from "./words.js";
 import { seg, token } from "./api.js";
 
 const LINES_MAX = 8; // of what one writes
@@ -157,7 +157,7 @@ export class ConversationView {
   #rows(items) {
     const rows = [];
     let last = null;
-    for (const item of items) {
+    for (const [at, item] of items.entries()) {
       if (!last || !sameDay(last.at, item.at)) {
         rows.push({ key: `day ${item.pos ?? item.id}`, sign: dayName(item.at), make: () => el("h3", { class: "day" }, el("span", {}, dayName(item.at))) });
         last = null;
@@ -166,7 +166,12 @@ export class ConversationView {
         rows.push({ key: "unread", sign: "", make: () => el("p", { class: "unread" }, el("span", {}, "New")) });
         last = null;
       }
-      const look = { joined: last?.direction === item.direction && item.at - last.at < JOINED_MS, found: item.pos === this.marked };
+      const next = items[at + 1];
+      const look = {
+        joined: last?.direction === item.direction && item.at - last.at < JOINED_MS,
+        repeated: isWaiting(item.status) && isWaiting(next?.status) && next.reason === item.reason,
+        found: item.pos === this.marked,
+      };
       rows.push({ key: String(item.pos ?? item.id), sign: messageSign(item, look), make: () => messageElement(item, look, this.#actions) });
       last = item;
     }

@@ -102,14 +102,14 @@ export class MeshView {
     const width = Math.max(300, this.stage.clientWidth);
     const height = Math.max(300, Math.min(520, width * 0.62));
     const centre = { x: width / 2, y: height / 2 };
-    const ring = seeds.length === 1 ? { x: 0, y: 0 } : { x: width * 0.22, y: height * 0.2 };
+    const ring = seeds.length === 1 ? { x: 0, y: 0 } : { x: width * 0.22, y: height * 0.23 };
     const places = seeds.map((seed, at) => {
       const angle = -Math.PI / 2 + ((at + (seeds.length === 2 ? 0.5 : 0)) * 2 * Math.PI) / seeds.length;
       return { seed, angle, x: centre.x + ring.x * Math.cos(angle), y: centre.y + ring.y * Math.sin(angle) };
     });
     const labelled = people.length <= (width < 520 ? LABELS_MAX / 2 : LABELS_MAX);
     const lines = places.flatMap((a, at) => places.slice(at + 1).map((b) => line(a, b, a.seed.alive && b.seed.alive ? "between" : "between broken")));
-    const users = places.flatMap((place) => this.#around(place, people.filter(({ home }) => home === place.seed.name), { width, height, labelled, alone: seeds.length === 1 }));
+    const users = places.flatMap((place) => this.#around(place, people.filter(({ home }) => home === place.seed.name), { width, height, labelled, seeds: seeds.length }));
     const nodes = places.map(({ seed, x, y }) => svg("g", { class: `seed${seed.home ? " home" : ""}`, "data-state": lifeOf(seed), transform: `translate(${x} ${y})` },
       svg("circle", { class: "body", r: 24 }), svg("text", { class: "count", dy: "0.36em" }, seed.alive === false ? "✕" : whole(seed.users)),
       svg("text", { class: "name", y: 42 }, shortened(seed.name))));
@@ -118,15 +118,17 @@ export class MeshView {
       lines, users.map(({ line: drawn }) => drawn), nodes, users.map(({ dot }) => dot)));
   }
 
-  // Those at home at a seed, on the side that looks away from the other seeds.
-  #around({ x, y, angle }, people, { width, height, labelled, alone }) {
-    const spread = alone ? 2 * Math.PI : Math.PI * 0.95;
+  // Those at home at a seed: around the only one, else on the side that looks away from the others, in a part of the
+  // circle that is this seed's own.
+  #around({ x, y, angle }, people, { width, height, labelled, seeds }) {
+    const alone = seeds === 1;
+    const spread = alone ? 2 * Math.PI : ((2 * Math.PI) / seeds) * 0.8;
     return people.map((one, at) => {
       const turn = alone ? (at * spread) / people.length : people.length === 1 ? 0 : (at / (people.length - 1) - 0.5) * spread;
       const far = at % 2 && people.length > 5 ? 1.35 : 1;
       const to = {
         x: clamp(x + Math.cos(angle + turn) * Math.min(150, width * 0.2) * far, 44, width - 44),
-        y: clamp(y + Math.sin(angle + turn) * Math.min(105, height * 0.27) * far, 22, height - 30),
+        y: clamp(y + Math.sin(angle + turn) * Math.min(105, height * 0.2) * far, 22, height - 30),
       };
       const state = one.own ? "own" : one.online ? "online" : "away";
       const dot = svg("g", { class: "user", "data-state": state, transform: `translate(${to.x} ${to.y})` },

@@ -39,11 +39,11 @@ function body(message) {
   return [shown, more];
 }
 
-function stateLine(item, actions) {
+function stateLine(item, repeated, actions) {
   const { status, sign, words, reason } = stateOf(item);
   const line = el("span", { class: "state", "data-state": status }, icon(sign), el("span", {}, words));
   const parts = [line];
-  if (reason) parts.push(el("span", { class: "reason" }, reason));
+  if (reason && !repeated) parts.push(el("span", { class: "reason" }, reason));
   const offered = el("span", { class: "offers" });
   if (isWaiting(item.status) && !item.taken) {
     offered.append(
@@ -58,8 +58,9 @@ function stateLine(item, actions) {
   return parts;
 }
 
-// `joined`: right after another one of the same side, so that it need not be said again who speaks.
-export function messageElement(item, { joined, found }, actions) {
+// `joined`: right after another one of the same side, so that it need not be said again who speaks. `repeated`: the next
+// one waits for the same reason, and says it.
+export function messageElement(item, { joined, repeated, found }, actions) {
   const own = item.direction === "out";
   const speaker = own ? "You" : item.from.name;
   const element = el("article", {
@@ -67,12 +68,12 @@ export function messageElement(item, { joined, found }, actions) {
     tabindex: -1, "data-id": item.id, "data-pos": item.pos, "data-status": item.status,
   });
   const time = el("time", { datetime: new Date(item.at).toISOString(), title: moment(item.at) }, clock(item.at));
-  const foot = el("p", { class: "foot" }, item.type && el("span", { class: "type" }, item.type), time, own && stateLine(item, actions));
+  const foot = el("p", { class: "foot" }, item.type && el("span", { class: "type" }, item.type), time, own && stateLine(item, repeated, actions));
   element.append(el("span", { class: "unseen" }, `${speaker}: `), el("div", { class: "bubble" }, body(item.message)), foot);
   return element;
 }
 
 // What makes a message look different.
-export function messageSign(item, { joined, found }) {
-  return [joined, found, item.status, item.changed_at, item.reason].join("|");
+export function messageSign(item, { joined, repeated, found }) {
+  return [joined, repeated, found, item.status, item.changed_at, item.reason].join("|");
 }
