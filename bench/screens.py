@@ -143,8 +143,8 @@ def chats(page: Page) -> None:
 def there(page: Page) -> Page:
     """It is known who is online."""
     online = ".conversations a:not([href$=Carla]) i"
-    page.until(lambda: len(page.all(online)) == len(page.all(f"{online}[data-online=true]")), "all are there but Carla")
     page.one(online)
+    page.until(lambda: len(page.all(online)) == len(page.all(f"{online}[data-online=true]")), "all are there but Carla")
     return page
 
 

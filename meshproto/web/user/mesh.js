@@ -80,7 +80,8 @@ export class MeshView {
   get #people() {
     const { status } = this.store;
     const own = status && { name: status.name, home: status.home?.name ?? null, online: status.registered, own: true };
-    const others = [...this.homes.values()].filter(({ name }) => fold(name) !== fold(status?.name ?? ""));
+    const others = [...this.homes.values()].filter(({ name }) => fold(name) !== fold(status?.name ?? ""))
+      .sort((a, b) => a.name.localeCompare(b.name));
     return own ? [own, ...others] : others;
   }
 
