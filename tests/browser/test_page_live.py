@@ -91,6 +91,23 @@ def test_one_who_is_away_gets_it_later(userx: Node, browse: Open, start: Start, 
     assert page.text("#rail-waiting") == ""
 
 
+def test_what_ones_own_node_did_not_take_is_sent_again(
+    bobby: Node, browse: Open, start: Start, children: Children
+) -> None:
+    """While the node is down the page says so and keeps the message; sent again, it comes once."""
+    hugo = start("Hugo")
+    page = browse(hugo, "#/with/Bobby")
+    page.write("Are you there?").shows('.message[data-status="delivered"]', "Are you there?")
+    children.stop("Hugo")
+    page.shows("#connection-text", "connection lost")
+    page.write("Once").shows('.message[data-status="failed"]', "Once[^$]*not sent[^$]*Your node does not answer")
+    start("Hugo", port=port(hugo))
+    page.live().click('.message[data-status="failed"] .retry')
+    page.shows('.message[data-status="delivered"]', r"Once[^$]*delivered \d\d:\d\d")
+    messages = bobby.inbox(sender="Hugo").document["messages"]
+    assert [message["message"] for message in messages] == ["Are you there?", "Once"]
+
+
 def test_what_waits_can_be_given_up(userx: Node, browse: Open, start: Start, children: Children) -> None:
     dora = start("Dora")
     dora.send("UserX", "I am off")

@@ -54,9 +54,18 @@ function made(kind, name, at) {
   }
 }
 
+// An address that somebody has typed need not be one.
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return "";
+  }
+}
+
 // #/with/NAME, #/with/NAME/at/POS, #/contact/NAME, #/queue, #/mesh, #/me; anything else: all conversations.
 function route() {
-  const [, kind = "", name = "", , pos] = location.hash.split("/").map(decodeURIComponent);
+  const [, kind = "", name = "", , pos] = location.hash.split("/").map(decoded);
   view?.close?.();
   view = made(kind, name, pos ? Number(pos) : null);
   main.replaceChildren(view.element);

@@ -106,7 +106,7 @@ export class Store extends EventTarget {
   #take(page) {
     for (const conversation of page.conversations) {
       const { name, last } = conversation;
-      if (last.pos <= this.read.get(fold(name))) conversation.unread = 0; // it is being said to the node
+      if (last?.pos <= this.read.get(fold(name))) conversation.unread = 0; // it is being said to the node
       this.conversations.set(fold(name), conversation);
     }
     this.loaded = true;
@@ -187,6 +187,7 @@ export class Store extends EventTarget {
       if (problem.status === undefined) throw problem;
       item.status = "failed";
       item.reason = problem.detail ? `${problem.title} (${problem.detail})` : problem.title;
+      this.refreshStatus(); // it may be that a key has changed
     }
     this.tell("outgoing", item);
     this.refreshConversations();
