@@ -27,6 +27,7 @@ from tests.browser.conftest import Open, Start
 from tests.browser.page import PHONE, WAIT_S, WIDE, Page
 
 MESSAGES = 100_000
+OTHERS = 130
 BATCH = 1000
 MINUTE_MS = 60_000
 INDEXED_S = 300.0
@@ -38,7 +39,7 @@ SCREENS = 150
 
 
 def fill(path: Path) -> None:
-    """A user's database with a long conversation, through the node's own tables."""
+    """A user's database with a long conversation and many short ones, through the node's own tables."""
     path.parent.mkdir(mode=0o700)
     rng = random.Random(1)
     first_ms = int(time.time() * 1000) - MESSAGES * MINUTE_MS
@@ -47,6 +48,9 @@ def fill(path: Path) -> None:
     connection = connect(path, SCHEMA, SCHEMA_VERSION)
     connection.execute("PRAGMA synchronous=OFF")
     inbox = UserStore(SQLiteDatabase(connection, clock)).inbox
+    for number in range(OTHERS):
+        letter = Letter(f"{first_ms:012x}{rng.randbytes(10).hex()}", Raw(b'"Hello"'), first_ms)
+        inbox.receive(*who(f"other{number:03}", rng, first_ms), [letter], first_ms + number)
     for first in range(0, MESSAGES, BATCH):
         for number in range(first, first + BATCH):
             at_ms = first_ms + number * MINUTE_MS
@@ -134,3 +138,17 @@ def test_nobody_waits_in_a_long_conversation(archive: Node, browse: Open, size: 
     page.click(".hits a").shows(".message.found", "line number 50000 ")
     assert scroll(page, -1) > DRAWN_MAX
     assert longest_ms(page) < TASK_MS_MAX
+
+
+def test_all_conversations_are_reached_by_scrolling(archive: Node, browse: Open) -> None:
+    """They come by pages; the list goes on by itself."""
+    page = browse(archive)
+    page.shows("#list li:first-child", "Archive")
+    assert len(page.all("#list li")) < OTHERS
+
+    def last() -> bool:
+        page.run("document.querySelector('#list').scrollTop = 1e9")
+        return page.text("#list li:last-child").find("other000") >= 0
+
+    page.until(last, "the oldest conversation is there")
+    assert len(page.all("#list li")) == OTHERS + 1

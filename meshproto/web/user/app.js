@@ -10,7 +10,7 @@ import { MeshView } from "./mesh.js";
 import { QueueView } from "./queue.js";
 import { Side } from "./side.js";
 import { Store } from "./store.js";
-import { bare, curlLine, fold, inBrief, whole } from "./words.js";
+import { bare, curlLine, few, fold, inBrief } from "./words.js";
 
 const STATUS_MS = 30e3; // what the stream does not tell of: registration, keys, the disk
 const RESTING_MS = 20e3; // a page that nobody sees, while another one is seen, asks for what is unread now and then
@@ -105,7 +105,7 @@ function numbers() {
 }
 
 function badge(id, count, words) {
-  byId(id).replaceChildren(...(count ? [whole(count), el("span", { class: "unseen" }, ` ${words}`)] : []));
+  byId(id).replaceChildren(...(count ? [few(count), el("span", { class: "unseen" }, ` ${words}`)] : []));
 }
 
 function connection() {
@@ -210,5 +210,6 @@ setInterval(() => store.connection.state === "resting" && store.refreshConversat
 
 route();
 // Whose presence is to be told is known first.
-await Promise.all([store.refreshConversations(), store.refreshStatus()]);
+store.refreshStatus();
+await store.refreshConversations();
 link.run();

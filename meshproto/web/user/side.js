@@ -2,7 +2,7 @@
 
 import { ask, seg, token } from "./api.js";
 import { avatar, button, byId, command, el, emptyState, icon } from "./dom.js";
-import { briefly, curlLine, fold, inBrief, isWaiting, plural, presenceWords, whole } from "./words.js";
+import { briefly, curlLine, few, fold, inBrief, isWaiting, plural, presenceWords } from "./words.js";
 
 const HITS = 40;
 const TYPING_MS = 120; // a pause in which one has stopped typing
@@ -98,9 +98,9 @@ export class Side {
       el("span", { class: "line" }, el("b", {}, name), last && el("time", { datetime: new Date(last.at).toISOString() }, briefly(last.at))),
       el("span", { class: "line" },
         el("span", { class: "brief" }, own && el("span", { class: "you" }, "You: "), text),
-        waiting > 0 && el("span", { class: "waits", title: `${plural(waiting, "message")} waiting` }, icon("clock"), whole(waiting), el("span", { class: "unseen" }, " waiting")),
+        waiting > 0 && el("span", { class: "waits", title: `${plural(waiting, "message")} waiting` }, icon("clock"), few(waiting), el("span", { class: "unseen" }, " waiting")),
         stuck && el("span", { class: "waits stuck" }, icon("alert"), el("span", { class: "unseen" }, last.status)),
-        unread > 0 && el("b", { class: "badge" }, whole(unread), el("span", { class: "unseen" }, " unread"))));
+        unread > 0 && el("b", { class: "badge" }, few(unread), el("span", { class: "unseen" }, " unread"))));
     const known = presence.online !== null && el("span", { class: "unseen" }, `, ${presenceWords(presence)}`);
     element.firstChild.replaceChildren(...[avatar(name, presence.online), words, known].filter(Boolean));
     element.classList.toggle("new", unread > 0);

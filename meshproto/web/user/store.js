@@ -97,7 +97,7 @@ export class Store extends EventTarget {
 
   async olderConversations() {
     if (this.next === null) return;
-    const page = await this.attempt(() => ask("GET", "history", { limit: PAGE, after: this.next }));
+    const page = await this.attempt(() => ask("GET", "history", { limit: PAGE, before: this.next }));
     if (page === null) return;
     this.next = page.next;
     this.#take(page);

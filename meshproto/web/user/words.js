@@ -4,6 +4,7 @@ const LANGUAGE = "en";
 const DAY_MS = 86400e3;
 
 export const whole = (count) => count.toLocaleString(LANGUAGE);
+export const few = (count) => (count > 999 ? "999+" : whole(count)); // where there is room for no more
 export const plural = (count, word) => `${whole(count)} ${word}${count === 1 ? "" : "s"}`;
 export const fold = (name) => name.toLowerCase();
 export const bare = (name) => name.split("~")[0];
