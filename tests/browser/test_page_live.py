@@ -152,6 +152,11 @@ def test_anything_is_shown_as_text(userx: Node, bobby: Node, browse: Open) -> No
         page.run("[...document.querySelectorAll('.message button.link')].at(-1).click()")
     page.shows(".message.in", "word end")
     assert more not in page.text(".message:last-child")
+    bobby.send("UserX", {"rows": list(range(3000))})
+    assert "2999" not in page.shows(".message:last-child", r'"rows": \[\n    0,[^$]*Show more')
+    for _ in range(2):
+        page.click(".message:last-child button.link")
+    page.shows(".message:last-child pre", r"2999\n  \]\n}$")
 
 
 def test_the_reader_stays_where_they_read(userx: Node, browse: Open, start: Start) -> None:

@@ -1,7 +1,7 @@
 // One message as it is shown: its text, folded when it is long, and what has become of it.
 
 import { button, el, icon } from "./dom.js";
-import { bytes, clock, isWaiting, moment, readable, stateOf } from "./words.js";
+import { bytes, clock, isWaiting, moment, readable, readableBeginning, stateOf } from "./words.js";
 
 const FOLD_CHARS = 900; // a longer text is folded to this
 const FOLD_LINES = 14;
@@ -23,13 +23,14 @@ function cutAt(text, chars) {
 }
 
 function body(message) {
-  const text = readable(message);
+  let { text, all } = readableBeginning(message, FOLD_LINES * 2);
   const shown = el(typeof message === "string" ? "p" : "pre", { class: "text" });
   let until = Math.min(firstLines(text), text.length > FOLD_CHARS * 1.3 ? FOLD_CHARS : text.length);
   until = cutAt(text, until);
   shown.textContent = text.slice(0, until);
-  if (until >= text.length) return [shown];
-  const more = button(`Show more of ${bytes(text.length)}`, () => {
+  if (all && until >= text.length) return [shown];
+  const more = button(all ? `Show more of ${bytes(text.length)}` : "Show more", () => {
+    if (!all) [text, all] = [readable(message), true];
     const before = until;
     until = cutAt(text, Math.min(text.length, until + UNFOLD_CHARS));
     shown.append(text.slice(before, until));

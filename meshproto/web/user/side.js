@@ -69,7 +69,8 @@ export class Side {
     for (const conversation of shown) {
       const key = fold(conversation.name);
       const presence = store.presence.get(key) ?? { online: null };
-      const sign = JSON.stringify([conversation, presence.online, conversation.last && briefly(conversation.last.at)]);
+      const { unread, waiting, last } = conversation;
+      const sign = [unread, waiting, last?.pos, last?.status, last && briefly(last.at), presence.online].join();
       const old = before.get(key);
       this.items.set(key, old?.sign === sign ? old : { sign, element: this.#item(conversation, presence, old?.element) });
     }

@@ -2,7 +2,7 @@
 
 import { ask, seg } from "./api.js";
 import { latest } from "./store.js";
-import { bare, fold } from "./words.js";
+import { bare, fold, isWaiting } from "./words.js";
 
 const PAGE = 50;
 const WINDOW = 200; // messages that are kept, and drawn
@@ -92,10 +92,11 @@ export class Thread extends EventTarget {
     this.#tell(kind);
   }
 
-  // What is shown may have changed, and nobody has told of it one by one.
+  // What waits may have come further, and nobody has told of it one by one.
   async #look() {
-    if (!this.items.length) return this.refresh();
-    let at = this.items[0].pos - 1;
+    const first = this.items.find(({ status }) => isWaiting(status));
+    if (!first) return this.refresh();
+    let at = first.pos - 1;
     const states = new Map();
     while (at < this.newest) {
       const page = await this.#page({ after: at });

@@ -57,11 +57,31 @@ const isText = (message) => typeof message === "string";
 // A message as it is read: text as it is, anything else as JSON that a person can read.
 export const readable = (message) => (isText(message) ? message : JSON.stringify(message, null, 2));
 
+// The beginning of a JSON value: as many values as that, in the order in which they are written. Of a large one the whole
+// would take long to write, and is seldom looked at.
+function beginning(value, left) {
+  if (typeof value !== "object" || value === null || JSON.isRawJSON?.(value)) return value;
+  const begun = Array.isArray(value) ? [] : {};
+  for (const key in value) {
+    if (left.count-- <= 0) break;
+    begun[key] = beginning(value[key], left);
+  }
+  return begun;
+}
+
+// The same up to about `values` values, and whether that is all of it.
+export function readableBeginning(message, values) {
+  if (isText(message)) return { text: message, all: true };
+  const left = { count: values };
+  const begun = beginning(message, left);
+  return { text: readable(begun), all: left.count >= 0 };
+}
+
 const BRIEF_CHARS = 120;
 
 // A message in one line.
 export function inBrief(message) {
-  const text = isText(message) ? message : JSON.stringify(message);
+  const text = isText(message) ? message : JSON.stringify(beginning(message, { count: BRIEF_CHARS }));
   return text.slice(0, BRIEF_CHARS).replace(/\s+/g, " ");
 }
 
