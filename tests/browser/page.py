@@ -8,7 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
+from selenium.common.exceptions import (
+    ElementNotInteractableException,
+    NoSuchElementException,
+    StaleElementReferenceException,
+)
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
@@ -137,7 +141,16 @@ class Page:
     # -- what is done ------------------------------------------------------------------------------------------------
 
     def click(self, selector: str) -> "Page":
-        self.one(selector).click()
+        """On the first such element, once it can be clicked."""
+
+        def clicked() -> bool:
+            try:
+                self.one(selector).click()
+            except (ElementNotInteractableException, StaleElementReferenceException):
+                return False
+            return True
+
+        self.until(clicked, f"{selector} can be clicked")
         return self
 
     def keys(self, *keys: str) -> "Page":
