@@ -233,6 +233,31 @@ def inbox(session: Session, follow: bool, after: int | None, sender: str | None,
 
 @mesh.command()
 @click.argument("name")
+@click.option("--history", type=click.IntRange(min=0), metavar="MESSAGES", help="Show so many of the last messages.")
+@_json_option
+@click.pass_context
+def chat(ctx: click.Context, name: str, *, history: int | None) -> None:
+    """Talk with NAME: what they write appears while you type, and what you write shows how far it has come.
+
+    Enter sends, Alt-Enter begins a new line, Ctrl-D or /quit ends. A node that goes away is waited for; what was typed
+    meanwhile is sent when it is back.
+
+    With pipes a line in is a message out, and a message in is a line out; it ends when the input does and the node has
+    taken all of it. With --json everything that happens is a line out.
+
+    \b
+    Examples:
+      mesh chat UserX
+      tail -f app.log | mesh chat Operator
+    """
+    from meshproto.cli.chat import converse  # noqa: PLC0415 -- only this command has two sides
+
+    session = ctx.ensure_object(Session)
+    ctx.exit(converse(session.node, name, history=history, as_json=session.as_json))
+
+
+@mesh.command()
+@click.argument("name")
 @_json_option
 @click.pass_obj
 def lookup(session: Session, name: str) -> None:

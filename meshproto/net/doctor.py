@@ -6,7 +6,7 @@ leads back here.
 
 Nobody is made to dial for somebody else. A seed only says what it sees of a connection that is there; whether an
 address can be reached is found out by the node whose address it is, which dials its own URIs and the seeds it knows,
-and nothing that whoever asks could name. What this cannot show is said in docs/command.md: the way to the node from elsewhere.
+and nothing that whoever asks could name. The way to the node from elsewhere is not shown by this.
 """
 
 from collections.abc import Coroutine

@@ -20,6 +20,7 @@ from meshproto.cli.outbox import Page
 from meshproto.cli.outbox import read as read_outbox
 from meshproto.cli.render import moment
 from tests.cli.conftest import Mesh
+from tests.cli.fake_node import FakeNode
 from tests.cli.stub import JSON, Reply, Stub, message
 
 AT_MS = 1_795_343_300_000
@@ -408,8 +409,9 @@ def test_inbox_shows_what_came(stub: Stub, run: Mesh) -> None:
 
 def test_inbox_follow_for_programs(stub: Stub, run: Mesh) -> None:
     """One JSON object a line."""
-    stub.answers({"messages": [message(1, "hi\x1b")], "next": 1})
-    stub.answers({"messages": [message(2, None)], "next": 2})
+    node = FakeNode(stub, "Bobby")
+    node.receives("hi\x1b")
+    node.receives(None)
     result = run("inbox", "--follow", "--json", "--limit", "2")
     assert [json.loads(line) for line in result.stdout.splitlines()] == [message(1, "hi\x1b"), message(2, None)]
     assert "\x1b" not in result.stdout
