@@ -247,7 +247,7 @@ def wrap(text: str, cells: int) -> list[str]:
 
 
 def _wrap_paragraph(text: str, cells: int) -> Iterator[str]:
-    while get_cwidth(text) > cells:
+    while text[1:] and get_cwidth(text) > cells:
         end, used = 0, 0
         while end < len(text) and used + get_cwidth(text[end]) <= cells:
             used += get_cwidth(text[end])

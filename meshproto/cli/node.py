@@ -351,9 +351,7 @@ class EventStream:
     """Events as a node tells them, each a document with an `event`; ends or raises `Unreachable` when the connection
     does, or when `close` was called by whichever thread."""
 
-    def __init__(
-        self, node: Node, connection: HTTPConnection, response: HTTPResponse, channel: socket.socket
-    ) -> None:
+    def __init__(self, node: Node, connection: HTTPConnection, response: HTTPResponse, channel: socket.socket) -> None:
         self._node, self._connection, self._response, self._channel = node, connection, response, channel
 
     def __iter__(self) -> Iterator[Document]:
