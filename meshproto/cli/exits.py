@@ -17,6 +17,7 @@ class Exit(IntEnum):
     5  refused (401, 403, 409)
     6  too large, or slow down (413, 429)
     7  no seed is reachable (503)
+    8  something is wrong: what doctor has found, or a file that is damaged
     Where several messages fail (send --bulk, cancel), the highest of their codes.
     """
 
@@ -28,6 +29,16 @@ class Exit(IntEnum):
     REFUSED = 5
     TOO_MUCH = 6
     NO_SEED = 7
+    WRONG = 8
+
+
+class FilesRefused(Exception):
+    """Files of a node, or for one, that cannot be used: the text says why and what to do. `damaged`: it is their
+    content."""
+
+    def __init__(self, text: str, *, damaged: bool = False) -> None:
+        super().__init__(text)
+        self.damaged = damaged
 
 
 USER_NOT_FOUND = "User Not Found"
@@ -70,7 +81,9 @@ def exit_code(error: Exception) -> Exit:
     """The exit code that an error ends in."""
     if isinstance(error, Unreachable):
         return Exit.UNREACHABLE
-    if isinstance(error, BulkRefused):
+    if isinstance(error, FilesRefused) and error.damaged:
+        return Exit.WRONG
+    if isinstance(error, BulkRefused | FilesRefused):
         return Exit.USAGE
     if not isinstance(error, Problem):
         return Exit.FAILED
@@ -84,7 +97,7 @@ def sentence(error: Exception) -> str:
     if isinstance(error, Unreachable):
         advice = _UNCERTAIN_ADVICE if error.uncertain else _START_ADVICE
         return one_line(f"No user node answers at {error.url} ({error.reason}): {advice}.")
-    if isinstance(error, BulkRefused):
+    if isinstance(error, BulkRefused | FilesRefused):
         return one_line(f"{error}.")
     if not isinstance(error, Problem):
         return one_line(f"This is a fault of mesh itself ({type(error).__name__}: {error}): {_REPORT_ADVICE}.")

@@ -66,6 +66,10 @@ class Session:
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint="--node") from error
 
+    def own_name(self) -> str:
+        """The name of the node's user."""
+        return str(self.node.status().document["name"])
+
     def show(self, answer: Answer, shown: Callable[[render.Screen, Document], None]) -> None:
         """An answer, for people or for programs."""
         if self.as_json:
@@ -421,6 +425,77 @@ def cancel(ctx: click.Context, message_id: str, *, to: str | None) -> None:
     session.show(answer, render.cancelled)
     too_late = any(result["status"] in ENDED_OTHERWISE for result in answer.document.get("results", ()))
     ctx.exit(Exit.REFUSED if too_late else Exit.DONE)
+
+
+_state_option = click.option(
+    "--state",
+    envvar="MESH_STATE",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The node's state directory; if it is not given: the one of USER_NAME, or of the node that answers.",
+)
+
+
+@mesh.command()
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True), default="-")
+@_state_option
+@click.option("--identity", is_flag=True, help="With the private keys, which are you.")
+@click.pass_obj
+def export(session: Session, file: Path, *, state: Path | None, identity: bool) -> None:
+    """Write all that your node keeps to FILE, or to standard output: a line of JSON each.
+
+    Contacts with their keys, what was sent and what became of it, what was received, and how far programs have come.
+    It is of one moment, and the node may run meanwhile.
+
+    \b
+    Examples:
+      mesh export userx.ndjson
+      mesh export | jq -r 'select(.kind == "in") | .message'
+    """
+    from meshproto.cli import files  # noqa: PLC0415 -- brings the node's own code along, for these commands alone
+
+    files.export(files.state_directory(state, session.own_name), file, identity=identity)
+
+
+@mesh.command("import")
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
+@_state_option
+@_json_option
+@click.pass_obj
+def import_(session: Session, file: Path, *, state: Path | None) -> None:
+    """Put what `mesh export` wrote to FILE into a state directory that no node has used yet; - is standard input.
+
+    All of it is taken or nothing: every line that does not read is told by its number.
+
+    \b
+    Example:
+      mesh import userx.ndjson --state ~/userx
+    """
+    from meshproto.cli import files  # noqa: PLC0415 -- see export
+
+    def nobody() -> str:
+        raise click.UsageError("Where to? Give an empty state directory with --state DIR.")
+
+    files.import_(file, files.state_directory(state, nobody), as_json=session.as_json)
+
+
+@mesh.command()
+@click.argument("target", type=click.Path(path_type=Path))
+@_state_option
+@_json_option
+@click.pass_obj
+def backup(session: Session, target: Path, *, state: Path | None) -> None:
+    """Copy your node's state directory to TARGET, whole, while the node runs; the copy is checked.
+
+    To restore it, stop the node and put the copy in place of the state directory. A seed's state can be copied too.
+
+    \b
+    Example:
+      mesh backup ~/backups/userx
+    """
+    from meshproto.cli import files  # noqa: PLC0415 -- see export
+
+    files.back_up(files.state_directory(state, session.own_name), target, as_json=session.as_json)
 
 
 @mesh.command()

@@ -13,6 +13,7 @@ from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
 from meshproto.cli import chat_screen, talk
+from meshproto.cli.chat import converse
 from meshproto.cli.chat_screen import NAME_CELLS_MAX, ChatScreen, fit, laid_out, presence_text, state_of, wrap
 from meshproto.cli.conversation import Conversation, Entry
 from meshproto.cli.exits import Exit
@@ -56,10 +57,6 @@ class Lines:
 @contextmanager
 def piped(monkeypatch: pytest.MonkeyPatch, stub: Stub, *options: str) -> Iterator[tuple[Callable[[], str], Any]]:
     """`mesh chat UserX` with an open standard input; what it has printed so far."""
-    from io import StringIO
-
-    from meshproto.cli.chat import converse
-
     ended, printed, results = threading.Event(), Queue[str](), list[Any]()
 
     class In:
@@ -71,7 +68,6 @@ def piped(monkeypatch: pytest.MonkeyPatch, stub: Stub, *options: str) -> Iterato
 
     monkeypatch.setattr("sys.stdin", In)
     monkeypatch.setattr("click.echo", lambda text, err=False: printed.put(_text(text)))
-    assert StringIO
     work = threading.Thread(
         target=lambda: results.append(converse(Node(stub.url), "UserX", history=None, as_json="--json" in options))
     )
