@@ -189,6 +189,12 @@ def _loud(loud: bool) -> str | None:
     return "red" if loud else None
 
 
+def damage(path: Path) -> list[str]:
+    """What is wrong with a database; nothing, if it is whole. Raises `FilesRefused`."""
+    with _refusing():
+        return backup.findings(path)
+
+
 def fingerprint(state: Path) -> str:
     """Of the keys in a state directory. Raises `FilesRefused`."""
     with _refusing():

@@ -427,6 +427,34 @@ def cancel(ctx: click.Context, message_id: str, *, to: str | None) -> None:
     ctx.exit(Exit.REFUSED if too_late else Exit.DONE)
 
 
+@mesh.command()
+@click.option(
+    "--state",
+    envvar="MESH_STATE",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The node's state directory, if it is not where a node of its name keeps it.",
+)
+@_json_option
+@click.pass_context
+def doctor(ctx: click.Context, *, state: Path | None) -> None:
+    """Look at everything that could be wrong, and say what to do about it: a line each, `ok`, `warning` or `wrong`.
+
+    Looked at are the node and the versions, its seeds and what they know of you, the clock, your addresses as the seeds
+    see them, and the state directory: keys, modes, database and free space. It ends with 8 when something is wrong.
+
+    \b
+    Examples:
+      mesh doctor
+      mesh doctor --json | jq -r 'select(.level != "ok") | .advice'
+    """
+    from meshproto.cli import doctor as consulted  # noqa: PLC0415 -- only this command looks at all of it
+
+    session = ctx.ensure_object(Session)
+    findings = consulted.examine(session.node, lambda name: consulted.state_of(state, name))
+    ctx.exit(consulted.tell(findings, as_json=session.as_json))
+
+
 _state_option = click.option(
     "--state",
     envvar="MESH_STATE",
