@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -52,7 +53,7 @@ class Finding:
 # -- the node -----------------------------------------------------------------------------------------------------
 
 
-def of_node(status: Document, url: str) -> Iterator[Finding]:
+def of_node(status: Document, url: str, now_ms: float) -> Iterator[Finding]:
     """What the node says of itself."""
     yield Finding(OK, "node", f"{status['address']} answers at {url}, up for {span(status['uptime_s'])}")
     if status["version"] == __version__:
@@ -65,13 +66,9 @@ def of_node(status: Document, url: str) -> Iterator[Finding]:
     if changed := status["contacts"]["key_changed"]:
         text = f"of {changed} contacts the key has changed"
         yield Finding(WARNING, "keys of others", text, "see mesh contacts, and ask them by other means")
-    yield from _of_queue(status["outbox"], status.get("now"))
-
-
-def _of_queue(outbox: Document, now_ms: float | None) -> Iterator[Finding]:
-    waiting, oldest = outbox["waiting"], outbox["oldest_at"]
-    if waiting and oldest is not None and now_ms is not None and now_ms - oldest > OLD_S * 1000:
-        text = f"{waiting} messages wait, the oldest since {moment(oldest)}"
+    oldest = status["outbox"]["oldest_at"]
+    if oldest is not None and now_ms - oldest > OLD_S * 1000:
+        text = f"{status['outbox']['waiting']} messages wait, the oldest since {moment(oldest)}"
         yield Finding(WARNING, "queue", text, "see mesh queue for whom, and why")
 
 
@@ -133,9 +130,7 @@ def of_clock(report: Document) -> Iterator[Finding]:
     direction = "ahead of" if off_ms > 0 else "behind"
     text = f"{span(abs(off_ms) / 1000)} {direction} those of {len(offsets)} seeds"
     level = WRONG if abs(off_ms) > CLOCK_WRONG_MS else WARNING
-    yield Finding(
-        level, "clock", text, "set the time of this machine, for example by NTP, or tell whoever runs the seeds"
-    )
+    yield Finding(level, "clock", text, "set this machine's time, by NTP for example, or tell whoever runs the seeds")
 
 
 # -- the way to the node ------------------------------------------------------------------------------------------
@@ -166,9 +161,8 @@ def _as_seen(uri: str, seen: list[str], resolve: Resolve) -> Finding:
         advice = "listen where others reach you (--listen) and give that address with --advertise URI"
         return Finding(WRONG, "address", text, advice)
     if not leads_to:
-        return Finding(
-            WRONG, "address", f"{uri}: nobody finds the host {host}", "mend its DNS, or advertise an address"
-        )
+        text = f"{uri}: nobody finds the host {host}"
+        return Finding(WRONG, "address", text, "mend its DNS, or advertise an address")
     text = f"{uri} leads to {', '.join(sorted(leads_to))}, and seeds elsewhere see this node come from {sees}"
     advice = "with a router or proxy between that may be right: try the address from another machine"
     return Finding(WARNING, "address", text, advice)
@@ -262,13 +256,10 @@ def of_space(free_bytes: int, path: Path) -> Finding:
 
 
 def _size(size_bytes: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size_bytes < 1000:
-            break
-        size_bytes /= 1000
-    else:
-        unit = "TB"
-    return f"{size_bytes:.0f} {unit}" if unit == "bytes" or size_bytes >= 10 else f"{size_bytes:.1f} {unit}"
+    for unit, unit_bytes in (("GB", 10**9), ("MB", 10**6), ("kB", 1000)):
+        if size_bytes >= unit_bytes:
+            return f"{size_bytes / unit_bytes:.3g} {unit}"
+    return f"{size_bytes:.0f} bytes"
 
 
 # -- all of it ----------------------------------------------------------------------------------------------------
@@ -286,7 +277,7 @@ def examine(
         what, _, advice = sentence(error).rpartition(": ")
         yield Finding(WRONG, "node", what, advice.rstrip("."))
     if status is not None:
-        yield from of_node(status, node.url)
+        yield from of_node(status, node.url, time.time() * 1000)
         yield of_home(status)
         yield from _of_report(node, resolve)
     directory = state(None if status is None else str(status["name"]))
