@@ -79,7 +79,7 @@ class ChatLines(View):
         if self._as_json:
             self._echo({"event": "connection", "reason": problem})
         elif problem is not None:
-            self._notice(f"{problem} Trying again.")
+            self._notice(f"{problem}. Trying again.")
         elif was_away:
             self._notice("The node is back.")
 

@@ -32,6 +32,8 @@ NAME_CELLS_MAX = 16
 HINT = "Enter sends, Alt-Enter begins a new line, PgUp and PgDn scroll, Ctrl-D or /quit ends"
 HELP = "/quit ends, /help shows this, // at the beginning sends a line that begins with /"
 
+_WORDS = {UNSENT: "not sent yet", FAILED: "not sent", "locating": "queued", "delivering": "queued"}
+
 STYLE = Style.from_dict(
     {
         "bar": "reverse",
@@ -236,7 +238,7 @@ def state_of(entry: Entry) -> tuple[str, str]:
         at = entry.changed_at_ms
         late = f" {moment(at)[11:16]}" if at is not None and at - entry.at_ms >= 60_000 else ""
         return "class:delivered", f"delivered{late}"
-    words = {UNSENT: "not sent yet", FAILED: "not sent"}.get(entry.status, entry.status)
+    words = _WORDS.get(entry.status, entry.status)
     style = "class:failed" if entry.ended else "class:waits"
     return style, f"{words}: {one_line(entry.reason)}" if entry.reason else words
 

@@ -105,6 +105,12 @@ class Conversation:
         entry.changed_at_ms = changed_at_ms
         return entry
 
+    def held_up(self, reason: Any) -> list[Entry]:
+        """Why what waits for the other is not further (None: it is on its way); those of which that is news."""
+        waiting = [entry for entry in self.waiting() if entry.status != UNSENT]
+        known = [self.stands(entry.key[1], str(entry.status), reason, None) for entry in waiting]
+        return [entry for entry in known if entry is not None]
+
     def seen(self, online: bool | None, seen_ms: int | None) -> bool:
         """Whether the other is there; whether that is news."""
         before, self.presence = self.presence, Presence(online, seen_ms)

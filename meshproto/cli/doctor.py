@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import click
 
 from meshproto import __version__
-from meshproto.cli.exits import Exit, FilesRefused, sentence
+from meshproto.cli.exits import Exit, FilesRefused, advice, what
 from meshproto.cli.node import Document, Node, Problem, Unreachable
 from meshproto.cli.progress import Bar
 from meshproto.cli.render import Screen, moment, one_line, span
@@ -77,8 +77,8 @@ def of_home(status: Document) -> Finding:
     home = status["home"]
     if home:
         return Finding(OK, "registered", f"at {home['name']} ({home['address']})")
-    advice = "give the address of a seed that runs with --seed HOST:PORT, or see what it says"
-    return Finding(WRONG, "registered", f"nowhere: {status['problem'] or 'no seed has answered yet'}", advice)
+    remedy = "give the address of a seed that runs with --seed HOST:PORT, or see what it says"
+    return Finding(WRONG, "registered", f"nowhere: {status['problem'] or 'no seed has answered yet'}", remedy)
 
 
 # -- seeds --------------------------------------------------------------------------------------------------------
@@ -101,13 +101,13 @@ def _of_seed(seed: Document, *, alone: bool) -> Finding:
     about = "home seed" if seed["home"] else "seed"
     if seed["reason"] is not None:
         level = WRONG if alone else WARNING
-        advice = "see whether it runs and its port can be reached, or name another with --seed HOST:PORT"
-        return Finding(level, about, f"{where} does not answer: {seed['reason']}", advice)
+        remedy = "see whether it runs and its port can be reached, or name another with --seed HOST:PORT"
+        return Finding(level, about, f"{where} does not answer: {seed['reason']}", remedy)
     took = f"{where} answers in {seed['took_ms']:g} ms, version {seed['version']}"
     match seed["knows"]:
         case "other key":
-            advice = "choose another name, or see docs/security.md on names that are taken"
-            return Finding(WRONG, about, f"{took}, and knows your name with another key", advice)
+            remedy = "choose another name, or see docs/security.md on names that are taken"
+            return Finding(WRONG, about, f"{took}, and knows your name with another key", remedy)
         case "unknown":
             return Finding(WARNING, about, f"{took}, and does not know you", "wait some seconds for it to be told")
         case "older":
@@ -143,8 +143,8 @@ def of_addresses(report: Document, resolve: Resolve) -> Iterator[Finding]:
         if uri["leads_here"]:
             yield Finding(OK, "address", f"{uri['uri']} leads here, in {uri['took_ms']:g} ms")
         else:
-            advice = "give an address that leads here with --advertise URI; try it from another machine too"
-            yield Finding(WRONG, "address", f"{uri['uri']} does not lead here: {uri['reason']}", advice)
+            remedy = "give an address that leads here with --advertise URI; try it from another machine too"
+            yield Finding(WRONG, "address", f"{uri['uri']} does not lead here: {uri['reason']}", remedy)
         if seen:
             yield _as_seen(uri["uri"], seen, resolve)
     if not seen:
@@ -158,14 +158,14 @@ def _as_seen(uri: str, seen: list[str], resolve: Resolve) -> Finding:
         return Finding(OK, "address", f"{uri} is where seeds elsewhere see this node come from ({sees})")
     if leads_to and all(map(_is_loopback, leads_to)):
         text = f"{uri} means every machine's own, and seeds elsewhere see this node come from {sees}"
-        advice = "listen where others reach you (--listen) and give that address with --advertise URI"
-        return Finding(WRONG, "address", text, advice)
+        remedy = "listen where others reach you (--listen) and give that address with --advertise URI"
+        return Finding(WRONG, "address", text, remedy)
     if not leads_to:
         text = f"{uri}: nobody finds the host {host}"
         return Finding(WRONG, "address", text, "mend its DNS, or advertise an address")
     text = f"{uri} leads to {', '.join(sorted(leads_to))}, and seeds elsewhere see this node come from {sees}"
-    advice = "with a router or proxy between that may be right: try the address from another machine"
-    return Finding(WARNING, "address", text, advice)
+    remedy = "with a router or proxy between that may be right: try the address from another machine"
+    return Finding(WARNING, "address", text, remedy)
 
 
 def _is_loopback(address: str) -> bool:
@@ -188,8 +188,8 @@ def of_files(state: Path, fingerprint: str | None) -> Iterator[Finding]:
     try:
         yield _closed_to_others(state, "state directory", 0o700)
     except OSError as error:
-        advice = "give the node's state directory with --state DIR"
-        yield Finding(WARNING, "state directory", f"{state} cannot be looked at: {error.strerror}", advice)
+        remedy = "give the node's state directory with --state DIR"
+        yield Finding(WARNING, "state directory", f"{state} cannot be looked at: {error.strerror}", remedy)
         return
     for name in SECRETS:
         if (state / name).exists():
@@ -239,8 +239,8 @@ def _of_database(path: Path) -> Iterator[Finding]:
         yield Finding(WRONG, "database", str(error), "see what it says")
         return
     if damage:
-        advice = "stop the node and restore a backup (docs/operating.md says how)"
-        yield Finding(WRONG, "database", f"{path} is damaged: {damage[0]}", advice)
+        remedy = "stop the node and restore a backup (docs/operating.md says how)"
+        yield Finding(WRONG, "database", f"{path} is damaged: {damage[0]}", remedy)
     else:
         yield Finding(OK, "database", f"{path} is whole ({_size(path.stat().st_size)})")
 
@@ -274,8 +274,7 @@ def examine(
     try:
         status = node.status().document
     except (Unreachable, Problem) as error:
-        what, _, advice = sentence(error).rpartition(": ")
-        yield Finding(WRONG, "node", what, advice.rstrip("."))
+        yield Finding(WRONG, "node", what(error), advice(error))
     if status is not None:
         yield from of_node(status, node.url, time.time() * 1000)
         yield of_home(status)
@@ -292,8 +291,7 @@ def _of_report(node: Node, resolve: Resolve) -> Iterator[Finding]:
     try:
         report = node.doctor().document
     except (Unreachable, Problem) as error:
-        what, _, advice = sentence(error).rpartition(": ")
-        yield Finding(WRONG, "seeds", what, advice.rstrip("."))
+        yield Finding(WRONG, "seeds", what(error), advice(error))
         return
     yield from of_seeds(report)
     yield from of_clock(report)
@@ -309,8 +307,8 @@ def tell(findings: Iterable[Finding], *, as_json: bool) -> Exit:
         if as_json:
             click.echo(json.dumps(asdict(finding)))
         else:
-            advice = f"; {finding.advice}" if finding.advice else ""
-            screen.line(one_line(f"{finding.level:7}  {finding.about}: {finding.text}{advice}."), STYLES[finding.level])
+            hint = f"; {finding.advice}" if finding.advice else ""
+            screen.line(one_line(f"{finding.level:7}  {finding.about}: {finding.text}{hint}."), STYLES[finding.level])
     wrong, warnings = levels.count(WRONG), levels.count(WARNING)
     if not as_json:
         screen.line(f"{wrong} wrong, {warnings} warnings, {levels.count(OK)} ok.", "bold")

@@ -94,15 +94,27 @@ def exit_code(error: Exception) -> Exit:
 
 def sentence(error: Exception) -> str:
     """What went wrong and what to do about it, in one line that is safe to show."""
-    if isinstance(error, Unreachable):
-        advice = _UNCERTAIN_ADVICE if error.uncertain else _START_ADVICE
-        return one_line(f"No user node answers at {error.url} ({error.reason}): {advice}.")
     if isinstance(error, BulkRefused | FilesRefused):
-        return one_line(f"{error}.")
+        return f"{what(error)}."
+    return f"{what(error)}: {advice(error)}."
+
+
+def what(error: Exception) -> str:
+    """What went wrong, in one line that is safe to show."""
+    if isinstance(error, Unreachable):
+        return one_line(f"No user node answers at {error.url} ({error.reason})")
+    if isinstance(error, BulkRefused | FilesRefused):
+        return one_line(error)
     if not isinstance(error, Problem):
-        return one_line(f"This is a fault of mesh itself ({type(error).__name__}: {error}): {_REPORT_ADVICE}.")
-    what = f"{error.title} ({error.detail.rstrip('.')})" if error.detail else error.title
-    return one_line(f"{what}: {_advice(error)}.")
+        return one_line(f"This is a fault of mesh itself ({type(error).__name__}: {error})")
+    return one_line(f"{error.title} ({error.detail.rstrip('.')})" if error.detail else error.title)
+
+
+def advice(error: Exception) -> str:
+    """What to do about it, where it does not say so itself."""
+    if isinstance(error, Unreachable):
+        return _UNCERTAIN_ADVICE if error.uncertain else _START_ADVICE
+    return _advice(error) if isinstance(error, Problem) else _REPORT_ADVICE
 
 
 def failure(result: Document) -> Problem | None:
@@ -135,5 +147,5 @@ def _advice(problem: Problem) -> str:
         return _KEY_ADVICE
     if problem.status == 409 and problem.title.startswith("message "):
         return _DELIVERED_ADVICE if problem.title == "message delivered" else _ENDED_ADVICE
-    advice = _ADVICE.get(problem.status, _OTHER_ADVICE)
-    return advice if problem.retry_after_s is None else f"{advice} (in {problem.retry_after_s} s)"
+    usual = _ADVICE.get(problem.status, _OTHER_ADVICE)
+    return usual if problem.retry_after_s is None else f"{usual} (in {problem.retry_after_s} s)"

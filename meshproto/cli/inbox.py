@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 
-from meshproto.cli.exits import sentence
+from meshproto.cli.exits import what
 from meshproto.cli.node import Document, Node
 from meshproto.cli.stream import RETRY_DELAY_S, Stream
 
@@ -47,7 +47,7 @@ def follow(
                     if left == 0:
                         return
                 case "lost":
-                    notice(f"{sentence(event['error'])} Trying again every {RETRY_DELAY_S:g} s; Ctrl-C ends.")
+                    notice(f"{what(event['error'])}. Trying again every {RETRY_DELAY_S:g} s; Ctrl-C ends.")
                     away = True
                 case "open" if away:
                     notice("The node is back.")

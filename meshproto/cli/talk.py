@@ -12,7 +12,7 @@ from collections.abc import Callable
 from secrets import token_hex
 
 from meshproto.cli.conversation import FAILED, UNSENT, Conversation, Entry
-from meshproto.cli.exits import exit_code, passes, sentence
+from meshproto.cli.exits import exit_code, passes, sentence, what
 from meshproto.cli.node import Document, Node, Problem, Unreachable
 from meshproto.cli.stream import RETRY_DELAY_S, Stream
 
@@ -98,7 +98,7 @@ class Talk:
                 status = UNSENT if passes(error) else FAILED
                 if status == FAILED:
                     self.worst = max(self.worst, exit_code(error))
-                self._stands(message_id, status, sentence(error), None)
+                self._stands(message_id, status, what(error) if status == UNSENT else sentence(error), None)
                 if status == FAILED:
                     return
                 self._stopping.wait(RETRY_DELAY_S)
@@ -130,10 +130,14 @@ class Talk:
                 self._tell(lambda: self._view.connection(None))
                 self._catch_up(self._history)
             case "lost":
-                why = sentence(event["error"])
+                why = what(event["error"])
                 self._tell(lambda: self._view.connection(why))
             case "message":
                 self._tell(lambda: self._came(event))
+            case "outbox" if "missed" in event:
+                self._catch_up(CAUGHT_UP_MESSAGES)
+            case "recipient" if self.conversation.concerns(event):
+                self._tell(lambda: self._held_up(event))
             case "outbox" if self.conversation.concerns(event):
                 if not self.conversation.is_own(str(event["id"])):  # sent by other means, such as the page
                     self._catch_up(CAUGHT_UP_MESSAGES)
@@ -145,6 +149,10 @@ class Talk:
         entry = self.conversation.came(message)
         if entry is not None:
             self._view.entry(entry, fresh=True)
+
+    def _held_up(self, event: Document) -> None:
+        for entry in self.conversation.held_up(event.get("reason")):
+            self._view.entry(entry, fresh=False)
 
     def _seen(self, event: Document) -> None:
         if self.conversation.seen(event["online"], event.get("seen")):
