@@ -176,7 +176,7 @@ def addresses_of(host: str) -> set[str]:
     """IP addresses of a host, as this machine resolves it."""
     try:
         return {str(found[4][0]) for found in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
-    except OSError:
+    except (OSError, UnicodeError):  # the latter for what can be no host's name
         return set()
 
 

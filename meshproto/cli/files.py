@@ -60,15 +60,20 @@ def export(state: Path, target: Path, *, identity: bool) -> None:
                 bar(number, total)
     where = "" if target == STANDARD else f" to {target}"
     click.echo(f"mesh: {number} lines were written{where}.", err=True)
-    click.secho(f"mesh: {IDENTITY_WARNING if identity else NO_IDENTITY}", err=True, bold=identity, fg=_loud(identity))
+    click.echo(f"mesh: {IDENTITY_WARNING if identity else NO_IDENTITY}", err=True)
 
 
 @contextmanager
 def _output(target: Path) -> Iterator[BinaryIO]:
     """A file that is not there yet, and that nobody else can read; it is gone again if it is not written to its end."""
     if target == STANDARD:
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
+        try:
+            yield sys.stdout.buffer
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise FilesRefused(f"standard output cannot be written ({error.strerror}): free space there") from None
         return
     try:
         handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -171,7 +176,7 @@ def back_up(state: Path, target: Path, *, as_json: bool) -> None:
         click.echo(json.dumps({"state": str(state), "backup": str(target), "files": names}))
         return
     render.Screen().line(f"{target} has {', '.join(names)}: whole and checked.", "green")
-    click.secho(f"mesh: {IDENTITY_WARNING}", err=True)
+    click.echo(f"mesh: {IDENTITY_WARNING}", err=True)
 
 
 @contextmanager
@@ -183,10 +188,6 @@ def _refusing() -> Iterator[None]:
         raise FilesRefused(f"nothing was imported: {error.detail}", damaged=True) from None
     except BadState as error:
         raise FilesRefused(error.detail) from None
-
-
-def _loud(loud: bool) -> str | None:
-    return "red" if loud else None
 
 
 def damage(path: Path) -> list[str]:

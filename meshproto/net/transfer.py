@@ -237,7 +237,7 @@ def export(connection: sqlite3.Connection, keys: bytes | None = None) -> Iterato
 
 
 def _shown(name: str, value: Any) -> Any:
-    return Raw(bytes(value).translate(_WHITE)) if name == "message" else value
+    return Raw(bytes(value).translate(_WHITE).strip(b" \t")) if name == "message" else value
 
 
 # -- in -----------------------------------------------------------------------------------------------------------

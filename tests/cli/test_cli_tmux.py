@@ -8,11 +8,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from secrets import token_hex
 
 import pytest
 
+from meshproto.cli.node import Node, Problem, Unreachable
 from meshproto.cli.processes import Children, until
 
 pytestmark = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed: it is the terminal here")
@@ -144,18 +146,17 @@ def test_two_people_talk(nodes: Children, tmux: Tmux) -> None:
     userx.shows("ended with 0")
 
 
+def finds(address: str, name: str) -> bool | None:
+    try:
+        return Node(address).lookup(name).document["online"] or None
+    except (Problem, Unreachable):
+        return None
+
+
 def until_found(addresses: dict[str, str]) -> None:
     """Each finds the other."""
-    from meshproto.cli.node import Node, Problem, Unreachable
-
-    def finds(address: str, name: str) -> bool | None:
-        try:
-            return Node(address).lookup(name).document["online"] or None
-        except (Problem, Unreachable):
-            return None
-
     for name, other in (("UserX", "Bobby"), ("Bobby", "UserX")):
-        until(lambda name=name, other=other: finds(addresses[name], other), f"{name} finds {other}", WAIT_S)
+        until(partial(finds, addresses[name], other), f"{name} finds {other}", WAIT_S)
 
 
 def test_many_lines_and_many_messages(nodes: Children, tmux: Tmux) -> None:

@@ -22,11 +22,18 @@ DERIVED: frozenset[str] = frozenset()
 IDENTITIES = [Identity.create(random.Random(number).randbytes, number) for number in range(4)]
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 TIME = st.integers(0, 2**53)
+
+
+def _spellings(text: bytes) -> list[bytes]:
+    """With white space around it, as bodies of requests may have."""
+    return [text, b" \t" + text, text + b" \n\t"]
+
+
 MESSAGES = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**9), 10**9) | TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=8,
-).map(lambda value: json.dumps(value, ensure_ascii=False, indent=1).encode())
+).flatmap(lambda value: st.sampled_from(_spellings(json.dumps(value, ensure_ascii=False, indent=1).encode())))
 
 
 def database() -> sqlite3.Connection:
