@@ -3,6 +3,7 @@
 import json
 import random
 import sqlite3
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
@@ -228,3 +229,26 @@ def test_a_line_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """No more of it is kept than shows that it is too long; the next line is a line again."""
     monkeypatch.setattr(transfer, "LINE_BYTES_MAX", 10)
     assert list(lines_of([b"x" * 8] * 1000 + [b"\nnext", b" one"])) == [b"x" * 11, b"next one"]
+
+
+def test_no_more_than_a_line_is_in_memory(connection: sqlite3.Connection) -> None:
+    """Of twenty megabytes, in both directions, less than one."""
+    row = ("b", "B", "k", "", b'"' + b"x" * 1000 + b'"', 1, 1)
+    connection.execute("BEGIN")
+    connection.executemany(
+        "INSERT INTO inbox (sender, name, key, type, message, sent_at, received_at, id) VALUES (?,?,?,?,?,?,?,?)",
+        ((*row, str(number)) for number in range(20_000)),
+    )
+    connection.execute("COMMIT")
+    with closing(database()) as other:
+        taking = Import(other)
+        tracemalloc.start()
+        try:
+            for line in lines_of(export(connection)):
+                taking.take(line)
+            counts = taking.finish()
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert counts.received == 20_000
+    assert peak < 1_000_000
