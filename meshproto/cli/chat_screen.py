@@ -73,7 +73,12 @@ class ChatScreen(View):
             self._talk.stop()
         if self._error is not None:
             raise self._error
+        self._talk.read_all()
         return Exit.DONE
+
+    @property
+    def conversation(self) -> Conversation:
+        return self._talk.conversation
 
     def unsent(self) -> list[Entry]:
         """What was typed and not taken by the node."""

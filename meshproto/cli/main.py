@@ -22,6 +22,7 @@ from meshproto.cli.sendfile import send_file
 
 TEXT_BYTES_MAX = 1024 * 1024  # a node delivers at most this much at a time; more is refused before it is sent
 SENT_LIMIT = 20  # a screenful
+HISTORY_MAX = 500  # what a node tells at a time
 STATUSES = ("waiting", "delivered", "expired", "refused", "cancelled")
 ENDED_OTHERWISE = ("delivered", "expired", "refused")  # the states of a message that can be cancelled no more
 
@@ -138,7 +139,12 @@ def inbox(session: Session, follow: bool, after: int | None, sender: str | None,
 
 @mesh.command()
 @click.argument("name", shell_complete=names)
-@click.option("--history", type=click.IntRange(min=0), metavar="MESSAGES", help="Show so many of the last messages.")
+@click.option(
+    "--history",
+    type=click.IntRange(min=0, max=HISTORY_MAX),
+    metavar="MESSAGES",
+    help=f"Show so many of the last messages, {HISTORY_MAX} at most; on a terminal some are shown unasked.",
+)
 @json_option
 @click.pass_context
 def chat(ctx: click.Context, name: str, *, history: int | None) -> None:

@@ -198,6 +198,10 @@ class Node:
         """The latest messages exchanged with a name, oldest first."""
         return self._ask("GET", _with_query(f"/history/{quote(name, safe='')}", {"limit": limit}))
 
+    def read(self, name: str, pos: int) -> Answer:
+        """All that was exchanged with a name has been read, up to this place in the history."""
+        return self._ask("PUT", f"/history/{quote(name, safe='')}", {"read": pos})
+
     def sent(self, message_id: str, to: str) -> Answer:
         """How far a message has come."""
         return self._ask("GET", _with_query(f"/outbox/{quote(message_id, safe='')}", {"to": to}))

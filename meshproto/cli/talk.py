@@ -9,6 +9,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from secrets import token_hex
 
 from meshproto.cli.conversation import FAILED, UNSENT, Conversation, Entry
@@ -18,6 +19,8 @@ from meshproto.cli.stream import RETRY_DELAY_S, Stream
 
 ID_BYTES = 12  # no two messages of one sender ever meet
 AHEAD_MESSAGES = 100  # typed and not taken by the node: a pipe is read on when there is room again
+LOOK_AGAIN_S = 0.2
+LOOKS_MAX = 25  # five seconds: the history of some hundred thousand messages; then what there is of it is shown
 CAUGHT_UP_MESSAGES = 50  # of what was sent from elsewhere, looked for at a time
 
 
@@ -63,6 +66,11 @@ class Talk:
         """Wait until the node has taken what was typed."""
         self._outgoing.put(None)
         self._threads[1].join()
+
+    def read_all(self) -> None:
+        """What was shown counts as read, for everything else that shows what is unread."""
+        with suppress(Unreachable, Problem):
+            self._look_up(1)
 
     def stop(self) -> None:
         """Nothing more is told. What the node has not taken is not sent."""
@@ -162,7 +170,7 @@ class Talk:
         """What the history has and this has not, and how far those messages have come of which more is to be heard."""
         if limit:
             try:
-                items = self._node.history(self.conversation.name, limit).document["messages"]
+                items = self._look_up(limit)
             except (Unreachable, Problem):
                 items = []  # what comes from now on is shown all the same
             self._tell(lambda: self._remember(items))
@@ -176,6 +184,17 @@ class Talk:
                 continue
             if "status" in kept:
                 self._stands(message_id, str(kept["status"]), kept.get("reason"), kept.get("changed_at"))
+
+    def _look_up(self, limit: int) -> list[Document]:
+        """The latest of the history; they have been read by that. A node that is still making it is asked again."""
+        for _ in range(LOOKS_MAX):
+            answer = self._node.history(self.conversation.name, limit).document
+            if not answer["behind"] or self._stopping.wait(LOOK_AGAIN_S):
+                break
+        items: list[Document] = answer["messages"]
+        if items:
+            self._node.read(self.conversation.name, items[-1]["pos"])
+        return items
 
     def _remember(self, items: list[Document]) -> None:
         for entry in self.conversation.remember(items):

@@ -18,6 +18,8 @@ class FakeNode:
         self.stub, self.name = stub, name
         self.inbox: list[dict[str, Any]] = []
         self.history: list[dict[str, Any]] = []
+        self.behind = [0] * 100  # what each answer of the history says, the last one first
+        self.read: queue.Queue[int] = queue.Queue()
         self.sent: dict[str, dict[str, Any]] = {}
         self.verdict: Reply | dict[str, Any] = {"status": "queued"}  # on what is sent
         self.opened: queue.Queue[Request] = queue.Queue()
@@ -27,7 +29,8 @@ class FakeNode:
         stub.routes |= {
             "GET /status": lambda _: json_reply({"inbox": {"next": len(self.inbox)}}),
             f"GET /contacts/{name}": lambda _: json_reply(self.contact),
-            f"GET /history/{name}": lambda _: json_reply({"messages": self.history}),
+            f"GET /history/{name}": lambda _: json_reply({"messages": self.history, "behind": self.behind.pop()}),
+            f"PUT /history/{name}": self._read,
             "GET /inbox/stream": self._stream,
             "POST /send": self._send,
         }
@@ -57,6 +60,10 @@ class FakeNode:
         for stream in self._streams:
             stream.put(None)
         self._streams.clear()
+
+    def _read(self, request: Request) -> Reply:
+        self.read.put(json.loads(request.body)["read"])
+        return json_reply({"unread": 0})
 
     def _send(self, request: Request) -> Reply:
         sent = json.loads(request.body)

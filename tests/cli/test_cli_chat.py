@@ -18,6 +18,7 @@ from meshproto.cli.chat_screen import NAME_CELLS_MAX, ChatScreen, fit, laid_out,
 from meshproto.cli.conversation import Conversation, Entry
 from meshproto.cli.exits import Exit
 from meshproto.cli.node import Node
+from meshproto.cli.processes import until
 from tests.cli.conftest import Mesh
 from tests.cli.fake_node import NOW_MS, FakeNode
 from tests.cli.stub import Stub, problem_reply
@@ -194,6 +195,9 @@ class Screen:
     def press(self, text: str) -> None:
         self.pipe.send_text(text)
 
+    def until(self, is_so: Callable[[], bool]) -> None:
+        until(lambda: is_so() or None, "the screen is so", WAIT_S)
+
     def ended(self) -> Any:
         try:
             return self._result.get(timeout=WAIT_S)
@@ -258,6 +262,55 @@ def test_no_more_is_typed_than_may_wait(stub: Stub, node: FakeNode, monkeypatch:
     screen.press("three\r\x03/quit\r")
     screen.ended()
     assert [entry.text for entry in screen.chat.unsent()] == ["one", "two"]
+
+
+def item(pos: int, message_id: str, text: str, status: str = "delivered") -> dict[str, Any]:
+    """One's own message in the history."""
+    own = {"pos": pos, "direction": "out", "id": message_id, "type": "", "message": text, "at": NOW_MS}
+    return {**own, "to": "UserX", "status": status, "reason": None, "changed_at": NOW_MS}
+
+
+def test_the_last_messages_are_there_and_read(stub: Stub, node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A history that is still being made is asked again; what is shown counts as read."""
+    monkeypatch.setattr(talk, "LOOK_AGAIN_S", 0.0)
+    node.history = [item(7, "a", "before")]
+    node.behind += [3, 3]
+    screen = Screen(stub, node, history=10)
+    assert node.read.get(timeout=WAIT_S) == 7
+    screen.until(lambda: len(screen.chat.conversation.entries) == 1)
+    node.history.append(item(9, "b", "later"))
+    screen.press("/quit\r")
+    screen.ended()
+    assert node.read.get(timeout=WAIT_S) == 9
+    assert [entry.text for entry in screen.chat.conversation.entries] == ["before"]
+
+
+def test_what_is_sent_by_other_means_is_shown(stub: Stub, node: FakeNode) -> None:
+    """As from the page: its text is in the history."""
+    screen = Screen(stub, node)
+    node.history = [item(1, "elsewhere", "from the page", "queued")]
+    node.stands("elsewhere", "delivered")
+    assert node.read.get(timeout=WAIT_S) == 1
+    screen.until(lambda: [entry.status for entry in screen.chat.conversation.entries] == ["delivered"])
+    node.history = []
+    node.tell({"event": "outbox", "missed": 3})
+    screen.press("/quit\r")
+    screen.ended()
+    (entry,) = screen.chat.conversation.entries
+    assert (entry.text, entry.status) == ("from the page", "delivered")
+
+
+def test_why_messages_wait(stub: Stub, node: FakeNode) -> None:
+    """The queue of the other says it, for all that wait."""
+    screen = Screen(stub, node)
+    screen.press("one\r")
+    node.taken.get(timeout=WAIT_S)
+    node.tell({"event": "recipient", "to": "UserX", "waiting": 1, "reason": "refused"})
+    node.tell({"event": "recipient", "to": "Bobby", "waiting": 1, "reason": "other"})
+    screen.until(lambda: [entry.reason for entry in screen.chat.conversation.entries] == ["refused"])
+    screen.press("/quit\r")
+    screen.ended()
+    assert screen.chat.waiting() == 1
 
 
 # -- how it is laid out -------------------------------------------------------------------------------------------
