@@ -182,7 +182,7 @@ class Screen:
         self.node = node
         with create_app_session(input=self.pipe, output=DummyOutput()):
             self.chat = ChatScreen(Node(stub.url), "UserX", history=history)
-        self.thread = threading.Thread(target=self._run)
+        self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
         node.opened.get(timeout=WAIT_S)
 
@@ -304,7 +304,7 @@ def test_why_messages_wait(stub: Stub, node: FakeNode) -> None:
     """The queue of the other says it, for all that wait."""
     screen = Screen(stub, node)
     screen.press("one\r")
-    node.taken.get(timeout=WAIT_S)
+    screen.until(lambda: [entry.status for entry in screen.chat.conversation.entries] == ["queued"])
     node.tell({"event": "recipient", "to": "UserX", "waiting": 1, "reason": "refused"})
     node.tell({"event": "recipient", "to": "Bobby", "waiting": 1, "reason": "other"})
     screen.until(lambda: [entry.reason for entry in screen.chat.conversation.entries] == ["refused"])

@@ -145,6 +145,11 @@ def test_two_people_talk(nodes: Children, tmux: Tmux) -> None:
     userx.press("C-d")
     userx.shows("ended with 0")
 
+    again = tmux.open("again", str(MESH), "--node", addresses["Bobby"], "chat", "UserX")
+    again.shows("you  hello from Bobby  delivered", "UserX  half a sentence", "you  are you there?  delivered")
+    again.press("C-c")
+    again.shows("ended with 0")
+
 
 def finds(address: str, name: str) -> bool | None:
     try:
