@@ -8,7 +8,7 @@ import json
 import queue
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
@@ -19,7 +19,7 @@ from meshproto.cli.exits import Exit
 from meshproto.cli.node import Node
 from meshproto.cli.talk import Talk, View
 
-LINE_BYTES_MAX = 1024 * 1024  # more than any node takes in a message: it says so, and the rest is not kept
+LINE_BYTES_MAX = 1024 * 1024  # more than a node takes in a message: it says so, and the rest of the line is left out
 
 
 class ChatLines(View):
@@ -29,6 +29,8 @@ class ChatLines(View):
         self._as_json = as_json
         self._todo: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._error: Exception | None = None
+        self._worst = Exit.DONE
+        self._input = sys.stdin.buffer
         self._talk = Talk(node, name, self, self._todo.put, history=history)
         self._away = False
 
@@ -45,17 +47,38 @@ class ChatLines(View):
             return Exit.FAILED
         finally:
             self._talk.stop()
-        return Exit(self._talk.worst)
+        if self._error is not None:
+            raise self._error
+        return Exit(max(self._worst, self._talk.worst))
 
     def _read_lines(self) -> None:
         try:
-            while line := sys.stdin.buffer.readline(LINE_BYTES_MAX):
-                text = line.decode("utf-8", "replace").rstrip("\r\n")
-                if text:
-                    self._talk.say(text, patient=True)
+            for number, line in enumerate(self._lines(), start=1):
+                self._send(number, line.rstrip(b"\r\n"))
             self._talk.finish()
+        except ValueError as error:  # what was read from is closed
+            if not self._talk.stopped:
+                self._error = error
         finally:
             self._todo.put(None)
+
+    def _lines(self) -> Iterator[bytes]:
+        while line := self._input.readline(LINE_BYTES_MAX):
+            rest = line
+            while len(rest) == LINE_BYTES_MAX and not rest.endswith(b"\n"):
+                rest = self._input.readline(LINE_BYTES_MAX)
+            yield line
+
+    def _send(self, number: int, line: bytes) -> None:
+        try:
+            text = line.decode()
+        except UnicodeDecodeError:
+            self._worst = Exit.USAGE
+            what = f"line {number} is not sent: only UTF-8 text can be, so encode it first, for example as base64"
+            self._todo.put(lambda: self._notice(what))
+        else:
+            if text:
+                self._talk.say(text, patient=True)
 
     # -- View ----------------------------------------------------------------------------------------------------
 

@@ -77,6 +77,10 @@ class Talk:
         self._stopping.set()
         self._stream.close()
 
+    @property
+    def stopped(self) -> bool:
+        return self._stopping.is_set()
+
     # -- what is typed -------------------------------------------------------------------------------------------
 
     def say(self, text: str, *, patient: bool = False) -> bool:

@@ -12,7 +12,7 @@ from prompt_toolkit.application import create_app_session
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
-from meshproto.cli import chat_screen, talk
+from meshproto.cli import chat_lines, chat_screen, talk
 from meshproto.cli.chat import converse
 from meshproto.cli.chat_screen import NAME_CELLS_MAX, ChatScreen, fit, laid_out, presence_text, state_of, wrap
 from meshproto.cli.conversation import Conversation, Entry
@@ -42,6 +42,15 @@ def test_lines_in_are_messages_out(run: Mesh, node: FakeNode) -> None:
     assert [each["message"] for each in sent] == ["one", "/quit", "two"]
     assert len({each["id"] for each in sent}) == 3
     assert {each["to"] for each in sent} == {"UserX"}
+
+
+def test_lines_that_are_no_text(run: Mesh, node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Are told by their number, and the others are sent; one that is too long is cut, and stays one message."""
+    monkeypatch.setattr(chat_lines, "LINE_BYTES_MAX", 10)
+    result = run("chat", "UserX", stdin=b"one\n\xff\n" + b"x" * 35 + b"\ntwo\n")
+    assert result.exit_code == Exit.USAGE
+    assert "line 2 is not sent" in result.stderr
+    assert [node.taken.get(timeout=WAIT_S)["message"] for _ in range(3)] == ["one", "x" * 10, "two"]
 
 
 class Lines:
