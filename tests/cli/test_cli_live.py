@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -135,3 +136,31 @@ def userx_print(export: Path, node: Node) -> str:
     (keys,) = [line for line in map(json.loads, found) if line["about"] == "keys"]
     assert keys["level"] == "ok"
     return str(keys["text"]).removeprefix("those of ")
+
+
+def test_following_a_node_that_is_killed(nodes: Children, tmp_path: Path) -> None:
+    """What `mesh inbox --follow` prints over a kill -9 and a restart is every message, once, in order."""
+    userx, bobby = node_of(nodes, "UserX"), node_of(nodes, "Bobby")
+    until(partial(is_online, bobby, "UserX"), "Bobby finds UserX", WAIT_S)
+    shown, port = tmp_path / "shown.ndjson", int(userx.url.rpartition(":")[2])
+    with shown.open("wb") as output:
+        command = [MESH, "--node", userx.url, "inbox", "--follow", "--json"]
+        following = subprocess.Popen(command, stdout=output, stderr=subprocess.PIPE)
+
+        def has_shown(count: int) -> bool | None:
+            return shown.read_bytes().count(b"\n") >= count or None
+
+        for number in range(SOME):
+            bobby.send("UserX", number, wait_s=0)
+            if number == SOME // 2:
+                until(partial(has_shown, 1), "some of it is shown", WAIT_S)
+                nodes.all["UserX"].process.kill()
+                nodes.all["UserX"].process.wait(WAIT_S)
+        nodes.start("meshuser", "UserX", "--seed", str(nodes.all["seedX"].address()), port=port)
+        until(partial(has_shown, SOME), "all of it is shown", WAIT_S)
+        following.send_signal(signal.SIGINT)
+        _, notices = following.communicate(timeout=WAIT_S)
+    messages = [json.loads(line) for line in shown.read_text().splitlines()]
+    assert [message["message"] for message in messages] == list(range(SOME))
+    assert [message["cursor"] for message in messages] == list(range(1, SOME + 1))
+    assert notices.count(b"Trying again") == notices.count(b"The node is back") == 1
