@@ -443,5 +443,6 @@ def test_help_needs_nothing_and_tells_the_exit_codes(run: Mesh) -> None:
 
 def test_starting_is_cheap() -> None:
     """Neither Twisted nor rich nor what draws a conversation is imported before it is needed."""
-    check = "import sys, meshproto.cli.main; sys.exit(any(name in sys.modules for name in ('twisted', 'rich', 'msgspec', 'prompt_toolkit')))"
+    late = ("twisted", "rich", "msgspec", "prompt_toolkit")
+    check = f"import sys, meshproto.cli.main; sys.exit(any(name in sys.modules for name in {late}))"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
