@@ -33,6 +33,8 @@ setup(
         "platformdirs>=4,<5",
         "click>=8.1,<9",
         "rich>=13,<16",
+        # The screen of `mesh chat`, where one types while messages come: what IPython is typed into.
+        "prompt_toolkit>=3.0.43,<4",
         "segno>=1.6,<2",
         "httptools>=0.6.4,<1",
     ],

@@ -156,7 +156,8 @@ class UserService(NodeService):
         connection = connect(database, user_store.SCHEMA, user_store.SCHEMA_VERSION, user_store.UPGRADES)
         self._pool = treq_pool(reactor)
         self._peers = peers(reactor, self.trust)
-        programs = self._programs(treq_client(reactor, self._pool, self.endpoints.http(CONNECT_TIMEOUT_S)))
+        client = treq_client(reactor, self._pool, self.endpoints.http(CONNECT_TIMEOUT_S))
+        programs = self._programs(client)
         cursors = user_store.begin_cursors(connection, [program.kind for program in programs])
         node = UserNode(
             options["name"],
@@ -167,6 +168,7 @@ class UserService(NodeService):
             store=user_store.UserStore(SQLiteDatabase(connection, reactor, SyncThread(connection, reactor))),
             start=user_store.read_start(connection),
             peers=self._peers,
+            client=client,
             connect=Dialling(reactor, self.trust, options["seed"]),
             open_history=lambda: HistoryFile(state.database("history.db"), f"{database.as_uri()}?mode=ro"),
             in_thread=partial(deferToThreadPool, reactor, reactor.getThreadPool()),

@@ -261,7 +261,9 @@ class SeedsResult(Struct, frozen=True):
     seeds: Annotated[list[SeedInfo], Meta(max_length=GOSSIP_SEEDS_MAX + 1)]
 
 
-class StatusResult(Struct, frozen=True):
+class StatusResult(Struct, frozen=True, omit_defaults=True):
+    """`caller`: the IP address that whoever asks is seen to come from."""
+
     seed: str
     version: str
     uptime: float
@@ -272,6 +274,7 @@ class StatusResult(Struct, frozen=True):
     links: int
     lookups: int
     registrations: int
+    caller: str = ""
 
 
 class GossipResult(Struct, frozen=True):

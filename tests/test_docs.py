@@ -166,13 +166,18 @@ def test_routes_are_complete() -> None:
 
 
 def test_commands_and_exit_codes_are_complete() -> None:
-    """http.md lists every command of `mesh` with its options, and every exit code in the words of the help."""
-    text = section(read("http.md"), "## The command mesh")
+    """command.md lists every command of `mesh` with its options, shows the help of each, and has every exit code in the
+    words of the help, and every variable."""
+    text = read("command.md")
     rows = {row.split()[2].strip("`"): row for row in text.splitlines() if row.startswith("| `mesh ")}
     assert rows.keys() == mesh.commands.keys()
     for name, command in mesh.commands.items():
         options = {option.opts[0] for option in command.params if isinstance(option, click.Option)} - {"--json"}
         assert options <= set(re.findall(r"--[a-z]+", rows[name])), name
+    shown = set(re.findall(r"^\$ mesh (?:([a-z]+) )?--help$", text, re.MULTILINE))
+    assert shown == {"", *mesh.commands}
+    variables = {option.envvar for command in (mesh, *mesh.commands.values()) for option in command.params}
+    assert set(re.findall(r"^\| `(MESH_\w+)` ", text, re.MULTILINE)) == variables - {None}
     codes = re.findall(r"^\| (\d) \| (.+) \|$", text, re.MULTILINE)
     assert codes == re.findall(r"^ *(\d)  (.+)$", Exit.__doc__ or "", re.MULTILINE)
 

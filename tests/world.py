@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, cast
 import treq
 from msgspec import UNSET
 from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.web.client import HTTPConnectionPool
 
 from meshproto import wire
 from meshproto.core.identity import Identity
@@ -273,6 +274,7 @@ class World(Network):
             store=user_store.UserStore(self._database(name, connection)),
             start=user_store.read_start(connection),
             peers=HTTPClient(host, lambda _: Endpoints(host)),
+            client=treq_client(host, HTTPConnectionPool(host, persistent=False), Endpoints(host)),
             connect=dial_from(host),
             open_history=lambda: HistoryFile(self._file(f"{name}-history"), self._node(name)),
             in_thread=maybeDeferred,

@@ -17,6 +17,7 @@ class Exit(IntEnum):
     5  refused (401, 403, 409)
     6  too large, or slow down (413, 429)
     7  no seed is reachable (503)
+    8  something is wrong: what doctor has found, or a file that is damaged
     Where several messages fail (send --bulk, cancel), the highest of their codes.
     """
 
@@ -28,6 +29,16 @@ class Exit(IntEnum):
     REFUSED = 5
     TOO_MUCH = 6
     NO_SEED = 7
+    WRONG = 8
+
+
+class FilesRefused(Exception):
+    """Files of a node, or for one, that cannot be used: the text says why and what to do. `damaged`: it is their
+    content."""
+
+    def __init__(self, text: str, *, damaged: bool = False) -> None:
+        super().__init__(text)
+        self.damaged = damaged
 
 
 USER_NOT_FOUND = "User Not Found"
@@ -70,7 +81,9 @@ def exit_code(error: Exception) -> Exit:
     """The exit code that an error ends in."""
     if isinstance(error, Unreachable):
         return Exit.UNREACHABLE
-    if isinstance(error, BulkRefused):
+    if isinstance(error, FilesRefused) and error.damaged:
+        return Exit.WRONG
+    if isinstance(error, BulkRefused | FilesRefused):
         return Exit.USAGE
     if not isinstance(error, Problem):
         return Exit.FAILED
@@ -81,15 +94,27 @@ def exit_code(error: Exception) -> Exit:
 
 def sentence(error: Exception) -> str:
     """What went wrong and what to do about it, in one line that is safe to show."""
+    if isinstance(error, BulkRefused | FilesRefused):
+        return f"{what(error)}."
+    return f"{what(error)}: {advice(error)}."
+
+
+def what(error: Exception) -> str:
+    """What went wrong, in one line that is safe to show."""
     if isinstance(error, Unreachable):
-        advice = _UNCERTAIN_ADVICE if error.uncertain else _START_ADVICE
-        return one_line(f"No user node answers at {error.url} ({error.reason}): {advice}.")
-    if isinstance(error, BulkRefused):
-        return one_line(f"{error}.")
+        return one_line(f"No user node answers at {error.url} ({error.reason})")
+    if isinstance(error, BulkRefused | FilesRefused):
+        return one_line(error)
     if not isinstance(error, Problem):
-        return one_line(f"This is a fault of mesh itself ({type(error).__name__}: {error}): {_REPORT_ADVICE}.")
-    what = f"{error.title} ({error.detail.rstrip('.')})" if error.detail else error.title
-    return one_line(f"{what}: {_advice(error)}.")
+        return one_line(f"This is a fault of mesh itself ({type(error).__name__}: {error})")
+    return one_line(f"{error.title} ({error.detail.rstrip('.')})" if error.detail else error.title)
+
+
+def advice(error: Exception) -> str:
+    """What to do about it, where it does not say so itself."""
+    if isinstance(error, Unreachable):
+        return _UNCERTAIN_ADVICE if error.uncertain else _START_ADVICE
+    return _advice(error) if isinstance(error, Problem) else _REPORT_ADVICE
 
 
 def failure(result: Document) -> Problem | None:
@@ -122,5 +147,5 @@ def _advice(problem: Problem) -> str:
         return _KEY_ADVICE
     if problem.status == 409 and problem.title.startswith("message "):
         return _DELIVERED_ADVICE if problem.title == "message delivered" else _ENDED_ADVICE
-    advice = _ADVICE.get(problem.status, _OTHER_ADVICE)
-    return advice if problem.retry_after_s is None else f"{advice} (in {problem.retry_after_s} s)"
+    usual = _ADVICE.get(problem.status, _OTHER_ADVICE)
+    return usual if problem.retry_after_s is None else f"{usual} (in {problem.retry_after_s} s)"

@@ -3,11 +3,10 @@
 import time
 from collections.abc import Callable, Iterator
 
-from meshproto.cli.exits import passes, sentence
-from meshproto.cli.node import Document, Node, Problem, Unreachable
+from meshproto.cli.exits import what
+from meshproto.cli.node import Document, Node
+from meshproto.cli.stream import RETRY_DELAY_S, Stream
 
-LONG_POLL_S = 25  # below the 30 s after which many proxies give up on a silent answer
-RETRY_DELAY_S = 1.0
 PAGE_MESSAGES = 100  # a page that is shown at once, however large the inbox
 
 
@@ -30,33 +29,31 @@ def follow(
     sender: str | None,
     limit: int | None,
     notice: Callable[[str], None],
-    retry_delay_s: float = RETRY_DELAY_S,
-    sleep: Callable[[float], None] = time.sleep,
+    sleep: Callable[[float], object] = time.sleep,
 ) -> Iterator[Document]:
     """The messages that are there and those that come, for ever or until there were `limit`.
 
     A node that goes away is waited for, and `notice` is told. Only one that was never there is an error:
     then the address is wrong rather than the node restarting.
     """
-    left = limit
-    was_there = away = False
-    while left is None or left > 0:
-        try:
-            page = node.inbox(after=after, sender=sender, limit=_page_size(left), wait_s=LONG_POLL_S).document
-        except (Unreachable, Problem) as error:
-            if not was_there or not passes(error):
-                raise
-            if not away:
-                notice(f"{sentence(error)} Trying again every {retry_delay_s:g} s; Ctrl-C ends.")
-            away = True
-            sleep(retry_delay_s)
-            continue
-        if away:
-            notice("The node is back.")
-        was_there, away = True, False
-        yield from page["messages"]
-        left = None if left is None else left - len(page["messages"])
-        after = page["next"]
+    left, away = limit, False
+    stream = Stream(node, "message", after=after or 0, sender=sender, sleep=sleep)
+    try:
+        for event in stream:
+            match event.pop("event", None):
+                case "message":
+                    yield event
+                    left = None if left is None else left - 1
+                    if left == 0:
+                        return
+                case "lost":
+                    notice(f"{what(event['error'])}. Trying again every {RETRY_DELAY_S:g} s; Ctrl-C ends.")
+                    away = True
+                case "open" if away:
+                    notice("The node is back.")
+                    away = False
+    finally:
+        stream.close()
 
 
 def _page_size(left: int | None) -> int:

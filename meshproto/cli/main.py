@@ -3,94 +3,28 @@
 import io
 import json
 import math
-import ssl
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property, partial
-from inspect import cleandoc
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import click
 
 from meshproto.cli import contacts as keys
-from meshproto.cli import render
-from meshproto.cli.exits import Exit, exit_code, sentence
+from meshproto.cli import machine, render
+from meshproto.cli.exits import Exit
+from meshproto.cli.group import Session, echo_json, json_option, mesh, names
 from meshproto.cli.inbox import follow as follow_inbox
 from meshproto.cli.inbox import read as read_inbox
-from meshproto.cli.node import Answer, Document, Node, Problem, Unreachable
+from meshproto.cli.node import Document, Problem
 from meshproto.cli.outbox import read as read_outbox
 from meshproto.cli.sendfile import send_file
 
-DEFAULT_NODE = "http://127.0.0.1:3000"
 TEXT_BYTES_MAX = 1024 * 1024  # a node delivers at most this much at a time; more is refused before it is sent
 SENT_LIMIT = 20  # a screenful
+HISTORY_MAX = 500  # what a node tells at a time
 STATUSES = ("waiting", "delivered", "expired", "refused", "cancelled")
-TOKEN_BYTES_MAX = 4096  # a token is some dozens of bytes; a longer file is some other file
-
 ENDED_OTHERWISE = ("delivered", "expired", "refused")  # the states of a message that can be cancelled no more
-
-EXIT_CODES = "\n  ".join(cleandoc(Exit.__doc__ or "").splitlines())
-
-HELP = f"""Direct messages by name, through your own node.
-
-\b
-Examples:
-  mesh send UserX "Hello UserX"
-  df -h | mesh send UserX
-  mesh send --bulk invoices.ndjson
-  mesh inbox --follow
-  mesh --node localhost:3001 status
-  mesh demo
-
-\b
-{EXIT_CODES}"""
-
-
-@dataclass
-class Session:
-    """What the global options say, for the command that follows them."""
-
-    url: str
-    token_file: Path | None
-    ca: Path | None = None
-    as_json: bool = False
-
-    @cached_property
-    def node(self) -> Node:
-        """The node; made when first needed, so that `--help` works with a missing token file."""
-        token = None if self.token_file is None else _token(self.token_file)
-        try:
-            return Node(self.url, token, tls=None if self.ca is None else _trust(self.ca))
-        except ValueError as error:
-            raise click.BadParameter(str(error), param_hint="--node") from error
-
-    def show(self, answer: Answer, shown: Callable[[render.Screen, Document], None]) -> None:
-        """An answer, for people or for programs."""
-        if self.as_json:
-            _echo_json(answer.text)
-        else:
-            shown(render.Screen(), answer.document)
-
-
-class Mesh(click.Group):
-    """The group in which every error ends as a sentence and an exit code."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; what click knows how to end stays with click."""
-        try:
-            return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
-            raise
-        except UnicodeEncodeError as error:  # names and texts come from the system as bytes and leave as UTF-8
-            raise click.UsageError("Only UTF-8 text can be sent: encode it first, for example as base64.") from error
-        except Exception as error:
-            session = ctx.find_object(Session)
-            if session is not None and session.as_json and isinstance(error, Problem | Unreachable):
-                _echo_json(error.text)
-            click.echo(f"mesh: {sentence(error)}", err=True)
-            ctx.exit(exit_code(error))
 
 
 def _seconds(_ctx: click.Context, _option: click.Parameter, length_s: float | None) -> float | None:
@@ -102,38 +36,8 @@ def _seconds(_ctx: click.Context, _option: click.Parameter, length_s: float | No
     return int(length_s) if length_s.is_integer() else length_s
 
 
-def _remember_json(ctx: click.Context, _option: click.Parameter, chosen: bool) -> None:
-    ctx.ensure_object(Session).as_json = chosen
-
-
-_json_option = click.option(
-    "--json", is_flag=True, expose_value=False, callback=_remember_json, help="The node's own JSON, for programs."
-)
-
-
-@click.group(cls=Mesh, help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--node", "url", envvar="MESH_NODE", default=DEFAULT_NODE, show_default=True, help="Where your node is.")
-@click.option(
-    "--token-file",
-    envvar="MESH_TOKEN_FILE",
-    type=click.Path(path_type=Path),
-    help="The file with the node's token; a node that listens on loopback only needs none.",
-)
-@click.option(
-    "--ca",
-    envvar="MESH_CA",
-    type=click.Path(path_type=Path),
-    help="A file with certificates (PEM): who is trusted with https, in place of the system's.",
-)
-@click.version_option(package_name="meshproto", prog_name="mesh")
-@click.pass_context
-def mesh(ctx: click.Context, url: str, token_file: Path | None, ca: Path | None) -> None:
-    """See HELP, which click shows in place of this."""
-    ctx.obj = Session(url, token_file, ca)
-
-
 @mesh.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=names)
 @click.argument("text", required=False)
 @click.option("--id", "message_id", help="The message's id: the same id sent again is the same message.")
 @click.option(
@@ -152,8 +56,10 @@ def mesh(ctx: click.Context, url: str, token_file: Path | None, ca: Path | None)
     type=click.Path(path_type=Path, allow_dash=True),
     help="Send every line of FILE, a JSON object each; - is standard input.",
 )
-@click.option("--to", metavar="NAME", help="With --bulk: the recipient of the lines that name none.")
-@_json_option
+@click.option(
+    "--to", metavar="NAME", shell_complete=names, help="With --bulk: the recipient of the lines that name none."
+)
+@json_option
 @click.pass_obj
 def send(
     session: Session,
@@ -203,9 +109,9 @@ def send(
 @mesh.command()
 @click.option("--follow", is_flag=True, help="Go on with the messages that come, until Ctrl-C.")
 @click.option("--after", type=click.IntRange(min=0), help="Only what came after this cursor.")
-@click.option("--from", "sender", metavar="NAME", help="Only from this sender.")
+@click.option("--from", "sender", metavar="NAME", shell_complete=names, help="Only from this sender.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many messages.")
-@_json_option
+@json_option
 @click.pass_obj
 def inbox(session: Session, follow: bool, after: int | None, sender: str | None, limit: int | None) -> None:
     """Show the messages received, oldest first.
@@ -216,7 +122,7 @@ def inbox(session: Session, follow: bool, after: int | None, sender: str | None,
     """
     node = session.node
     if session.as_json and not follow:
-        _echo_json(node.inbox(after=after, sender=sender, limit=limit).text)
+        echo_json(node.inbox(after=after, sender=sender, limit=limit).text)
         return
     show = _echo_message if session.as_json else render.Screen().message
     try:
@@ -232,8 +138,41 @@ def inbox(session: Session, follow: bool, after: int | None, sender: str | None,
 
 
 @mesh.command()
-@click.argument("name")
-@_json_option
+@click.argument("name", shell_complete=names)
+@click.option(
+    "--history",
+    type=click.IntRange(min=0, max=HISTORY_MAX),
+    metavar="MESSAGES",
+    help=f"Show so many of the last messages, {HISTORY_MAX} at most; on a terminal some are shown unasked.",
+)
+@json_option
+@click.pass_context
+def chat(ctx: click.Context, name: str, *, history: int | None) -> None:
+    """Talk with NAME: a conversation in the terminal.
+
+    What they write appears while you type, and what you write shows how far it has come: whether it is delivered,
+    or why it waits.
+
+    Enter sends, Alt-Enter begins a new line, Ctrl-D or /quit ends. A node that goes away is waited for; what was typed
+    meanwhile is sent when it is back.
+
+    With pipes a line in is a message out, and a message in is a line out; it ends when the input does and the node has
+    taken all of it. With --json everything that happens is a line out.
+
+    \b
+    Examples:
+      mesh chat UserX
+      tail -f app.log | mesh chat Operator
+    """
+    from meshproto.cli.chat import converse  # noqa: PLC0415 -- only this command has two sides
+
+    session = ctx.ensure_object(Session)
+    ctx.exit(converse(session.node, name, history=history, as_json=session.as_json))
+
+
+@mesh.command()
+@click.argument("name", shell_complete=names)
+@json_option
 @click.pass_obj
 def lookup(session: Session, name: str) -> None:
     """Show where NAME is and which key it has.
@@ -246,7 +185,7 @@ def lookup(session: Session, name: str) -> None:
 
 
 @mesh.command()
-@_json_option
+@json_option
 @click.pass_obj
 def seeds(session: Session) -> None:
     """Show the mesh as your home seed sees it: who is there, where, and since when alive or dead.
@@ -259,7 +198,7 @@ def seeds(session: Session) -> None:
 
 
 @mesh.command()
-@_json_option
+@json_option
 @click.pass_obj
 def status(session: Session) -> None:
     """Show how your node is.
@@ -272,7 +211,7 @@ def status(session: Session) -> None:
 
 
 @mesh.command()
-@_json_option
+@json_option
 @click.pass_obj
 def contacts(session: Session) -> None:
     """Show whose keys your node knows, and whose key has changed.
@@ -285,9 +224,9 @@ def contacts(session: Session) -> None:
 
 
 @mesh.command()
-@click.argument("name")
+@click.argument("name", shell_complete=names)
 @click.argument("fingerprint", required=False)
-@_json_option
+@json_option
 @click.pass_obj
 def trust(session: Session, name: str, fingerprint: str | None) -> None:
     """Say that NAME's key is the one with this FINGERPRINT; without it, be shown the keys and asked.
@@ -303,8 +242,8 @@ def trust(session: Session, name: str, fingerprint: str | None) -> None:
 
 
 @mesh.command()
-@click.argument("name")
-@_json_option
+@click.argument("name", shell_complete=names)
+@json_option
 @click.pass_obj
 def forget(session: Session, name: str) -> None:
     """Forget NAME's key: the next one seen for that name counts.
@@ -317,7 +256,8 @@ def forget(session: Session, name: str) -> None:
 
 
 @mesh.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=names)
+@json_option
 @click.pass_obj
 def fingerprint(session: Session, name: str | None) -> None:
     """Show your own key, or NAME's, to be compared by eye or with a telephone.
@@ -326,13 +266,17 @@ def fingerprint(session: Session, name: str | None) -> None:
     Example:
       mesh fingerprint UserX
     """
-    keys.identify(render.Screen(), keys.whose(session.node, name))
+    key = keys.whose(session.node, name)
+    if session.as_json:
+        echo_json(json.dumps({field: key[field] for field in ("name", "address", "fingerprint", "groups")}))
+    else:
+        keys.identify(render.Screen(), key)
 
 
 @mesh.command()
-@click.option("--to", metavar="NAME", help="Only what waits for this recipient.")
+@click.option("--to", metavar="NAME", shell_complete=names, help="Only what waits for this recipient.")
 @click.option("--messages", is_flag=True, help="List the messages too, oldest first; with --json nothing else.")
-@_json_option
+@json_option
 @click.pass_obj
 def queue(session: Session, *, to: str | None, messages: bool) -> None:
     """Show what waits to be delivered, and why.
@@ -348,10 +292,10 @@ def queue(session: Session, *, to: str | None, messages: bool) -> None:
 
 
 @mesh.command()
-@click.option("--to", metavar="NAME", help="Only what was sent to this recipient.")
+@click.option("--to", metavar="NAME", shell_complete=names, help="Only what was sent to this recipient.")
 @click.option("--status", type=click.Choice(STATUSES), help="Only what stands so.")
 @click.option("--limit", type=click.IntRange(min=1), default=SENT_LIMIT, show_default=True, help="At most so many.")
-@_json_option
+@json_option
 @click.pass_obj
 def sent(session: Session, *, to: str | None, status: str | None, limit: int) -> None:
     """Show what became of the messages you sent, newest first.
@@ -364,8 +308,8 @@ def sent(session: Session, *, to: str | None, status: str | None, limit: int) ->
 
 
 @mesh.command()
-@click.argument("name", required=False)
-@_json_option
+@click.argument("name", required=False, shell_complete=names)
+@json_option
 @click.pass_obj
 def retry(session: Session, name: str | None) -> None:
     """Try at once to deliver what waits, for NAME or for everybody.
@@ -379,8 +323,10 @@ def retry(session: Session, name: str | None) -> None:
 
 @mesh.command()
 @click.argument("message_id", metavar="ID")
-@click.option("--to", metavar="NAME", help="Only for this recipient, if the id was used for several.")
-@_json_option
+@click.option(
+    "--to", metavar="NAME", shell_complete=names, help="Only for this recipient, if the id was used for several."
+)
+@json_option
 @click.pass_context
 def cancel(ctx: click.Context, message_id: str, *, to: str | None) -> None:
     """Give up the message with this ID, if it is not delivered yet.
@@ -398,19 +344,11 @@ def cancel(ctx: click.Context, message_id: str, *, to: str | None) -> None:
     ctx.exit(Exit.REFUSED if too_late else Exit.DONE)
 
 
-@mesh.command()
-@click.option("--once", is_flag=True, help="End after the steps.")
-@click.pass_context
-def demo(ctx: click.Context, once: bool) -> None:
-    """Run two seeds and two users on this machine and let them talk.
+__all__ = ("main", "mesh")
 
-    \b
-    Example:
-      mesh demo --once
-    """
-    from meshproto.cli.demo import demonstrate  # noqa: PLC0415 -- only this command starts processes
 
-    ctx.exit(demonstrate(render.Screen(), once=once))
+for _command in machine.COMMANDS:
+    mesh.add_command(_command)
 
 
 def main() -> None:
@@ -444,24 +382,6 @@ def _list(
         return
 
 
-def _trust(path: Path) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=path)
-    except OSError as error:
-        raise click.BadParameter(f"{path} cannot be read as certificates: {error}", param_hint="--ca") from error
-
-
-def _token(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            token = file.read(TOKEN_BYTES_MAX + 1).decode("ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise click.BadParameter(f"{path} cannot be read as a token: {error}", param_hint="--token-file") from error
-    if not token.isprintable() or not 0 < len(token) <= TOKEN_BYTES_MAX:
-        raise click.BadParameter(f"{path} does not hold one line with a token.", param_hint="--token-file")
-    return token
-
-
 def _standard_input() -> str:
     """The text a program or a person hands in. Its last newline is the shell's, not part of the message."""
     stream = sys.stdin.buffer
@@ -473,11 +393,6 @@ def _standard_input() -> str:
     if not content:
         raise click.UsageError("There is nothing to send: give a TEXT, or write it to standard input.")
     return content.decode("utf-8", "surrogateescape").removesuffix("\n")
-
-
-def _echo_json(text: str) -> None:
-    """JSON is UTF-8 whatever the terminal's encoding is."""
-    click.echo(render.spelled_json(text.rstrip("\n")))
 
 
 def _echo_message(message: Document) -> None:

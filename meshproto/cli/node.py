@@ -22,6 +22,8 @@ Document = dict[str, Any]
 ANSWER_TIMEOUT_S = 10.0  # beyond what the node was asked to wait: a busy disk, not a dead node
 SEND_WAIT_S = 5.0  # how long the node waits for the recipient when it is not told
 CANCEL_WAIT_S = 5.0  # how long the node waits for a message that is under way
+DOCTOR_WAIT_S = 8.0  # how long the node looks at seeds
+EVENTS_SILENCE_S = 40.0  # a node that streams events says every 15 s that it is there: two of these may be lost
 SILENCE_S = 90.0  # in a stream: half as long again as a line may ask the node to wait, the longest of its silences
 ANSWER_BYTES_MAX = 64 * 1024 * 1024  # a page of the inbox at its largest; more is no answer of a node
 RESULT_BYTES_MAX = 1024 * 1024  # one result of a stream: an id, a name and a reason
@@ -169,6 +171,45 @@ class Node:
         query = {"after": after, "from": sender, "limit": limit, "wait": wait_s}
         return self._ask("GET", _with_query("/inbox", query), wait_s=wait_s or 0)
 
+    def events(self, kinds: str, *, after: int, sender: str | None = None, names: str | None = None) -> "EventStream":
+        """What happens, as it happens: `kinds` of message, outbox, presence, with commas between. Messages from the
+        cursor `after` on, those that are there first; presence of `names`."""
+        query = {"events": kinds, "after": after, "from": sender, "names": names}
+        connection = self._connect(self._host, self._port, timeout=self._timeout_s)
+        try:
+            headers = self._headers | {"Accept": f"{STREAM_TYPE}, {PROBLEM_TYPE}"}
+            connection.request("GET", self._prefix + _with_query("/inbox/stream", query), headers=headers)
+            # A connection lets go of its socket when the answer says that it is the last.
+            channel = connection.sock
+            response = connection.getresponse()
+            if response.status != 200 or response.headers.get_content_type() != STREAM_TYPE:
+                self._judge(response, self._read(response))
+                raise Problem(415, "Unsupported Media Type", "the node streams no events")
+            channel.settimeout(EVENTS_SILENCE_S)
+            return EventStream(self, connection, response, channel)
+        except (OSError, HTTPException, UnicodeError) as error:
+            connection.close()
+            raise Unreachable(self.url, self._reason(error, self._timeout_s)) from error
+        except BaseException:
+            connection.close()
+            raise
+
+    def history(self, name: str, limit: int) -> Answer:
+        """The latest messages exchanged with a name, oldest first."""
+        return self._ask("GET", _with_query(f"/history/{quote(name, safe='')}", {"limit": limit}))
+
+    def read(self, name: str, pos: int) -> Answer:
+        """All that was exchanged with a name has been read, up to this place in the history."""
+        return self._ask("PUT", f"/history/{quote(name, safe='')}", {"read": pos})
+
+    def sent(self, message_id: str, to: str) -> Answer:
+        """How far a message has come."""
+        return self._ask("GET", _with_query(f"/outbox/{quote(message_id, safe='')}", {"to": to}))
+
+    def doctor(self) -> Answer:
+        """What the node finds at its seeds and its own addresses."""
+        return self._ask("GET", "/doctor", wait_s=DOCTOR_WAIT_S)
+
     def lookup(self, name: str) -> Answer:
         """Where a name is, as the seeds tell it now."""
         return self._ask("GET", f"/lookup/{quote(name, safe='')}")
@@ -266,6 +307,13 @@ class Node:
             raise Unreachable(self.url, "its answer ended half-way")
         return content
 
+    def lines(self, response: HTTPResponse, patience_s: float) -> Iterator[Document]:
+        """The documents of an answer that is a stream of lines. Raises `Unreachable`."""
+        try:
+            yield from self._results(response)
+        except (OSError, HTTPException, ValueError) as error:  # ValueError: it was closed by another thread
+            raise Unreachable(self.url, self._reason(error, patience_s)) from error
+
     def _results(self, response: HTTPResponse) -> Iterator[Document]:
         unread = b""
         while piece := response.read1(READ_BYTES):
@@ -301,6 +349,25 @@ class Node:
         if not isinstance(document, dict):
             raise Unreachable(self.url, "its answer is not a JSON object")
         return text, document
+
+
+class EventStream:
+    """Events as a node tells them, each a document with an `event`; ends or raises `Unreachable` when the connection
+    does, or when `close` was called by whichever thread."""
+
+    def __init__(self, node: Node, connection: HTTPConnection, response: HTTPResponse, channel: socket.socket) -> None:
+        self._node, self._connection, self._response, self._channel = node, connection, response, channel
+
+    def __iter__(self) -> Iterator[Document]:
+        try:
+            yield from self._node.lines(self._response, EVENTS_SILENCE_S)
+        finally:
+            self._response.close()
+            self._connection.close()
+
+    def close(self) -> None:
+        with suppress(OSError):  # it is closed already
+            self._channel.shutdown(socket.SHUT_RDWR)
 
 
 def _with_query(path: str, query: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, structs
 
 from meshproto import wire
 from meshproto.core import quick
@@ -265,7 +265,7 @@ class Seed:
                 self._sessions.unwatch(link, session, {fold(name) for name in request.params.names})
                 return wire.Nothing()
             case _:
-                return self.status(now)
+                return structs.replace(self.status(now), caller=session.host)
 
     def _hello(self, session: Session, params: wire.HelloParams) -> wire.HelloResult:
         if params.version != wire.PROTOCOL_VERSION:

@@ -27,6 +27,7 @@ from meshproto.net.asked import (
     ToQuery,
     TrustBody,
 )
+from meshproto.net.doctor import Report
 from meshproto.wire import SignedRecord
 
 OPENAPI: Final = "3.1.0"
@@ -429,6 +430,7 @@ OPERATIONS: Final = [
     Operation("get", "/contacts/{name}/qr", "A contact's address as a QR code", {200: str}, (404,)),
     Operation("get", "/qr", "This node's address as a QR code", {200: str}),
     Operation("get", "/status", "A summary", {200: Summary}),
+    Operation("get", "/doctor", "What this node finds at its seeds and its own addresses", {200: Report}),
     Operation("get", "/openapi.json", "This document", {200: dict[str, Any]}),
     Operation(
         "post",

@@ -15,7 +15,7 @@ from meshproto.errors import BadParams
 from meshproto.net.courier import REASON_CHARS_MAX
 from meshproto.net.program import STOPPED, WORDS_BYTES_MAX, text_of
 from meshproto.net.receiving import shown
-from meshproto.net.treq_client import TreqClient, words_of
+from meshproto.net.treq_client import Poster, words_of
 from meshproto.wire import encode_value
 
 ANSWER_TIMEOUT_S: Final = 30.0
@@ -66,7 +66,7 @@ class DeliverTo:
 
     kind = "deliver-to"
 
-    def __init__(self, url: str, client: TreqClient, clock: IReactorTime) -> None:
+    def __init__(self, url: str, client: Poster, clock: IReactorTime) -> None:
         self.target = url
         self._client = client
         self._clock = clock

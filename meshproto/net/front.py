@@ -44,6 +44,7 @@ from meshproto.net.clocks import NowMs
 from meshproto.net.contacts import Contacts
 from meshproto.net.contract import document
 from meshproto.net.deferred import together
+from meshproto.net.doctor import Doctor
 from meshproto.net.door import owner
 from meshproto.net.front_request import FrontRequest
 from meshproto.net.history import History
@@ -86,6 +87,7 @@ class Front:
         receiving: Receiving,
         programs: Programs,
         history: History,
+        doctor: Doctor,
         store: UserStore,
         clock: IReactorTime,
         now_ms: NowMs,
@@ -99,6 +101,7 @@ class Front:
         self._receiving = receiving
         self._programs = programs
         self.history = HistoryFront(history, sending)
+        self._doctor = doctor
         self._store = store
         self._clock = clock
         self._now_ms = now_ms
@@ -382,6 +385,11 @@ class Front:
                 "programs": await self._programs.shown(),
             },
         )
+
+    @app.route("/doctor", methods=["GET"])
+    @owner
+    async def doctor(self, request: IRequest) -> bytes:
+        return answer_json(request, await self._doctor.report())
 
     @app.route("/openapi.json", methods=["GET"])
     @owner

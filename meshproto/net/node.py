@@ -18,6 +18,7 @@ from meshproto.net.accepting import Accepting
 from meshproto.net.clocks import NowMs
 from meshproto.net.contacts import Contacts
 from meshproto.net.courier import Courier
+from meshproto.net.doctor import Doctor
 from meshproto.net.face import Face, site
 from meshproto.net.front import Front
 from meshproto.net.history import History, InThread
@@ -31,6 +32,7 @@ from meshproto.net.receiving import Receiving
 from meshproto.net.retention import KEEP_ALL, Keep, Retention
 from meshproto.net.seeds import Seeds
 from meshproto.net.sending import Sending
+from meshproto.net.treq_client import TreqClient
 from meshproto.net.user_store import Start, UserStore
 from meshproto.net.writers import ANYONE, Accept, Writers
 
@@ -39,8 +41,9 @@ class UserNode(Service):
     """`save`: see :class:`Keys`. `uris`: where peers reach this node; called once it listens with :attr:`site`, where
     nobody is the owner until :attr:`face` has a door. `open_history`, `in_thread`: see :class:`History`. `now_ms`: the
     time that messages and records are stamped with; `reactor`: timers only, which must not stand still when somebody
-    sets the clock. `peers`: the client for other users' nodes. `programs`: what the inbox is handed over to, each with
-    the cursor it begins after. `accept`: who may write to it."""
+    sets the clock. `peers`: the client for other users' nodes; `client`: the one for this node's own addresses.
+    `programs`: what the inbox is handed over to, each with the cursor it begins after. `accept`: who may write to
+    it."""
 
     log = Logger()
 
@@ -55,6 +58,7 @@ class UserNode(Service):
         store: UserStore,
         start: Start,
         peers: HTTPClient,
+        client: TreqClient,
         connect: Callable[[str], IStreamClientEndpoint],
         reactor: Any,
         open_history: Callable[[], HistoryFile],
@@ -111,6 +115,7 @@ class UserNode(Service):
             self.receiving,
             self.programs,
             self.history,
+            Doctor(self.seeds, connect, client, reactor, now_ms),
             store,
             reactor,
             now_ms,

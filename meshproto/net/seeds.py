@@ -119,6 +119,15 @@ class Seeds(Service):
         return self._learning.seeds
 
     @property
+    def known(self) -> list[str]:
+        """Where a seed is, or may be: those given, and those learnt of."""
+        return self._addresses.known()
+
+    async def say_hello(self, address: str, calls: Calls) -> str:
+        """On a connection that is nobody's home: the seed's name. Raises :class:`MeshError`."""
+        return await say_hello(calls, address, self._applicant)
+
+    @property
     def uris(self) -> list[str]:
         """Where this node says it can be reached."""
         return self._uris()

@@ -19,11 +19,18 @@ KEEP_ALIVE_S: Final = 50.0
 CONNECTIONS_PER_HOST: Final = 4
 
 
-class TreqClient(Protocol):
-    """What is used of treq, so that tests can put in another."""
+class Poster(Protocol):
+    """What is used of treq to deliver, so that tests can put in another."""
 
     def post(self, url: str, **kwargs: Any) -> "Deferred[IResponse]":
         """:meth:`treq.client.HTTPClient.post`."""
+
+
+class TreqClient(Poster, Protocol):
+    """What is used of treq."""
+
+    def get(self, url: str, **kwargs: Any) -> "Deferred[IResponse]":
+        """:meth:`treq.client.HTTPClient.get`."""
 
 
 @implementer(IBodyProducer)

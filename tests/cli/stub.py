@@ -123,6 +123,18 @@ class Mailbox:
         return serve
 
 
+Route = Callable[[Request], "Reply | Callable[[Stream], None]"]
+
+
+def json_reply(document: Any, status: int = 200) -> Reply:
+    return Reply(status, json.dumps(document).encode(), {"Content-Type": JSON})
+
+
+def problem_reply(status: int, title: str, detail: str = "") -> Reply:
+    document = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+    return Reply(status, json.dumps(document).encode(), {"Content-Type": PROBLEM})
+
+
 class Stub:
     """Answers the replies in the order they were given; as a context manager it listens.
 
@@ -133,6 +145,7 @@ class Stub:
         self.requests: list[Request] = []
         self.default: Reply | Callable[[Stream], None] = Reply(500, b"the test said nothing more")
         self.status: Any = None  # what `GET /status` is answered, besides the replies
+        self.routes: dict[str, Route] = {}  # `METHOD PATH` -> what is answered there, whatever was asked before
         self._replies: deque[Reply | Callable[[Stream], None]] = deque()
         self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
         if tls is not None:
@@ -177,9 +190,12 @@ class Stub:
     ) -> None:
         self.close()
 
-    def _next(self, path: str) -> Reply | Callable[[Stream], None]:
-        if path == "/status" and self.status is not None:
-            return Reply(200, json.dumps(self.status).encode(), {"Content-Type": JSON})
+    def _next(self, request: Request) -> Reply | Callable[[Stream], None]:
+        if request.path == "/status" and self.status is not None:
+            return json_reply(self.status)
+        route = self.routes.get(f"{request.method} {request.path}")
+        if route is not None:
+            return route(request)
         return self._replies.popleft() if self._replies else self.default
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
@@ -193,13 +209,9 @@ class Stub:
                 streamed = self.headers.get("Transfer-Encoding") == "chunked"
                 body = b"" if streamed else self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 query = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
-                stub.requests.append(Request(self.command, parts.path, query, dict(self.headers), body))
-                if parts.path == "/status" and stub.status is not None:
-                    reply: Reply | Callable[[Stream], None] = Reply(
-                        200, json.dumps(stub.status).encode(), {"Content-Type": JSON}
-                    )
-                else:
-                    reply = stub._replies.popleft() if stub._replies else stub.default
+                request = Request(self.command, parts.path, query, dict(self.headers), body)
+                stub.requests.append(request)
+                reply = stub._next(request)
                 self.close_connection = True
                 # The client may be gone: that is its right, and a test's business if it is not.
                 with suppress(ConnectionError, StopIteration):

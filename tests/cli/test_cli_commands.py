@@ -20,6 +20,7 @@ from meshproto.cli.outbox import Page
 from meshproto.cli.outbox import read as read_outbox
 from meshproto.cli.render import moment
 from tests.cli.conftest import Mesh
+from tests.cli.fake_node import FakeNode
 from tests.cli.stub import JSON, Reply, Stub, message
 
 AT_MS = 1_795_343_300_000
@@ -408,8 +409,9 @@ def test_inbox_shows_what_came(stub: Stub, run: Mesh) -> None:
 
 def test_inbox_follow_for_programs(stub: Stub, run: Mesh) -> None:
     """One JSON object a line."""
-    stub.answers({"messages": [message(1, "hi\x1b")], "next": 1})
-    stub.answers({"messages": [message(2, None)], "next": 2})
+    node = FakeNode(stub, "Bobby")
+    node.receives("hi\x1b")
+    node.receives(None)
     result = run("inbox", "--follow", "--json", "--limit", "2")
     assert [json.loads(line) for line in result.stdout.splitlines()] == [message(1, "hi\x1b"), message(2, None)]
     assert "\x1b" not in result.stdout
@@ -433,13 +435,14 @@ def test_help_needs_nothing_and_tells_the_exit_codes(run: Mesh) -> None:
     assert 'mesh send UserX "Hello UserX"' in shown
     assert all(f"\n    {code.value}  " in shown for code in Exit)
     for command in mesh.commands:
-        assert f"\n    mesh {command}" in run("--token-file", "/nonexistent", command, "-h").stdout
+        shown = run("--token-file", "/nonexistent", command, "-h").stdout
+        assert "Example" in shown
+        assert f"mesh {command}" in shown.partition("Example")[2]
     assert run("--version").stdout.startswith("mesh, version ")
 
 
 def test_starting_is_cheap() -> None:
-    """Neither Twisted nor rich is imported before it is needed."""
-    check = (
-        "import sys, meshproto.cli.main; sys.exit(any(name in sys.modules for name in ('twisted', 'rich', 'msgspec')))"
-    )
+    """Neither Twisted nor rich nor what draws a conversation is imported before it is needed."""
+    late = ("twisted", "rich", "msgspec", "prompt_toolkit")
+    check = f"import sys, meshproto.cli.main; sys.exit(any(name in sys.modules for name in {late}))"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0

@@ -1,16 +1,14 @@
 """Reading the inbox to its end, and on and on through restarts of the node."""
 
-from itertools import islice
-
 import pytest
 
-from meshproto.cli.inbox import LONG_POLL_S, follow, read
-from meshproto.cli.node import Node, Problem, Unreachable
+from meshproto.cli.inbox import follow, read
+from meshproto.cli.node import Node, Unreachable
+from meshproto.cli.stream import RETRY_DELAY_S
+from tests.cli.fake_node import FakeNode
 from tests.cli.stub import Stub, message
 
-
-def no_sleep(_length_s: float) -> None:
-    """Retry at once."""
+WAIT_S = 10.0
 
 
 def page(*cursors: int, following: int) -> dict[str, object]:
@@ -35,48 +33,31 @@ def test_reads_no_more_than_the_limit(stub: Stub) -> None:
     assert [request.query["limit"] for request in stub.requests] == ["3", "1"]
 
 
-def test_follow_goes_on_after_a_restart() -> None:
-    """The next question has the cursor from before the restart, and each change is told once."""
-    notices: list[str] = []
-    delays: list[float] = []
-    restarted: list[Stub] = []
-
-    def sleep(length_s: float) -> None:
-        delays.append(length_s)
-        if len(delays) == 3:
-            restarted.append(Stub(first.port).__enter__())
-            restarted[0].answers(page(2, following=2))
-
-    with Stub() as first:
-        first.answers(page(1, following=1))
-        node = Node(first.url)
-        messages = follow(node, after=None, sender=None, limit=2, notice=notices.append, retry_delay_s=0.5, sleep=sleep)
-        assert next(messages)["cursor"] == 1
-    assert [each["cursor"] for each in messages] == [2]
-    restarted[0].close()
-    assert delays == [0.5] * 3
-    assert restarted[0].requests[0].query == {"after": "1", "limit": "1", "wait": str(LONG_POLL_S)}
+def test_follow_goes_on_after_a_restart(stub: Stub) -> None:
+    """Each change is told once, and the next message is the one after the last."""
+    node, notices, delays = FakeNode(stub), list[str](), list[float]()
+    node.receives("one")
+    messages = follow(Node(stub.url), after=None, sender="UserX", limit=2, notice=notices.append, sleep=delays.append)
+    first = next(messages)
+    assert "event" not in first
+    node.cut()
+    node.receives("two")
+    assert [first["cursor"], *(each["cursor"] for each in messages)] == [1, 2]
+    assert delays == [RETRY_DELAY_S]
+    asked = [node.opened.get(timeout=WAIT_S).query for _ in range(2)]
+    assert asked == [{"events": "message", "after": after, "from": "UserX"} for after in ("0", "1")]
     assert len(notices) == 2
-    assert "Trying again every 0.5 s" in notices[0]
+    assert "Trying again every 1 s" in notices[0]
     assert notices[1] == "The node is back."
 
 
-def test_follow_waits_for_a_busy_node(stub: Stub) -> None:
-    """A node that starts, stops or is too busy is asked again."""
-    stub.answers(page(1, following=1))
-    stub.refuses(503, "Starting", "")
-    stub.refuses(429, "Slow Down", "")
-    stub.answers(page(2, following=2))
-    messages = follow(Node(stub.url), after=0, sender=None, limit=None, notice=lambda _: None, sleep=no_sleep)
-    assert [each["cursor"] for each in islice(messages, 2)] == [1, 2]
-
-
-def test_follow_ends_when_it_is_refused(stub: Stub) -> None:
-    """Asking again does not make a wrong token right."""
-    stub.answers(page(following=0))
-    stub.refuses(401, "Unauthorized", "")
-    with pytest.raises(Problem):
-        next(follow(Node(stub.url), after=0, sender=None, limit=None, notice=lambda _: None, sleep=no_sleep))
+def test_follow_begins_after_a_cursor(stub: Stub) -> None:
+    """Only what came after it."""
+    node = FakeNode(stub)
+    for text in ("one", "two"):
+        node.receives(text)
+    messages = follow(Node(stub.url), after=1, sender=None, limit=1, notice=lambda _: None)
+    assert [each["message"] for each in messages] == ["two"]
 
 
 def test_follow_does_not_wait_for_what_was_never_there() -> None:
@@ -84,4 +65,4 @@ def test_follow_does_not_wait_for_what_was_never_there() -> None:
     with Stub() as gone:
         pass
     with pytest.raises(Unreachable):
-        next(follow(Node(gone.url), after=0, sender=None, limit=None, notice=lambda _: None, sleep=no_sleep))
+        next(follow(Node(gone.url), after=0, sender=None, limit=None, notice=lambda _: None))

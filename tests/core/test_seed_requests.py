@@ -299,5 +299,5 @@ class TestAsking:
         asking.lookup("UserX")
         asking.refused("lookup", NameParams("nobody"))
         told = asking.call("status", Nothing(), StatusResult)
-        assert told == StatusResult("seedA", "1.2.3", 5.0, 2, 1, 2, 2, told.links, 2, 2)
+        assert told == StatusResult("seedA", "1.2.3", 5.0, 2, 1, 2, 2, told.links, 2, 2, "127.0.0.1")
         assert told.links >= 2

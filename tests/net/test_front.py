@@ -339,6 +339,7 @@ OWNERS = [
     ("GET", "/contacts/UserX/qr"),
     ("GET", "/qr"),
     ("GET", "/status"),
+    ("GET", "/doctor"),
     ("GET", "/openapi.json"),
 ]
 

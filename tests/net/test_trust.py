@@ -322,7 +322,7 @@ def test_qr_codes() -> None:
 def fetch(world: World, path: str) -> bytes:
     """A body that is no JSON."""
     url = f"http://{world.hosts['Bobby'].ip}:{USER_PORT}{path}"
-    response = world.wait(world._client.get(url, reactor=world.laptop))  # type: ignore[attr-defined]
+    response = world.wait(world._client.get(url, reactor=world.laptop))
     assert response.headers.getRawHeaders("content-type") == ["image/svg+xml"]
     body: bytes = world.wait(treq.content(response))
     return body
