@@ -150,12 +150,13 @@ def test_options_that_are_named_exist() -> None:
 def test_routes_are_complete() -> None:
     """The routes of the node are those that http.md lists, and each has a section of its own."""
     from meshproto.net.front import Front  # klein must not come in before a reactor is chosen
+    from meshproto.net.history_front import HistoryFront
     from meshproto.net.public_front import PublicFront
 
     text = read("http.md")
     real = {
         f"{method} {rule.rule.replace('id:', '')}"
-        for app in (Front.app, PublicFront.app)
+        for app in (Front.app, HistoryFront.app, PublicFront.app)
         for rule in app.url_map.iter_rules()
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
     }

@@ -47,7 +47,10 @@ def demonstrate(screen: Screen, *, once: bool, command: tuple[str, ...] = TWISTD
 
 def _stay(screen: Screen, demo: "Demo") -> None:
     try:
-        screen.line("\nAll of it runs on. Try it yourself in another terminal; Ctrl-C ends it.\n", "bold")
+        screen.line("\nAll of it runs on. Try it yourself; Ctrl-C ends it.\n", "bold")
+        screen.line("# in a browser: the pages of UserX and of Bobby", "dim")
+        screen.line("\n".join(demo.pages()))
+        screen.line("# in another terminal", "dim")
         for comment, line in demo.next_lines():
             screen.line(f"# {comment}", "dim")
             screen.line(line)
@@ -76,6 +79,10 @@ class Demo:
             ("Bobby sends to Nobody", self._send_to_nobody),
             ("UserX goes away, is sent a message, and comes back", self._return),
         )
+
+    def pages(self) -> list[str]:
+        """To be opened in a browser: a user each."""
+        return [f"{node.url}/" for node in (self._user, self._bobby)]
 
     def next_lines(self) -> Iterator[tuple[str, str]]:
         """Commands to go on with, and what each does."""

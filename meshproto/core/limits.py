@@ -10,6 +10,8 @@ from heapq import heapify, heappop, heappush, heapreplace
 from itertools import count
 from typing import Final, NamedTuple
 
+FORGOTTEN_AT_ONCE: Final = 2
+"""Networks forgotten at most for one that is seen: more than come, so they do not pile up."""
 NETWORKS_MAX: Final = 10_000
 """Networks whose use is remembered: about 2 MB. The one not heard of longest is forgotten; should it return it begins
 anew."""
@@ -52,7 +54,7 @@ and send another away is as much work as some requests are."""
 
 class Buckets:
     """A token bucket (RFC 2697 in its simplest form) for each network, all of one rate. Times in seconds, of one
-    clock."""
+    clock. A network whose bucket is full again is as good as one that has never been seen, and is forgotten."""
 
     def __init__(self, rate: Rate, networks_max: int = NETWORKS_MAX) -> None:
         self._rate = rate
@@ -72,9 +74,19 @@ class Buckets:
         wanted = min(amount, burst)
         missing = wanted - left
         self._buckets[network] = (left if missing > 0 else left - wanted, now)
-        if len(self._buckets) > self._networks_max:
-            self._buckets.popitem(last=False)
+        if len(self._buckets) > 1:
+            self._forget(now)
         return missing / per_s if missing > 0 else 0.0
+
+    def _forget(self, now: float) -> None:
+        """Those not seen for longest, a few at a time: what is full again, and what is too many."""
+        per_s, burst = self._rate
+        for _ in range(FORGOTTEN_AT_ONCE):
+            oldest = next(iter(self._buckets))
+            left, at = self._buckets[oldest]
+            if left + (now - at) * per_s < burst and len(self._buckets) <= self._networks_max:
+                return
+            del self._buckets[oldest]
 
     def give_back(self, network: str, amount: float) -> None:
         """What the network has had does not count after all."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import sqlite3
 import time
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any, Final, NamedTuple
 
 from msgspec import Raw
 
-from meshproto.core.inbox import Correspondent, Received
+from meshproto.core.inbox import PAGE_BYTES_MAX, Correspondent, Received
 from meshproto.core.queue import Status
 from meshproto.errors import Unavailable
 from meshproto.net.outbox_table import Kept
@@ -95,6 +96,13 @@ class Conversation(NamedTuple):
     pos: int
     unread: int
     last: Item | None
+
+
+class Conversations(NamedTuple):
+    """The one with the latest message first. `next`: where to go on; None: there is no more."""
+
+    conversations: list[Conversation]
+    next: int | None
 
 
 class Page(NamedTuple):
@@ -198,14 +206,18 @@ class HistoryFile:
 
     # -- reading it ----------------------------------------------------------------------------------------------
 
-    def conversations(self, before: int | None, limit: int) -> list[Conversation]:
-        """The one with the latest message first. Raises :class:`Unavailable`, as all of these."""
+    def conversations(self, before: int | None, limit: int) -> Conversations:
+        """At most so many, and :data:`PAGE_BYTES_MAX` of text, as in each of these. Raises :class:`Unavailable`, as
+        each of these."""
         with self._reading() as connection:
             peers = connection.execute(
                 "SELECT peer, last, unread FROM peers WHERE last<? ORDER BY last DESC LIMIT ?", (_end(before), limit)
             ).fetchall()
-            last = {item.pos: item for item in _items(connection, [pos for _, pos, _ in peers])}
-            return [Conversation(peer, pos, unread, last.get(pos)) for peer, pos, unread in peers]
+            fitting = _fitting(connection, [pos for _, pos, _ in peers])
+            last = {item.pos: item for item in _items(connection, fitting)}
+            found = [Conversation(peer, pos, unread, last.get(pos)) for peer, pos, unread in peers[: len(fitting)]]
+            more = len(found) == limit or len(found) < len(peers)
+            return Conversations(found, found[-1].pos if more else None)
 
     def page(self, peer: str, before: int | None, after: int | None, around: int | None, limit: int) -> Page:
         """Of one conversation: what is on both sides of a pos, or just after one, or just before one; else the
@@ -213,14 +225,15 @@ class HistoryFile:
         with self._reading() as connection:
             older = "SELECT pos FROM items WHERE peer=? AND pos<? ORDER BY pos DESC LIMIT ?"
             newer = "SELECT pos FROM items WHERE peer=? AND pos>? ORDER BY pos LIMIT ?"
+            here = around if around is not None else after if after is not None else _end(before)
             found: list[int] = []
-            if around is not None:
-                found += _column(connection.execute(older, (peer, around, limit // 2)))[::-1]
-                after = around - 1
-            elif after is None:
-                found += _column(connection.execute(older, (peer, _end(before), limit)))[::-1]
-            if after is not None:
-                found += _column(connection.execute(newer, (peer, after, limit - len(found))))
+            if around is not None or after is None:
+                half = limit if around is None else limit // 2
+                found += _column(connection.execute(older, (peer, here, half)))[::-1]
+            if around is not None or after is not None:
+                start = here if around is None else here - 1
+                found += _column(connection.execute(newer, (peer, start, limit - len(found))))
+            found = sorted(_fitting(connection, _nearest(found, here)))
             first, last = (found[0], found[-1]) if found else (_end(before), after or 0)
             (more_before,) = connection.execute(f"SELECT EXISTS ({older})", (peer, first, 1)).fetchone()
             (more_after,) = connection.execute(f"SELECT EXISTS ({newer})", (peer, last, 1)).fetchone()
@@ -253,8 +266,9 @@ class HistoryFile:
                 (SNIPPET_WORDS, wanted, _end(before), peer, limit),
             ).fetchall()
             snippets = dict(found)
-            items = [item._replace(snippet=snippets[item.pos]) for item in _items(connection, list(snippets))]
-            return Hits(items[::-1], found[-1][0] if len(found) == limit else None)
+            fitting = _fitting(connection, list(snippets))
+            items = [item._replace(snippet=snippets[item.pos]) for item in _items(connection, fitting)]
+            return Hits(items[::-1], fitting[-1] if len(found) == limit or len(fitting) < len(found) else None)
 
     @contextmanager
     def _reading(self, seconds: float | None = None) -> Iterator[sqlite3.Connection]:
@@ -352,6 +366,31 @@ def _items(connection: sqlite3.Connection, positions: Sequence[int]) -> list[Ite
         for pos, peer, row, recipient, id_, name, status, *times_and_reason, type_, message in sent
     ]
     return sorted(items)
+
+
+def _nearest(positions: list[int], here: int) -> list[int]:
+    """In the order of how many of them lie between: what is left of their beginning has no gaps."""
+    at = bisect_left(positions, here)
+    return [positions[index] for index in sorted(range(len(positions)), key=lambda index: abs(index - at))]
+
+
+def _fitting(connection: sqlite3.Connection, positions: list[int]) -> list[int]:
+    """The first of them, whose texts are small enough for one page: one at least."""
+    sizes = dict(
+        connection.execute(
+            "SELECT pos, coalesce(length(i.message), length(o.message)) "  # noqa: S608
+            "FROM items LEFT JOIN node.inbox AS i ON incoming AND i.cursor=items.row "
+            "LEFT JOIN node.outbox AS o ON NOT incoming AND o.row=items.row "
+            f"WHERE pos IN ({','.join('?' * len(positions))})",
+            positions,
+        ).fetchall()
+    )
+    size = 0
+    for number, pos in enumerate(positions):
+        size += sizes.get(pos) or 0
+        if number and size > PAGE_BYTES_MAX:
+            return positions[:number]
+    return positions
 
 
 def _column(cursor: sqlite3.Cursor) -> list[Any]:

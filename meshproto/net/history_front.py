@@ -52,10 +52,10 @@ class HistoryFront:
                 "waiting": queues[one.peer].waiting if one.peer in queues else 0,
                 "last": None if one.last is None else self._shown(one.last),
             }
-            for one in found.result
+            for one in found.result.conversations
         ]
-        next_ = conversations[-1]["pos"] if len(conversations) == wanted.limit else None
-        return answer_json(request, {"conversations": conversations, "next": next_, "behind": found.behind})
+        shown_ = {"conversations": conversations, "next": found.result.next, "behind": found.behind}
+        return answer_json(request, shown_)
 
     @app.route("/history/<name>", methods=["GET"])
     @owner

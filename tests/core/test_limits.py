@@ -45,6 +45,18 @@ class TestBuckets:
         assert buckets.take("a", 10.5) == 0.0
         assert buckets.take("a", 10.5) == 0.5
 
+    def test_what_is_full_again_is_forgotten(self) -> None:
+        """So what is kept is of those who were there lately, however many came before."""
+        buckets = Buckets(Rate(per_s=1.0, burst=4.0))
+        for number in range(1000):
+            buckets.take(f"network {number}", number / 10, 2.0)
+            assert len(buckets) <= 21
+        assert buckets.take("network 999", 100.0, 4.0) == pytest.approx(1.9)
+        assert buckets.take("network 980", 100.0, 4.0) == 0.0
+        for number in range(100):
+            assert buckets.take("alone", 1000.0 + number, 4.0) == (0.0 if number % 4 == 0 else 4.0 - number % 4)
+        assert len(buckets) == 1
+
     def test_to_be_refused_costs_nothing(self) -> None:
         buckets = Buckets(Rate(per_s=1.0, burst=1.0))
         buckets.take("a", 0.0)

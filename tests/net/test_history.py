@@ -178,6 +178,36 @@ class TestConversation:
         assert None not in (around["before"], around["after"])
         assert texts(page(world, f"?limit=4&after={latest['messages'][-1]['pos']}")) == []
 
+    def test_large_messages(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A page has PAGE_BYTES_MAX of them at most, and one message at least; nothing is left out between pages."""
+        monkeypatch.setattr(history_file, "PAGE_BYTES_MAX", 1000)
+        say(world, "Bobby", "UserX", *(f"{number} " + "x" * 400 for number in range(6)))
+        say(world, "Bobby", "UserX", "6 " + "x" * 2000)
+        say(world, "Carol", "UserX", "a " + "x" * 900)
+
+        def numbers(query: str) -> str:
+            return "".join(text[0] for text in texts(page(world, query)))
+
+        assert numbers("") == "6"
+        before = page(world)["before"]
+        assert numbers(f"?before={before}") == "45"
+        fourth = page(world, f"?before={before}")["before"]
+        assert numbers(f"?before={fourth}") == "23"
+        assert numbers(f"?after={page(world, f'?before={fourth}')['after']}") == "45"
+        assert numbers(f"?around={fourth}") in ("34", "45")
+        answer = world.get("UserX", "/history").json
+        assert [one["name"] for one in answer["conversations"]] == ["Carol"]
+        rest = world.get("UserX", f"/history?before={answer['next']}").json
+        assert ([one["name"] for one in rest["conversations"]], rest["next"]) == (["Bobby"], None)
+        found: list[str] = []
+        more: str | None = ""
+        while more is not None:
+            hits = world.get("UserX", f"/search?q=xx{more}").json
+            assert 1 <= len(hits["hits"]) <= 2
+            found += [hit["message"][0] for hit in hits["hits"]]
+            more = None if hits["next"] is None else f"&before={hits['next']}"
+        assert found == list("a6543210")
+
     def test_nobody(self, world: World) -> None:
         assert page(world, name="Nobody") == {"messages": [], "before": None, "after": None, "total": 0, "behind": 0}
 
