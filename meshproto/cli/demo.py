@@ -93,6 +93,7 @@ class Demo:
         yield "UserX reads the inbox", f"curl {user}/inbox"
         yield "where Bobby's node finds UserX", f"curl {bobby}/lookup/UserX"
         yield "how UserX's node is", f"curl {user}/status"
+        yield "a conversation in the terminal", f"mesh --node {user} chat Bobby"
         yield "a seed answers anyone", f"printf '%s\\n' '{request}' | nc -w 1 {seed.hostname} {seed.port}"
 
     def _start(self) -> Iterator[str]:

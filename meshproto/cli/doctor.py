@@ -311,7 +311,7 @@ def tell(findings: Iterable[Finding], *, as_json: bool) -> Exit:
             screen.line(one_line(f"{finding.level:7}  {finding.about}: {finding.text}{hint}."), STYLES[finding.level])
     wrong, warnings = levels.count(WRONG), levels.count(WARNING)
     if not as_json:
-        screen.line(f"{wrong} wrong, {warnings} warnings, {levels.count(OK)} ok.", "bold")
+        screen.line(f"{wrong} wrong, {warnings} to look at, {levels.count(OK)} ok.", "bold")
     return Exit.WRONG if wrong else Exit.DONE
 
 

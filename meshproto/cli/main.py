@@ -102,6 +102,8 @@ def send(
     if name is None:
         raise click.UsageError("Missing argument 'NAME'.")
     message = _standard_input() if text is None or text == "-" else text
+    if not message:
+        raise click.UsageError("There is nothing to send: give a TEXT, or write it to standard input.")
     answer = session.node.send(name, message, message_id=message_id, ttl_s=ttl_s, wait_s=wait_s)
     session.show(answer, render.sent)
 
@@ -390,8 +392,6 @@ def _standard_input() -> str:
     content = stream.read(TEXT_BYTES_MAX + 1)
     if len(content) > TEXT_BYTES_MAX:
         raise Problem(413, "Content Too Large", f"the text is longer than {TEXT_BYTES_MAX} bytes")
-    if not content:
-        raise click.UsageError("There is nothing to send: give a TEXT, or write it to standard input.")
     return content.decode("utf-8", "surrogateescape").removesuffix("\n")
 
 

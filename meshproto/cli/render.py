@@ -174,7 +174,7 @@ def _seed(seed: Document, detailed: bool) -> tuple[object, ...]:
 def status(screen: Screen, answer: Document) -> None:
     """The node's summary."""
     home, outbox, inbox = answer["home"], answer["outbox"], answer["inbox"]
-    place = f"{home['name']} at {home['address']} since {moment(home['since'])}" if home else NOTHING
+    place = f"{home['name']} at {home['address']}, has had the name since {moment(home['since'])}" if home else NOTHING
     waiting = f"{outbox['waiting']} waiting for {outbox['recipients']} recipients"
     if outbox["oldest_at"] is not None:
         waiting += f", the oldest since {moment(outbox['oldest_at'])}"

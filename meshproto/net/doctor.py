@@ -9,7 +9,7 @@ address can be reached is found out by the node whose address it is, which dials
 and nothing that whoever asks could name. The way to the node from elsewhere is not shown by this.
 """
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from typing import Any, Final, Literal
 
 import msgspec
@@ -84,7 +84,7 @@ class Doctor:
 
     async def report(self) -> Report:
         """Takes :data:`LOOK_S` at most."""
-        known = self._seeds.known
+        known = _apart(self._seeds.known)
         home = None if self._seeds.home is None else self._seeds.home.address
         order = sorted(known, key=lambda address: address != home)
         asked = order[:SEEDS_ASKED_MAX]
@@ -169,6 +169,14 @@ class Doctor:
 
     def _since_ms(self, began: float) -> float:
         return round((self._clock.seconds() - began) * 1000, 1)
+
+
+def _apart(addresses: Iterable[str]) -> list[str]:
+    """The same seed given as `localhost` and learnt as 127.0.0.1 is told of once, also when it does not answer."""
+    places: dict[str, str] = {}
+    for address in addresses:
+        places.setdefault(address.replace("localhost:", "127.0.0.1:"), address)
+    return list(places.values())
 
 
 class _Body(Protocol):

@@ -335,7 +335,6 @@ def test_a_fault_of_our_own_is_no_traceback(stub: Stub, run: Mesh) -> None:
         (["hi"], "ignored", "hi"),
         ([], "two\nlines\n", "two\nlines"),
         (["-"], "no newline ü", "no newline ü"),
-        ([""], None, ""),
         (["--", "-5"], None, "-5"),
     ],
 )
@@ -358,6 +357,7 @@ def test_options_of_send(stub: Stub, run: Mesh) -> None:
     [
         (["send"], None, "Missing argument"),
         (["send", "UserX"], "", "nothing to send"),
+        (["send", "UserX", ""], "", "nothing to send"),
         (["send", "UserX"], b"\xff", "Only UTF-8"),
         (["send", "\udcff", "hi"], None, "Only UTF-8"),
         (["send", "UserX", "hi", "--wait", "nan"], None, "not a length of time"),

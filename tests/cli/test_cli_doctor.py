@@ -251,7 +251,7 @@ def test_the_command_says_a_line_each(well: Stub, run: Mesh, state: Path) -> Non
     result = run("doctor", "--state", str(state))
     lines = result.stdout.splitlines()
     assert lines[0].startswith("ok       node: UserX~abcd answers at http://127.0.0.1")
-    assert lines[-1].startswith("0 wrong, 1 warnings, ")
+    assert lines[-1].startswith("0 wrong, 1 to look at, ")
     assert all(line.split()[0] in (OK, WARNING) for line in lines[:-1])
     assert result.exit_code == Exit.DONE
 

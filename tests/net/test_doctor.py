@@ -7,6 +7,7 @@ import pytest
 from meshproto.core.identity import Identity
 from meshproto.net import doctor
 from meshproto.net.doctor import LOOK_S
+from meshproto.net.seeds import Seeds
 from tests.world import USER_PORT, World
 
 
@@ -126,3 +127,16 @@ def test_an_address_that_does_not_answer(world: World) -> None:
     world.cut("UserX", "Bobby")
     (found,) = report(world)["uris"]
     assert found["reason"] == f"no answer within {LOOK_S:g} s" or "timeout" in found["reason"].lower()
+
+
+def test_the_same_seed_under_two_addresses(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given as localhost and learnt as 127.0.0.1 it is told of once, also when it does not answer."""
+    known = ["localhost:5001", "seedY:5001", "127.0.0.1:5001", "tls:localhost:5002", "127.0.0.1:5002"]
+    monkeypatch.setattr(Seeds, "known", known)
+    told = world.get("UserX", "/doctor").json["seeds"]
+    assert [seed["address"] for seed in told] == [
+        "localhost:5001",
+        "seedY:5001",
+        "tls:localhost:5002",
+        "127.0.0.1:5002",
+    ]
