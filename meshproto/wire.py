@@ -207,10 +207,10 @@ class LookupResult(Struct, frozen=True):
 
     record: Annotated[str, Meta(max_length=RECORD_CHARS_MAX)]
     sig: B64
-    since: int
+    since: Annotated[int, Meta(ge=0, le=2**53)]
     home: Name
     online: bool
-    seen: int
+    seen: Annotated[int, Meta(ge=0, le=2**53)]
 
     @property
     def signed(self) -> SignedRecord:
@@ -252,7 +252,7 @@ class SeedInfo(Struct, frozen=True):
     address: Address
     alive: bool
     users: int
-    since: int = 0
+    since: Annotated[int, Meta(ge=0, le=2**53)] = 0
     phi: float = 0.0
     lag: int = 0
 

@@ -371,6 +371,17 @@ def test_a_result_comes_through() -> None:
     assert wire.decode_value(answer.result, wire.StatusResult) == status
 
 
+@pytest.mark.parametrize("moment", [-1, 2**53 + 1, 10**30])
+def test_a_moment_that_is_none_is_the_peers_fault(moment: int) -> None:
+    """No page and no program of the owner is shown a number that is no time."""
+    entry = wire.encode_value(wire.LookupResult("{}", "QQ", 1, "seedX", True, 777))
+    seed = wire.encode_value(wire.SeedInfo("seedX", "127.0.0.1:1", True, 1, 777))
+    for text, kind in ((entry, wire.LookupResult), (seed, wire.SeedInfo)):
+        assert wire.decode_value(Raw(text), kind)
+        with pytest.raises(PeerError):
+            wire.decode_value(Raw(text.replace(b"777", b"%d" % moment)), kind)
+
+
 def test_a_result_of_another_shape_is_the_peers_fault() -> None:
     """The error names what was expected."""
     with pytest.raises(PeerError, match=r"unexpected NamesResult: .*`names`"):

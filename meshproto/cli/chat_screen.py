@@ -29,6 +29,7 @@ INPUT_LINES_MAX = 8  # of what is typed; the rest of a longer text is scrolled
 TEXT_CELLS_MIN = 20  # however narrow the window is
 TIME_CHARS = 5  # HH:MM
 NAME_CELLS_MAX = 16
+LINE_CHARS_PER_CELL = 8  # an emoji is made of some; marks without end above one letter take minutes to draw
 HINT = "Enter sends, Alt-Enter begins a new line, PgUp and PgDn scroll, Ctrl-D or /quit ends"
 HELP = "/quit ends, /help shows this, // at the beginning sends a line that begins with /"
 
@@ -254,17 +255,29 @@ def wrap(text: str, cells: int) -> list[str]:
 
 
 def _wrap_paragraph(text: str, cells: int) -> Iterator[str]:
-    while text[1:] and get_cwidth(text) > cells:
-        end, used = 0, 0
-        while end < len(text) and used + get_cwidth(text[end]) <= cells:
-            used += get_cwidth(text[end])
-            end += 1
-        end = max(end, 1)
-        space = text.rfind(" ", 0, end + 1)
-        cut = space if space > 0 else end
-        yield text[:cut]
-        text = text[cut:].lstrip(" ") if space > 0 else text[cut:]
-    yield text
+    """In one pass: others choose how long a text is, and it is wrapped whenever the screen is drawn."""
+    start, space, used = 0, -1, 0  # of the line: where it begins, its last space, and the cells up to here
+    at = 0
+    while at < len(text):
+        width = get_cwidth(text[at])
+        if (used + width > cells or at - start >= cells * LINE_CHARS_PER_CELL) and at > start:
+            space = at if text[at] == " " else space
+            cut = space if space > start else at
+            yield text[start:cut]
+            start = _after_spaces(text, cut) if space > start else cut
+            at, space, used = start, -1, 0
+            continue
+        if text[at] == " ":
+            space = at
+        used += width
+        at += 1
+    yield text[start:]
+
+
+def _after_spaces(text: str, at: int) -> int:
+    while at < len(text) and text[at] == " ":
+        at += 1
+    return at
 
 
 def fit(text: str, cells: int) -> str:

@@ -61,7 +61,8 @@ def back_up(state: Path, target: Path, progress: Progress) -> list[str]:
     databases = [name for name in DATABASES if (state / name).exists()]
     if not databases:
         raise BadState(f"{state} is no node's state directory: give it with --state")
-    draft = target.with_name(f".{target.name}.part")
+    target = target.absolute()  # "." has no name
+    draft = target.parent / f".{target.name}.part"
     try:
         if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
             raise BadState(f"{target} is there already: name a directory that is not there, or an empty one")

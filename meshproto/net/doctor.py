@@ -9,6 +9,7 @@ address can be reached is found out by the node whose address it is, which dials
 and nothing that whoever asks could name. The way to the node from elsewhere is not shown by this.
 """
 
+import ipaddress
 from collections.abc import Coroutine, Iterable
 from typing import Any, Final, Literal
 
@@ -35,6 +36,9 @@ SEEDS_ASKED_MAX: Final = 32
 """The home and those given first. More make the answer longer, and no doctor's advice better."""
 ANSWER_BYTES_MAX: Final = 64 * 1024
 """Of what a URI answers: a record, a version and limits are some 1,500 bytes."""
+
+ADDRESS_CHARS_MAX: Final = 64
+"""Of IPv6 with the name of an interface, there are fewer."""
 
 Knows = Literal["current", "older", "other key", "unknown"]
 
@@ -111,7 +115,7 @@ class Doctor:
         seen.name = await self._seeds.say_hello(seen.address, calls)
         seen.took_ms = self._since_ms(began)
         status = await calls.call("status", wire.Nothing(), wire.StatusResult)
-        seen.version, seen.sees = status.version, status.caller or None
+        seen.version, seen.sees = status.version, _address(status.caller)
         asked_ms = self._now_ms()
         try:
             said = await calls.call("lookup", wire.NameParams(self._seeds.user), wire.LookupResult)
@@ -177,6 +181,15 @@ def _apart(addresses: Iterable[str]) -> list[str]:
     for address in addresses:
         places.setdefault(address.replace("localhost:", "127.0.0.1:"), address)
     return list(places.values())
+
+
+def _address(caller: str) -> str | None:
+    """A seed may say anything, or that nobody comes from an IP address."""
+    try:
+        ipaddress.ip_address(caller.partition("%")[0])
+    except ValueError:
+        return None
+    return caller[:ADDRESS_CHARS_MAX]
 
 
 class _Body(Protocol):

@@ -262,8 +262,11 @@ class Front:
     @owner
     async def stream(self, request: FrontRequest) -> bytes:
         wanted = parse_stream(request)
-        accepts = header(request, b"accept") or ""
-        await self._streams.run(request, LINES if "application/x-ndjson" in accepts else EVENTS, wanted)
+        form = LINES if "application/x-ndjson" in (header(request, b"accept") or "") else EVENTS
+        if request.method == b"HEAD":
+            request.setHeader(b"content-type", form.content_type)
+        else:
+            await self._streams.run(request, form, wanted)
         return b""
 
     # the owner's: the mesh as this node sees it

@@ -30,7 +30,7 @@ BAD_LINES_MAX: Final = 20
 _WHITE: Final = bytes.maketrans(b"\n\r", b"  ")
 """Within JSON these two are white space and nothing else: so a message is one line."""
 
-Int = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Int = Annotated[int, Meta(ge=-(2**63), le=2**53)]
 
 
 class _Line(Struct, frozen=True, tag_field="kind", forbid_unknown_fields=True):
@@ -113,7 +113,7 @@ class OutLine(_Line, frozen=True, tag="out"):
     table = "outbox"
     order = "row"
 
-    row: Annotated[int, Meta(ge=1, le=2**63 - 1)]
+    row: Annotated[int, Meta(ge=1, le=2**53)]
     recipient: str
     id: str
     name: str
@@ -134,7 +134,7 @@ class InLine(_Line, frozen=True, tag="in"):
     table = "inbox"
     order = "cursor"
 
-    cursor: Annotated[int, Meta(ge=1, le=2**63 - 1)]
+    cursor: Annotated[int, Meta(ge=1, le=2**53)]
     sender: str
     name: str
     key: str
@@ -152,7 +152,7 @@ class SeenLine(_Line, frozen=True, tag="seen"):
     table = "seen"
     order = "row"
 
-    row: Annotated[int, Meta(ge=1, le=2**63 - 1)]
+    row: Annotated[int, Meta(ge=1, le=2**53)]
     key: str
     id: str
     received_at: Int
@@ -165,7 +165,7 @@ class SequenceLine(_Line, frozen=True, tag="sequence"):
     order = "name"
 
     name: Literal["inbox", "outbox"]
-    seq: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+    seq: Annotated[int, Meta(ge=0, le=2**53)]
 
 
 class End(_Line, frozen=True, tag="end"):

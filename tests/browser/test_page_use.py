@@ -270,3 +270,18 @@ def test_the_token_is_asked_for_and_kept_for_the_tab(driver: Chrome, children: C
     other.front().get(page.url)
     other.shows("dialog", "This node asks for its token")
     other.close()
+
+
+def in_words(page: Page, script: str) -> object:
+    return page.front().execute_async_script(
+        "const done = arguments[0];"
+        f"import('/page/words.js').then((words) => done({script})).catch((error) => done(String(error)))"
+    )
+
+
+def test_what_others_say_breaks_no_words(userx: Node, browse: Open) -> None:
+    """A time that is none, and a field that JavaScript has another use for."""
+    page = browse(userx)
+    assert "unknown" in str(in_words(page, "words.presenceWords({online: false, seen: 9e15})"))
+    sent = 'words.readableBeginning(JSON.parse(\'{"__proto__": {"pay": 1}, "b": 2}\'), 20).text'
+    assert "pay" in str(in_words(page, sent))

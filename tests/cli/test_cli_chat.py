@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from queue import Queue
@@ -14,11 +15,22 @@ from prompt_toolkit.output import DummyOutput
 
 from meshproto.cli import chat_lines, chat_screen, talk
 from meshproto.cli.chat import converse
-from meshproto.cli.chat_screen import NAME_CELLS_MAX, ChatScreen, fit, laid_out, presence_text, state_of, wrap
+from meshproto.cli.chat_screen import (
+    LINE_CHARS_PER_CELL,
+    NAME_CELLS_MAX,
+    ChatScreen,
+    fit,
+    laid_out,
+    presence_text,
+    state_of,
+    wrap,
+)
 from meshproto.cli.conversation import Conversation, Entry
 from meshproto.cli.exits import Exit
 from meshproto.cli.node import Node
 from meshproto.cli.processes import until
+from meshproto.cli.render import message_text
+from meshproto.core.envelope import MESSAGE_BYTES_MAX
 from tests.cli.conftest import Mesh
 from tests.cli.fake_node import NOW_MS, FakeNode
 from tests.cli.stub import Stub, problem_reply
@@ -417,3 +429,19 @@ def test_scrolling() -> None:
     history.to_end()
     assert content(conversation, history, 80, 4) == lines
     assert content(Conversation("UserX"), chat_screen._History(Conversation("UserX")), 80, 2) == ["", ""]
+
+
+@pytest.mark.parametrize("text", ["x", "ab ", "\u4e00", "\x7f"])
+def test_a_text_of_any_length_is_wrapped_at_once(text: str) -> None:
+    """The largest message that another may send: it took 20 s and more, each time the screen was drawn."""
+    began = time.process_time()
+    lines = wrap(message_text(text * (MESSAGE_BYTES_MAX // len(text.encode()))), 64)
+    assert len(lines) > 1000
+    assert time.process_time() - began < 5
+
+
+def test_marks_without_end_are_many_lines() -> None:
+    """A line of so many that take no room was drawn in minutes."""
+    lines = wrap("a" + "\u0301" * 10_000, 64)
+    assert max(map(len, lines)) == 64 * LINE_CHARS_PER_CELL
+    assert "".join(lines) == "a" + "\u0301" * 10_000

@@ -162,3 +162,13 @@ def test_what_an_interrupted_backup_left_is_cleared_away(state: Path, tmp_path: 
     (leftover / "user.db").write_text("half")
     back_up(state, tmp_path / "copy", quiet)
     assert not leftover.exists()
+
+
+def test_into_the_directory_where_one_is(state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which is `.`, and has another name too; the root has none."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert "user.db" in back_up(state, Path(), quiet)
+    assert (tmp_path / "here" / "user.db").exists()
+    with pytest.raises(BadState, match="is there already"):
+        back_up(state, Path("/"), quiet)

@@ -3,11 +3,14 @@
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from meshproto.core.identity import Identity
 from meshproto.net import doctor
+from meshproto.net.calls import Calls
 from meshproto.net.doctor import LOOK_S
 from meshproto.net.seeds import Seeds
+from meshproto.wire import StatusResult
 from tests.world import USER_PORT, World
 
 
@@ -82,6 +85,19 @@ def test_what_seeds_know(world: World) -> None:
     assert seeds(world)[world.address("seedX")]["knows"] == "other key"
     world.users["UserX"].seeds.user = "Nobody"
     assert seeds(world)[world.address("seedX")]["knows"] == "unknown"
+
+
+@pytest.mark.parametrize("caller", ["nonsense", "\x1b[2J", ""])
+def test_a_seed_that_sees_no_address(world: World, monkeypatch: pytest.MonkeyPatch, caller: str) -> None:
+    """Only an IP address is passed on: `mesh doctor` reckons with one."""
+    call = Calls.call
+
+    async def lied(self: Calls, method: str, params: Any, result: Any) -> Any:
+        answer = await call(self, method, params, result)
+        return structs.replace(answer, caller=caller) if isinstance(answer, StatusResult) else answer
+
+    monkeypatch.setattr(Calls, "call", lied)
+    assert seeds(world)[world.address("seedX")]["sees"] is None
 
 
 def test_no_more_than_some_are_asked(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

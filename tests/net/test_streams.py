@@ -312,5 +312,13 @@ class TestAsked:
         readers[0].hang_up()
         assert Reader(world).status == 200
 
+    def test_head(self, world: World) -> None:
+        """It is answered like any other, and the connection goes on."""
+        client = RawHTTP(world, "UserX")
+        for path in ("/inbox/stream", "/status"):
+            client.say(f"HEAD {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+        assert client.heard.count(b"HTTP/1.1 200 OK") == 2
+        assert b"text/event-stream" in client.heard
+
     def test_for_the_owner_alone(self, world: World) -> None:
         assert Reader(world, Origin="https://example.com").status == 403

@@ -15,8 +15,11 @@ const DATE = new Intl.DateTimeFormat(LANGUAGE, { day: "numeric", month: "short" 
 const FULL_DATE = new Intl.DateTimeFormat(LANGUAGE, { weekday: "long", day: "numeric", month: "long", year: "numeric" });
 const MOMENT = new Intl.DateTimeFormat(LANGUAGE, { dateStyle: "medium", timeStyle: "medium", hourCycle: "h23" });
 
-export const clock = (ms) => CLOCK.format(ms);
-export const moment = (ms) => MOMENT.format(ms);
+// What a seed says of times need be none.
+const said = (format) => (ms) => (Math.abs(ms) <= 864e13 ? format.format(ms) : "unknown");
+
+export const clock = said(CLOCK);
+export const moment = said(MOMENT);
 const midnight = (ms) => new Date(ms).setHours(0, 0, 0, 0);
 export const sameDay = (a, b) => midnight(a) === midnight(b);
 const daysAgo = (ms) => Math.round((midnight(Date.now()) - midnight(ms)) / DAY_MS);
@@ -38,7 +41,7 @@ export function briefly(ms) {
 }
 
 // A time of today, or the day too.
-export const since = (ms) => (sameDay(ms, Date.now()) ? clock(ms) : `${DATE.format(ms)}, ${clock(ms)}`);
+export const since = (ms) => (sameDay(ms, Date.now()) ? clock(ms) : `${said(DATE)(ms)}, ${clock(ms)}`);
 
 export function span(ms) {
   const s = Math.max(0, Math.round(ms / 1000));
@@ -61,7 +64,7 @@ export const readable = (message) => (isText(message) ? message : JSON.stringify
 // would take long to write, and is seldom looked at.
 function beginning(value, left) {
   if (typeof value !== "object" || value === null || JSON.isRawJSON?.(value)) return value;
-  const begun = Array.isArray(value) ? [] : {};
+  const begun = Array.isArray(value) ? [] : Object.create(null); // "__proto__" is a name as any other
   for (const key in value) {
     if (left.count-- <= 0) break;
     begun[key] = beginning(value[key], left);
