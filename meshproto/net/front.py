@@ -21,7 +21,7 @@ from meshproto.core.envelope import check_message
 from meshproto.core.identity import Entropy, fingerprint, grouped, parse_address, parse_fingerprint
 from meshproto.core.ids import MessageIds
 from meshproto.core.queue import Status
-from meshproto.errors import BadParams, MeshError
+from meshproto.errors import BadParams, KeyChanged, MeshError
 from meshproto.net.accepting import Accepting, Order, Outcome, Taken
 from meshproto.net.asked import (
     CANCEL_WAIT_S,
@@ -347,7 +347,7 @@ class Front:
         body = parse_body(read_body(request, SEND_BYTES_MAX), TrustBody)
         (bare, print_), wanted = parse_address(name), parse_fingerprint(body.fingerprint)
         if print_ not in (None, wanted):
-            raise BadParams(f"{name} has another fingerprint than the body, {wanted}")
+            raise KeyChanged(f"{name} has another fingerprint than the body, {wanted}")
         locate = partial(self._seeds.locate, bare, fresh=True, print_=wanted)
         contact = await self._contacts.trust(bare, wanted, locate)
         self._seeds.forget(bare)  # what is cached may be of the other key

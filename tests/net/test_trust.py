@@ -235,7 +235,7 @@ def test_no_other_key_is_trusted() -> None:
     known = contact(world)
     assert (known["fingerprint"], known["offered"]["fingerprint"], known["verified_at"]) == (old, new, None)
     assert trust(world, "0000").code == 400
-    assert trust(world, new, f"UserX~{old}").code == 400
+    assert trust(world, new, f"UserX~{old}").code == 409
 
 
 def test_a_stranger_is_looked_up_to_be_trusted() -> None:
