@@ -92,21 +92,71 @@ def test_one_who_is_away_gets_it_later(userx: Node, browse: Open, start: Start, 
     page.until(lambda: not page.text("#rail-waiting"), "nothing waits")
 
 
-def test_what_ones_own_node_did_not_take_is_sent_again(
-    bobby: Node, browse: Open, start: Start, children: Children
+def test_what_ones_own_node_did_not_take_is_sent_by_itself(
+    bobby: Node, userx: Node, browse: Open, start: Start, children: Children
 ) -> None:
-    """While the node is down the page says so and keeps the message; sent again, it comes once."""
+    """While the node is down the page says so and keeps the messages, in a conversation that is opened only now, too;
+    once it is back they are sent in their order, each once."""
     hugo = start("Hugo")
     page = browse(hugo, "#/with/Bobby")
     page.write("Are you there?").shows('.message[data-status="delivered"]', "Are you there?")
     children.stop("Hugo")
     page.shows("#connection-text", "connection lost")
     page.write("Once").shows('.message[data-status="failed"]', "Once[^$]*not sent[^$]*Your node does not answer")
+    assert "fetch" not in page.text("main")
+    page.write("Twice").shows('.message[data-status="failed"]', "Twice[^$]*not sent")
+    page.shows('#list a[href="#/with/Bobby"]', r"2\s+not sent")
+    page.go("#/with/UserX").shows(".bar h2", "UserX")
+    page.write("Are you?").shows('.message[data-status="failed"]', r"Are you\?[^$]*not sent")
+    page.shows('#list li:first-child a[href="#/with/UserX"]', r"1\s+not sent")
     start("Hugo", port=port(hugo))
-    page.live().click('.message[data-status="failed"] .retry')
-    page.shows('.message[data-status="delivered"]', r"Once[^$]*delivered \d\d:\d\d")
+    page.shows('.message[data-status="delivered"]', r"Are you\?[^$]*delivered \d\d:\d\d")
+    page.go("#/with/Bobby").shows('.message[data-status="delivered"]', r"Twice[^$]*delivered \d\d:\d\d")
+    page.until(lambda: not page.all("#list .unsent"), "nothing is unsent")
     messages = bobby.inbox(sender="Hugo").document["messages"]
-    assert [message["message"] for message in messages] == ["Are you there?", "Once"]
+    assert [message["message"] for message in messages] == ["Are you there?", "Once", "Twice"]
+
+
+def test_a_reload_keeps_what_ones_own_node_did_not_take(
+    bobby: Node, browse: Open, start: Start, children: Children
+) -> None:
+    """With its id: whether the node had it after all, or not, it comes once."""
+    ines = start("Ines")
+    page = browse(ines, "#/with/Bobby")
+    page.write("Had").shows('.message[data-status="delivered"]', "Had")
+    had = page.one(".message").get_attribute("data-id")
+    children.stop("Ines")
+    page.shows("#connection-text", "connection lost")
+    page.write("New").shows('.message[data-status="failed"]', "New")
+    page.run(
+        """
+        const [first] = JSON.parse(sessionStorage.getItem("mesh-unsent"));
+        const answerLost = {...first, id: arguments[0], message: "Had", status: "sending"};
+        sessionStorage.setItem("mesh-unsent", JSON.stringify([answerLost, first]));
+        """,
+        had,
+    )
+    start("Ines", port=port(ines))
+    page.open("#/with/Bobby").shows('.message[data-status="delivered"]', r"New[^$]*delivered \d\d:\d\d")
+    page.until(lambda: page.run("return sessionStorage.getItem('mesh-unsent')") == "[]", "all is sent")
+    messages = bobby.inbox(sender="Ines").document["messages"]
+    assert [message["message"] for message in messages] == ["Had", "New"]
+    page.until(lambda: len(page.all(".message.out")) == len(messages), "each is shown once")
+
+
+def test_a_message_that_the_tab_has_no_room_for_is_sent_all_the_same(userx: Node, bobby: Node, browse: Open) -> None:
+    """The reader is told that a reload would lose it."""
+    page = browse(userx, "#/with/Bobby")
+    page.run("""
+        for (let size = 2 ** 23; size >= 1; size /= 2) {
+            try { sessionStorage.setItem(`filled ${size}`, "x".repeat(size)); } catch {}
+        }
+    """)
+    page.run("document.getElementById('composer').value = 'No room'")
+    page.until(lambda: page.run("return document.activeElement.id") == "composer", "one can write")
+    page.keys(Keys.ENTER).shows('.message[data-status="delivered"]', "No room")
+    page.shows("#toast", "no room left")
+    page.run("Object.keys(sessionStorage).forEach(key => key.startsWith('filled') && sessionStorage.removeItem(key))")
 
 
 def test_what_waits_can_be_given_up(userx: Node, browse: Open, start: Start, children: Children) -> None:

@@ -6,8 +6,8 @@ const LONG_NUMBER = /[.\d]{16}/; // cheap to look for, and in a few other texts 
 
 // What went wrong, in the node's own words. `status` 0: nobody answered.
 export class Problem extends Error {
-  constructor(status, title, detail) {
-    super(detail ? `${title}: ${detail}` : title);
+  constructor(status, title, detail = "", cause = undefined) {
+    super(detail ? `${title}: ${detail}` : title, { cause });
     this.status = status;
     this.title = title;
     this.detail = detail;
@@ -37,7 +37,7 @@ async function request(method, path, { query, body, signal, accept = "applicatio
   try {
     answer = await fetch(address(path, query), { method, headers, body, signal, cache: "no-store", redirect: "error" });
   } catch (error) {
-    throw new Problem(0, "Your node does not answer", error.message);
+    throw new Problem(0, "Your node does not answer", "", error);
   }
   if (answer.ok) return answer;
   if (answer.status === 401) door.dispatchEvent(new Event("locked"));
@@ -51,7 +51,7 @@ function exact(_key, value, context) {
   return longer && JSON.rawJSON ? JSON.rawJSON(context.source) : value;
 }
 
-const parsed = (text) => JSON.parse(text, LONG_NUMBER.test(text) ? exact : undefined);
+export const parsed = (text) => JSON.parse(text, LONG_NUMBER.test(text) ? exact : undefined);
 
 // One question, one answer. Raises Problem.
 export async function ask(method, path, query = {}, body = undefined) {
@@ -61,7 +61,7 @@ export async function ask(method, path, query = {}, body = undefined) {
   try {
     return parsed(await answer.text());
   } catch (error) {
-    throw new Problem(0, "Your node’s answer did not come to its end", error.message);
+    throw new Problem(0, "Your node’s answer did not come to its end", "", error);
   }
 }
 

@@ -81,7 +81,7 @@ export class ContactView {
         found.home && fact("Home seed", found.home),
         found.uris && fact("Reached at", found.uris.map((uri) => el("code", {}, uri))),
         contact && fact("First seen", moment(contact.first_seen)),
-        found.problem && fact("Looked up just now", `${found.problem.title}: ${found.problem.detail}`)));
+        found.problem && fact("Looked up just now", found.problem.message)));
   }
 
   async #trust(print) {

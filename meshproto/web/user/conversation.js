@@ -91,6 +91,7 @@ export class ConversationView {
 
   async #open(at) {
     this.#head();
+    this.#draw("outgoing"); // what is not sent is there, though the node may not answer
     await this.thread.open(at === null ? {} : { around: at });
   }
 
@@ -125,7 +126,7 @@ export class ConversationView {
 
   #draw(kind) {
     const { thread, list } = this;
-    if (!thread.loaded) return;
+    if (!thread.loaded && !this.store.unsentTo(this.name).length) return;
     if (kind === "opened") this.#firstUnread();
     if (kind === "newer" && !this.atEnd) this.#countFresh();
     const outgoing = thread.after === null ? this.store.outgoingTo(this.name) : [];

@@ -70,7 +70,7 @@ export class Side {
       const key = fold(conversation.name);
       const presence = store.presence.get(key) ?? { online: null };
       const { unread, waiting, last } = conversation;
-      const sign = [unread, waiting, last?.pos, last?.status, last && briefly(last.at), presence.online].join();
+      const sign = [unread, waiting, store.unsentTo(key).length, last?.pos, last?.status, last && briefly(last.at), presence.online].join();
       const old = before.get(key);
       this.items.set(key, old?.sign === sign ? old : { sign, element: this.#item(conversation, presence, old?.element) });
     }
@@ -95,10 +95,12 @@ export class Side {
     const own = last?.direction === "out";
     const text = last ? inBrief(last.message) : "";
     const stuck = own && !isWaiting(last.status) && last.status !== "delivered";
+    const unsent = this.store.unsentTo(name).length;
     const words = el("span", { class: "words" },
       el("span", { class: "line" }, el("b", {}, name), last && el("time", { datetime: new Date(last.at).toISOString() }, briefly(last.at))),
       el("span", { class: "line" },
         el("span", { class: "brief" }, own && el("span", { class: "you" }, "You: "), text),
+        unsent > 0 && el("span", { class: "waits stuck unsent", title: `${plural(unsent, "message")} not sent` }, icon("alert"), few(unsent), el("span", { class: "unseen" }, " not sent")),
         waiting > 0 && el("span", { class: "waits", title: `${plural(waiting, "message")} waiting` }, icon("clock"), few(waiting), el("span", { class: "unseen" }, " waiting")),
         stuck && el("span", { class: "waits stuck" }, icon("alert"), el("span", { class: "unseen" }, last.status)),
         unread > 0 && el("b", { class: "badge" }, few(unread), el("span", { class: "unseen" }, " unread"))));

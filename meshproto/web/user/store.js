@@ -3,7 +3,7 @@
 // What the stream tells is taken as a hint for what has changed: the history is then asked, so that there is one
 // account of it, whoever sent a message and from where.
 
-import { ask, seg } from "./api.js";
+import { ask, parsed, seg } from "./api.js";
 import { bare, fold, isWaiting } from "./words.js";
 
 const PAGE = 50;
@@ -11,6 +11,7 @@ const SPACING_MS = 150; // between two refreshes of the same thing, when a lot h
 const STATUS_SPACING_MS = 1000;
 const BEHIND_MS = 250; // until the history is asked again that has not caught up
 const DRAFTS = "mesh-drafts";
+const UNSENT = "mesh-unsent";
 
 // Runs a task now, or once more after the run that is under way; never two at a time.
 export function latest(task, spacing) {
@@ -43,10 +44,11 @@ export class Store extends EventTarget {
     this.read = new Map(); // the position up to which this page has said that all was read
     this.presence = new Map();
     this.changedKeys = [];
-    this.outgoing = new Map(); // by id: what the node has not taken yet
+    this.outgoing = new Map(unsent().map((item) => [item.id, item])); // by id: what the node has not taken yet
     this.drafts = new Map(JSON.parse(sessionStorage.getItem(DRAFTS) ?? "[]"));
     this.refreshConversations = latest(() => this.attempt(() => this.#loadConversations()), SPACING_MS);
     this.refreshStatus = latest(() => this.attempt(() => this.#loadStatus()), STATUS_SPACING_MS);
+    this.on("opened status", latest(() => this.#sendUnsent(), SPACING_MS));
   }
 
   tell(kind, detail = null) {
@@ -75,8 +77,12 @@ export class Store extends EventTarget {
 
   // -- conversations ---------------------------------------------------------------------------------------------------
 
+  // Of somebody who was written to while the node did not answer there may be nothing but that, and it stands first.
   get sorted() {
-    return [...this.conversations.values()].sort((a, b) => (b.last?.pos ?? 0) - (a.last?.pos ?? 0));
+    const known = [...this.conversations.values()].sort((a, b) => (b.last?.pos ?? 0) - (a.last?.pos ?? 0));
+    const names = new Map([...this.outgoing.values()].filter(isUnsent).map(({ to }) => [fold(to), to]));
+    const begun = [...names].filter(([key]) => !this.conversations.has(key));
+    return [...begun.map(([, name]) => ({ name, unread: 0, waiting: 0, last: null })), ...known];
   }
 
   get unread() {
@@ -178,7 +184,7 @@ export class Store extends EventTarget {
   async send(to, message, id = newId()) {
     const item = { id, direction: "out", to, message, at: Date.now(), status: "sending", reason: null };
     this.outgoing.set(id, item);
-    this.tell("outgoing", item);
+    this.#changed(item);
     try {
       await ask("POST", "send", {}, { to, message, id, wait: 0 });
       item.status = "queued";
@@ -187,10 +193,32 @@ export class Store extends EventTarget {
       if (problem.status === undefined) throw problem;
       item.status = "failed";
       item.reason = problem.detail ? `${problem.title} (${problem.detail})` : problem.title;
-      this.refreshStatus(); // it may be that a key has changed
+      item.refused = problem.status !== 0 && problem.status !== 401;
+      if (item.refused) this.refreshStatus(); // it may be that a key has changed
+    }
+    this.#changed(item);
+    this.refreshConversations();
+  }
+
+  // What the node has not taken is kept by the tab, so that a reload does not lose it.
+  #changed(item) {
+    try {
+      sessionStorage.setItem(UNSENT, JSON.stringify([...this.outgoing.values()].filter(({ taken }) => !taken)));
+    } catch (error) {
+      if (error.name !== "QuotaExceededError") throw error;
+      this.tell("notice", "The browser has no room left to keep what is not sent: do not close or reload this tab before it is.");
     }
     this.tell("outgoing", item);
-    this.refreshConversations();
+  }
+
+  // In the order in which it was written, and no more once the node is silent again.
+  async #sendUnsent() {
+    for (const item of [...this.outgoing.values()].filter((one) => isUnsent(one) && !one.refused)) {
+      if (!this.outgoing.has(item.id)) continue; // given up meanwhile
+      await this.resend(item);
+      const now = this.outgoing.get(item.id);
+      if (isUnsent(now) && !now.refused) return;
+    }
   }
 
   resend(item) {
@@ -200,7 +228,11 @@ export class Store extends EventTarget {
 
   discard(item) {
     this.outgoing.delete(item.id);
-    this.tell("outgoing", item);
+    this.#changed(item);
+  }
+
+  unsentTo(name) {
+    return this.outgoingTo(name).filter(isUnsent);
   }
 
   outgoingTo(name) {
@@ -218,6 +250,13 @@ export class Store extends EventTarget {
     await this.attempt(() => ask("POST", "outbox/retry", { to: name }));
     this.refreshStatus();
   }
+}
+
+const isUnsent = (item) => item?.status === "failed";
+
+// What an earlier load of this page has left. Nobody knows of a message that was under way whether the node has it.
+function unsent() {
+  return parsed(sessionStorage.getItem(UNSENT) ?? "[]").map((item) => ({ ...item, status: "failed" }));
 }
 
 function newId() {
