@@ -168,11 +168,9 @@ def test_everything_is_done_by_keyboard(userx: Node, bobby: Node, browse: Open) 
 
     press(page, "j")
     first = page.until(lambda: page.text(".bar h2"), "a conversation is open")
-    press(page, Keys.ESCAPE)
     press(page, "j")
     page.until(lambda: page.text(".bar h2") not in ("", first), "the next one is")
 
-    press(page, Keys.ESCAPE)
     press(page, "/")
     press(page, "by keyb")
     page.shows(".hits", "by keyb")
@@ -186,6 +184,38 @@ def test_everything_is_done_by_keyboard(userx: Node, bobby: Node, browse: Open) 
     page.until(lambda: "Call me" in focused(page), "the message that waits has the focus")
     press(page, "x")
     page.shows('.message[data-status="cancelled"]', "Call me")
+
+
+def test_who_steps_from_one_conversation_to_the_next_reads(userx: Node, browse: Open) -> None:
+    """After `j` and `k` the messages have the focus, also at the end of the list: the next letter is no part of a
+    message until `c` leads to where one writes."""
+    in_log = "return document.activeElement === document.querySelector('.log')"
+    page = browse(userx)
+    page.shows("#list li:nth-child(2)", ".")
+    press(page, "j")
+    first = page.until(lambda: page.text(".bar h2"), "a conversation is open")
+    page.until(lambda: page.run(in_log), "its messages have the focus")
+    press(page, "j", "k")
+    page.until(lambda: page.text(".bar h2") == first and page.run(in_log), "there and back, one reads")
+    press(page, "k")
+    assert page.run(in_log)
+    press(page, "c")
+    assert focused(page) == "composer"
+    press(page, "jk")
+    assert page.one("#composer").get_attribute("value") == "jk"
+    press(page, Keys.BACKSPACE, Keys.BACKSPACE)
+    page.go("#/with/Bobby" if first != "Bobby" else "#/with/Carl")
+    page.until(lambda: page.text(".bar h2") not in ("", first) and focused(page) == "composer", "else one writes")
+
+
+def test_escape_does_what_the_arrow_back_does(userx: Node, browse: Open) -> None:
+    page = browse(userx, "#/contact/Bobby")
+    page.shows(".who h3", "Bobby")
+    press(page, Keys.ESCAPE)
+    page.until(lambda: page.run("return location.hash") == "#/with/Bobby", "the conversation is there")
+    page.until(lambda: focused(page) == "composer", "one can write")
+    press(page, Keys.ESCAPE, Keys.ESCAPE)
+    page.until(lambda: page.run("return location.hash") == "#/", "all conversations are there")
 
 
 def test_one_pane_at_a_time_on_a_phone(userx: Node, browse: Open) -> None:

@@ -24,6 +24,7 @@ const side = new Side(store);
 const main = byId("main");
 let view = null;
 let goUntil = 0;
+let steppedTo = null; // the address to which j or k has led: one who steps on does not write yet
 
 // -- where one is -----------------------------------------------------------------------------------------------------
 
@@ -77,7 +78,9 @@ function route() {
     if (here) item.setAttribute("aria-current", "page");
     else item.removeAttribute("aria-current");
   }
-  if (view.focus) view.focus();
+  if (location.hash !== steppedTo) steppedTo = null;
+  if (steppedTo !== null) view.log.focus({ preventScroll: true });
+  else if (view.focus) view.focus();
   else if (!(view instanceof Welcome)) main.focus({ preventScroll: true });
   title();
 }
@@ -137,23 +140,27 @@ function speak(words) {
 
 const writes = (element) => element.matches("textarea, input:not([type=radio], [type=checkbox])");
 
-function open(name) {
-  if (name) location.hash = `#/with/${encodeURIComponent(store.conversation(name)?.name ?? name)}`;
+function step(by) {
+  const name = side.neighbour(by);
+  if (name === null) return;
+  location.hash = `#/with/${encodeURIComponent(store.conversation(name)?.name ?? name)}`;
+  steppedTo = location.hash;
+  view.log?.focus({ preventScroll: true }); // at the end of the list it leads nowhere else
 }
 
 const SHORTCUTS = {
   "?": help,
   "/": () => byId("search").select(),
   n: beginConversation,
-  j: () => open(side.neighbour(1)),
-  k: () => open(side.neighbour(-1)),
+  j: () => step(1),
+  k: () => step(-1),
   g: () => (goUntil = Date.now() + GO_MS),
 };
 
 function back(target) {
   if (writes(target) && target !== byId("composer")) target.blur();
   else if (target === byId("composer") && view.log) view.log.focus();
-  else if (location.hash.length > 2) location.hash = "#/";
+  else if (location.hash.length > 2) location.hash = view.element.querySelector(".backward")?.getAttribute("href") ?? "#/";
   else side.links[0]?.focus();
 }
 
@@ -164,7 +171,7 @@ function onkey(event) {
   else if (writes(target)) return;
   else if (Date.now() < goUntil && GO[key]) [location.hash, goUntil] = [GO[key], 0];
   else if (key.length === 1 && !singleKeys()) return;
-  else if (byId("list").contains(target) && (key === "ArrowDown" || key === "ArrowUp")) step(key === "ArrowDown" ? 1 : -1);
+  else if (byId("list").contains(target) && (key === "ArrowDown" || key === "ArrowUp")) move(key === "ArrowDown" ? 1 : -1);
   else if (view.onkey?.(key)) event.preventDefault();
   else if (SHORTCUTS[key]) SHORTCUTS[key]();
   else return;
@@ -172,7 +179,7 @@ function onkey(event) {
 }
 
 // From one conversation or hit to the next.
-function step(by) {
+function move(by) {
   const { links } = side;
   const at = links.indexOf(document.activeElement) + by;
   if (at < 0) byId("search").focus();
@@ -203,7 +210,7 @@ document.addEventListener("keydown", onkey);
 document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && store.refreshConversations());
 addEventListener("hashchange", route);
 // A link to where one is already leads back there from a search.
-document.addEventListener("click", ({ target }) => target.closest?.("a")?.getAttribute("href") === location.hash && route());
+document.addEventListener("click", ({ target }) => target.closest?.("a")?.getAttribute("href") === location.hash && (steppedTo = null, route()));
 setInterval(() => store.connection.state === "lost" && connection(), TICK_MS);
 setInterval(() => store.connection.state === "live" && store.refreshStatus(), STATUS_MS);
 setInterval(() => store.connection.state === "resting" && store.refreshConversations(), RESTING_MS);
