@@ -328,7 +328,8 @@ class Program(Struct):
 
 
 class Summary(Struct):
-    """The node at a glance; `problem`: why the node is registered nowhere, `disk`: what is wrong with it."""
+    """The node at a glance; `problem`: why the node is registered nowhere, `seed_answers`: whether a seed has said so,
+    `disk`: what is wrong with it."""
 
     name: str
     fingerprint: str
@@ -340,6 +341,7 @@ class Summary(Struct):
     home: Home | None
     registered: bool
     problem: str | None
+    seed_answers: bool
     seeds: int
     outbox: Waiting
     inbox: Came

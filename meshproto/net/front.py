@@ -380,6 +380,7 @@ class Front:
                 "home": None if home is None else home._asdict(),
                 "registered": home is not None,
                 "problem": self._seeds.problem,
+                "seed_answers": self._seeds.answered,
                 "seeds": len(self._seeds.seeds),
                 "outbox": {"waiting": outbox.waiting, "recipients": len(outbox.queues), "oldest_at": oldest},
                 "inbox": {"messages": messages, "next": last},

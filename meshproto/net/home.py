@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from meshproto import wire
 from meshproto.core.addresses import Addresses
 from meshproto.core.identity import fingerprint, unb64
-from meshproto.errors import MeshError, NameTaken
+from meshproto.errors import MeshError, NameTaken, Unreachable
 from meshproto.net.background import background
 from meshproto.net.calls import Calls, Connect, dial
 
@@ -58,7 +58,8 @@ class Resident(Protocol):
 
 
 class HomeService(Service):
-    """`problem`: why this node is registered nowhere, or was not at the last try; None while it is."""
+    """`problem`: why this node is registered nowhere, or was not at the last try; None while it is. `answered`: whether
+    that is what a seed has said; False when none has answered the last try."""
 
     log = Logger()
 
@@ -73,6 +74,7 @@ class HomeService(Service):
         self._troubles: set[str] = set()
         self.home: Home | None = None
         self.problem: str | None = None
+        self.answered = True
 
     def startService(self) -> None:
         super().startService()
@@ -92,13 +94,14 @@ class HomeService(Service):
                 await self._settle(address, calls)
                 self._addresses.failed()  # until it has answered a ping: it may hang up on whoever has registered
                 await self._live(calls)
-                self._trouble(f"lost the home seed {address}", loud=False)
+                self._trouble(f"lost the home seed {address}", loud=False, answered=False)
             except CancelledError:
                 self._leave(calls)
                 raise
             except MeshError as error:
                 self._addresses.failed()
-                self._trouble(f"seed {address}: {error.detail}", loud=isinstance(error, NameTaken))
+                loud, answered = isinstance(error, NameTaken), not isinstance(error, Unreachable)
+                self._trouble(f"seed {address}: {error.detail}", loud=loud, answered=answered)
             except Exception:
                 self._addresses.failed()  # a bug, or a seed that found one: the other seeds are tried all the same
                 self.log.failure("a bug at seed {address}", address=address)
@@ -114,7 +117,7 @@ class HomeService(Service):
         name = await self._resident.greet(address, calls)
         since = await self._resident.register(calls)
         await self._resident.arriving(calls)
-        self.problem = None
+        self.problem, self.answered = None, True
         self._troubles.clear()
         self.home = Home(name, address, since)
         self._resident.arrived(self.home, calls)
@@ -157,9 +160,9 @@ class HomeService(Service):
         if self._calls is not None:
             self._calls.close()
 
-    def _trouble(self, what: str, *, loud: bool) -> None:
+    def _trouble(self, what: str, *, loud: bool, answered: bool = True) -> None:
         """Each thing that is wrong is logged once, until this node is registered again."""
         if what not in self._troubles:
             self._troubles.add(what)
             (self.log.error if loud else self.log.warn)("{what}", what=what)
-        self.problem = what
+        self.problem, self.answered = what, answered

@@ -114,6 +114,11 @@ class Seeds(Service):
         return self._home.problem
 
     @property
+    def answered(self) -> bool:
+        """Whether a seed has answered the last try to register."""
+        return self._home.answered
+
+    @property
     def seeds(self) -> list[wire.SeedInfo]:
         """The seeds there are, as the last home told of them."""
         return self._learning.seeds

@@ -48,13 +48,13 @@ def start(children: Children, seed: str) -> Start:
 
     def started(name: str, *options: str, port: int = 0) -> Node:
         node = Node(children.start("meshuser", name, "--seed", seed, *options, port=port))
-        until(partial(_registered, node), f"{name} is registered")
+        until(partial(registered, node), f"{name} is registered")
         return node
 
     return started
 
 
-def _registered(node: Node) -> bool | None:
+def registered(node: Node) -> bool | None:
     return node.status().document["registered"] or None
 
 

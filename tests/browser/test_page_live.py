@@ -2,14 +2,15 @@
 
 import re
 import shutil
+from functools import partial
 from urllib.parse import urlsplit
 
 import pytest
 from selenium.webdriver.common.keys import Keys
 
 from meshproto.cli.node import Node
-from meshproto.cli.processes import Children
-from tests.browser.conftest import Open, Start
+from meshproto.cli.processes import Children, until
+from tests.browser.conftest import Open, Start, registered
 
 SECOND_MS = 1000
 TRIES = 3
@@ -168,6 +169,37 @@ def test_what_waits_can_be_given_up(userx: Node, browse: Open, start: Start, chi
     page.shows(".message.out", "queued")
     page.click(".message.out .cancel")
     page.shows('.message[data-status="cancelled"]', r"Never mind[^$]*cancelled")
+
+
+def test_no_seed_is_said_in_words_and_shown_alike_everywhere(browse: Open, children: Children) -> None:
+    """In the lamp, over the list, and in the mesh; nobody is counted where nobody knows. Whom one
+    knows is reached all the same."""
+    seed = children.start("meshseed", "seedY")
+    kate, liam = (Node(children.start("meshuser", name, "--seed", seed)) for name in ("Kate", "Liam"))
+    for node in (kate, liam):
+        until(partial(registered, node), "it is registered")
+    page = browse(kate, "#/with/Liam")
+    page.write("Before").shows('.message[data-status="delivered"]', "Before")
+    page.go("#/mesh").shows(".seeds li", r"seedY\s*alive[^$]*home of \d")
+    late = page.run("return getComputedStyle(document.querySelector('.legend [data-state=unknown] i')).borderTopColor")
+    children.stop("seedY")
+    page.until(lambda: kate.status().document["seed_answers"] is False, "the node has noticed")
+    page.run("location.reload()")
+    page.shows("#connection-text", "no seed")
+    page.shows("#alerts", r"No seed answers\. People you know are still reached at their last address\.\s+\S+")
+    page.shows(".seeds li", r"seedY\s*unknown")
+    assert "user" not in page.text(".seeds li")
+    assert page.run("return document.querySelector('.seed .count').textContent") == "?"
+    page.shows(".bar p", "none answers")
+    for element, property in (
+        ("#connection .lamp", "backgroundColor"),
+        (".seeds .mark", "borderTopColor"),
+        (".seeds .live", "color"),
+        (".seed .body", "stroke"),
+    ):
+        script = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
+        assert page.run(script, element, property) == late, element
+    page.go("#/with/Liam").write("After").shows('.message[data-status="delivered"]', "After")
 
 
 def test_a_draft_stays_with_its_conversation(userx: Node, bobby: Node, browse: Open, start: Start) -> None:

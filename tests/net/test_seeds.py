@@ -144,6 +144,7 @@ def test_the_home_is_lost(node: Node) -> None:
     node.street.run(1)
     assert node.seeds.home is None
     assert "refused" in str(node.seeds.problem)
+    assert not node.seeds.answered
     node.seed("seedA", "a:1")
     node.street.run(10)
     assert node.seeds.home == ("seedA", "a:1", 77)
@@ -184,6 +185,7 @@ def test_a_lost_name(node: Node) -> None:
     conflict = wire.ConflictParams("UserX", b64(user(3).key))
     node.street.far("a:1").say(wire.encode_request("conflict", conflict))
     assert user(3).fingerprint in str(node.seeds.problem)
+    assert node.seeds.answered
     assert node.street.far("a:1").pipe.aborted
 
 

@@ -114,21 +114,24 @@ function badge(id, count, words) {
 function connection() {
   const { state, reason, retryAt } = store.connection;
   const pill = byId("connection");
-  const changed = pill.dataset.state !== state;
-  pill.dataset.state = state;
+  const shown = state === "live" && store.status?.registered === false ? "seedless" : state;
+  const changed = pill.dataset.state !== shown;
+  pill.dataset.state = shown;
   pill.title = reason ?? "";
   const seconds = Math.ceil((retryAt - Date.now()) / 1000);
   byId("connection-text").textContent = {
-    live: store.status?.registered === false ? "no seed" : "live",
+    live: "live",
+    seedless: "no seed",
     connecting: "connecting",
     resting: "resting",
     locked: "token needed",
     lost: seconds > 0 ? `connection lost, again in ${seconds} s` : "connection lost, trying",
-  }[state];
+  }[shown];
   byId("reconnect").hidden = state !== "lost";
   if (changed && state === "lost") speak("Connection to your node lost");
-  if (changed && state === "live" && pill.dataset.lost) speak("Connected again");
-  if (state === "lost") pill.dataset.lost = "true";
+  if (changed && shown === "seedless") speak("Your node has no seed");
+  if (changed && shown === "live" && pill.dataset.lost) speak("Connected again");
+  if (shown === "lost" || shown === "seedless") pill.dataset.lost = "true";
 }
 
 // To those who listen.

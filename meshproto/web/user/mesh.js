@@ -27,6 +27,7 @@ export class MeshView {
         el("section", { class: "card picture", "aria-label": "Picture" }, this.stage,
           el("ul", { class: "legend", "aria-label": "How to read the picture" },
             el("li", { "data-state": "alive" }, el("i", {}), "seed alive"), el("li", { "data-state": "dead" }, el("i", {}), "seed dead"),
+            el("li", { "data-state": "unknown" }, el("i", {}), "seed unknown"),
             el("li", { "data-state": "online" }, el("i", {}), "online"), el("li", { "data-state": "away" }, el("i", {}), "away"),
             el("li", { "data-state": "own" }, el("i", {}), "you"))),
         el("section", { class: "card", "aria-labelledby": "mesh-words" }, el("h3", { id: "mesh-words" }, "The same in words"), this.words)));
@@ -92,11 +93,18 @@ export class MeshView {
       this.words.replaceChildren();
       return;
     }
-    const alive = seeds.filter((seed) => seed.alive).length;
-    this.summary.textContent = `${alive} of ${plural(seeds.length, "seed")} alive`;
+    this.summary.textContent = this.#summary();
     const people = this.#people;
     this.#picture(seeds, people);
     this.#table(seeds, people);
+  }
+
+  // Without a home seed nobody tells this node which seeds live.
+  #summary() {
+    const { seeds, store: { status } } = this;
+    const count = plural(seeds.length, "seed");
+    if (seeds.every(({ alive }) => alive !== null)) return `${seeds.filter(({ alive }) => alive).length} of ${count} alive`;
+    return `${count} known, ${status?.seed_answers === false ? "none answers" : "none is your home"}`;
   }
 
   #picture(seeds, people) {
@@ -109,10 +117,10 @@ export class MeshView {
       return { seed, angle, x: centre.x + ring.x * Math.cos(angle), y: centre.y + ring.y * Math.sin(angle) };
     });
     const labelled = people.length <= (width < 520 ? LABELS_MAX / 2 : LABELS_MAX);
-    const lines = places.flatMap((a, at) => places.slice(at + 1).map((b) => line(a, b, a.seed.alive && b.seed.alive ? "between" : "between broken")));
+    const lines = places.flatMap((a, at) => places.slice(at + 1).map((b) => line(a, b, `between ${worseOf(a.seed, b.seed)}`)));
     const users = places.flatMap((place) => this.#around(place, people.filter(({ home }) => home === place.seed.name), { width, height, labelled, seeds: seeds.length }));
     const nodes = places.map(({ seed, x, y }) => svg("g", { class: `seed${seed.home ? " home" : ""}`, "data-state": lifeOf(seed), transform: `translate(${x} ${y})` },
-      svg("circle", { class: "body", r: 24 }), svg("text", { class: "count", dy: "0.36em" }, seed.alive === false ? "✕" : whole(seed.users)),
+      svg("circle", { class: "body", r: 24 }), svg("text", { class: "count", dy: "0.36em" }, COUNTS[lifeOf(seed)] ?? whole(seed.users)),
       svg("text", { class: "name", y: 42 }, shortened(seed.name))));
     const text = seeds.map((seed) => `${seed.name} is ${lifeOf(seed)}`).join(", ");
     this.stage.replaceChildren(svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `The mesh: ${text}` },
@@ -146,7 +154,7 @@ export class MeshView {
       return el("li", { "data-state": lifeOf(seed) },
         el("i", { class: "mark", "aria-hidden": "true" }),
         el("div", {}, el("p", {}, el("b", {}, seed.name), el("span", { class: "live" }, `${lifeOf(seed)}${seed.since && seed.alive !== null ? ` since ${since(seed.since)}` : ""}`), seed.home && el("span", { class: "tag" }, "your home")),
-          el("p", { class: "quiet" }, el("code", {}, seed.address), ` · home of ${plural(seed.users, "user")}`),
+          el("p", { class: "quiet" }, el("code", {}, seed.address), seed.alive && ` · home of ${plural(seed.users, "user")}`),
           names.length > 0 && el("p", {}, "Here: ", names)));
     };
     const lost = people.filter(({ home, own }) => !own && !seeds.some(({ name }) => name === home));
@@ -155,7 +163,8 @@ export class MeshView {
   }
 }
 
-// Without a home seed nobody tells this node.
+const COUNTS = { dead: "✕", unknown: "?" }; // where nobody knows how many are at home
+const worseOf = (...seeds) => ["dead", "unknown", "alive"].find((life) => seeds.some((seed) => lifeOf(seed) === life));
 const lifeOf = ({ alive }) => (alive === null ? "unknown" : alive ? "alive" : "dead");
 const clamp = (value, least, most) => Math.max(least, Math.min(most, value));
 const line = (a, b, kind) => svg("line", { class: kind, x1: a.x, y1: a.y, x2: b.x, y2: b.y });

@@ -135,8 +135,9 @@ export class Side {
     const { status, changedKeys } = this.store;
     const alerts = changedKeys.map(({ name }) => el("a", { class: "warning", href: `#/contact/${seg(name)}` }, icon("alert"),
       el("span", {}, `${name} has another key than before. Compare it.`)));
-    for (const problem of [status.problem, status.disk].filter(Boolean)) {
-      alerts.push(el("p", { class: "warning" }, icon("alert"), el("span", {}, problem)));
+    const silent = status.seed_answers === false && "No seed answers. People you know are still reached at their last address.";
+    for (const words of [silent ? [silent, el("small", {}, status.problem)] : status.problem, status.disk].filter(Boolean)) {
+      alerts.push(el("p", { class: "warning" }, icon("alert"), el("span", {}, words)));
     }
     byId("alerts").replaceChildren(...alerts);
   }
