@@ -11,6 +11,7 @@ from selenium.webdriver.common.keys import Keys
 from meshproto.cli.node import Node
 from meshproto.cli.processes import Children, until
 from tests.browser.conftest import Open, Start, registered
+from tests.browser.page import PHONE
 
 SECOND_MS = 1000
 TRIES = 3
@@ -240,6 +241,29 @@ def test_anything_is_shown_as_text(userx: Node, bobby: Node, browse: Open) -> No
     for _ in range(2):
         page.click(".message:last-child button.link")
     page.shows(".message:last-child pre", r"2999\n  \]\n}$")
+
+
+def test_columns_stay_columns(userx: Node, bobby: Node, browse: Open) -> None:
+    """As they come from `df -h | mesh send UserX`: each line is one line, in letters of one width, scrolled within the
+    bubble where they are wider; what is only written with two spaces after a sentence is a text."""
+    device = "/dev/mapper/a-volume-with-a-long-name-that-no-phone-shows-in-one-line"
+    table = f"Filesystem{' ' * (len(device) - 9)}Size  Used Avail\n{device}  98G   61G   33G\ntmpfs    16G     0   16G"
+    bobby.send("UserX", table)
+    bobby.send("UserX", "One sentence.  Another one.\nA second line.  And so on.\n")
+    page = browse(userx, "#/with/Bobby", PHONE)
+    page.shows(".message.in p.text", "A second line")
+    page.shows(".message.in pre.columns", "tmpfs    16G     0   16G")
+    lines, wider, inside, family = page.run("""
+        const text = document.querySelector("pre.columns"), style = getComputedStyle(text);
+        const height = text.clientHeight - parseFloat(style.paddingTop) - parseFloat(style.paddingBottom);
+        return [Math.round(height / parseFloat(style.lineHeight)), text.scrollWidth > text.clientWidth,
+            text.getBoundingClientRect().right <= innerWidth, style.fontFamily];
+    """)
+    assert (lines, wider, inside) == (3, True, True)
+    assert "monospace" in family
+    page.run("document.querySelector('pre.columns').focus()")
+    page.keys(Keys.ARROW_RIGHT)
+    page.until(lambda: page.run("return document.querySelector('pre.columns').scrollLeft") > 0, "it scrolls")
 
 
 def test_the_reader_stays_where_they_read(userx: Node, browse: Open, start: Start) -> None:

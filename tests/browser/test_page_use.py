@@ -19,6 +19,8 @@ LOAD_BYTES_MAX = 150_000
 AXE = "axe-core@4.14.1"
 NPM_S = 120
 TABS = 8
+FOUND_RING_PX = 5
+"""So far from the bubble the mark of what was found reaches while it is animated."""
 GRAVE = ("serious", "critical")
 VIEWS = {
     "all conversations": "#/",
@@ -55,6 +57,7 @@ def userx(start: Start, bobby: Node, children: Children) -> Node:
     children.stop("Carl")
     node.send("Carl", "Call me when you are back", wait_s=0)
     bobby.send("UserX", {"disk": "/", "full": 0.97}, message_id="disk-1")
+    bobby.send("UserX", f"Filesystem  Size  Used\n/dev/{'long-' * 30}  98G  61G\ntmpfs  16G  0")
     bobby.send("UserX", "Hello UserX")
     node.send("Bobby", "Hello Bobby")
     return node
@@ -177,6 +180,18 @@ def test_everything_is_done_by_keyboard(userx: Node, bobby: Node, browse: Open) 
     press(page, Keys.ARROW_DOWN, Keys.ENTER)
     page.shows(".message.found", "by keyboard")
     page.until(lambda: "by keyboard" in focused(page), "what was found has the focus")
+    page.go("#/").until(lambda: not page.all(".message"), "all conversations are there")
+    press(page, "/")
+    press(page, "call me wh", Keys.ENTER)
+    page.shows(".message.found", "Call me when")
+    page.until(lambda: "Call me" in focused(page), "the first one that was found has the focus")
+    ring, outline = page.run("""
+        const style = getComputedStyle(document.activeElement);
+        const bubble = getComputedStyle(document.activeElement.querySelector(".bubble"));
+        return [bubble.outlineStyle, style.outlineStyle === "solid" && parseFloat(style.outlineOffset)];
+    """)
+    assert ring == "none"
+    assert outline > FOUND_RING_PX
 
     page.go("#/with/Carl").shows(".message.out", "Call me")
     press(page, Keys.ESCAPE)

@@ -7,6 +7,13 @@ const FOLD_CHARS = 900; // a longer text is folded to this
 const FOLD_LINES = 14;
 const UNFOLD_CHARS = 16000; // what is shown more at a time: a browser takes its time for very long texts
 
+// Lines of a table, or of a program: what is under each other by runs of spaces has to stay so. Two spaces after the end
+// of a sentence are only a habit.
+const ALIGNED = /(?:^|[^.!?\s])(?:\t| {2,})\S.*/gm;
+const ALIGNED_LINES = 2;
+
+const inColumns = (text) => text.match(ALIGNED)?.length >= ALIGNED_LINES;
+
 function firstLines(text) {
   let at = -1;
   for (let line = 0; line < FOLD_LINES; line++) {
@@ -22,11 +29,17 @@ function cutAt(text, chars) {
   return code >= 0xd800 && code < 0xdc00 ? chars - 1 : chars;
 }
 
+// What is wider than its bubble is scrolled there, by the keyboard too.
+function textElement(message, columns) {
+  if (typeof message !== "string") return el("pre", { class: "text" });
+  return columns ? el("pre", { class: "text columns", tabindex: 0, role: "group", "aria-label": "Text in columns" }) : el("p", { class: "text" });
+}
+
 function body(message) {
   let { text, all } = readableBeginning(message, FOLD_LINES * 2);
-  const shown = el(typeof message === "string" ? "p" : "pre", { class: "text" });
   let until = Math.min(firstLines(text), text.length > FOLD_CHARS * 1.3 ? FOLD_CHARS : text.length);
   until = cutAt(text, until);
+  const shown = textElement(message, inColumns(text.slice(0, until)));
   shown.textContent = text.slice(0, until);
   if (all && until >= text.length) return [shown];
   const more = button(all ? `Show more of ${bytes(text.length)}` : "Show more", () => {

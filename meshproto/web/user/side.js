@@ -29,6 +29,7 @@ export class Side {
         this.clear();
         event.stopPropagation();
       } else if (event.key === "ArrowDown") this.links[0]?.focus();
+      else if (event.key === "Enter" && !event.isComposing) this.#openFirst();
       else return;
       event.preventDefault();
     });
@@ -158,6 +159,14 @@ export class Side {
     this.input.focus();
   }
 
+  // Of what is in the field now, though it may have been typed a moment ago.
+  async #openFirst() {
+    clearTimeout(this.typing);
+    const found = await this.search(this.input.value, this.within);
+    if (found) this.links[0]?.click();
+  }
+
+  // Whether the answer is shown: a search may fail, or another one have been begun meanwhile.
   async search(words, within = null) {
     this.query = words.trim();
     this.within = this.query ? within : null;
@@ -167,12 +176,13 @@ export class Side {
       this.items.clear();
       this.list.replaceChildren();
       this.#draw();
-      return;
+      return false;
     }
     const page = await this.#ask();
-    if (page === null || this.asked !== asked) return;
+    if (page === null || this.asked !== asked) return false;
     this.#found(page);
     if (page.behind > 0) this.typing = setTimeout(() => this.search(words, within), BEHIND_MS);
+    return true;
   }
 
   #ask(before = null) {
