@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -11,8 +12,8 @@ from selenium.webdriver import ActionChains, Chrome
 from selenium.webdriver.common.keys import Keys
 
 from meshproto.cli.node import Node
-from meshproto.cli.processes import Children
-from tests.browser.conftest import Open, Start
+from meshproto.cli.processes import Children, until
+from tests.browser.conftest import Open, Start, registered
 from tests.browser.page import PHONE, WIDE, Page
 
 LOAD_BYTES_MAX = 150_000
@@ -114,11 +115,30 @@ def test_no_serious_violation_in_any_view(
     for view, path in VIEWS.items():
         page.go(path).one(READY[view])
         found += [f"{view}: {one}" for one in violations(page, axe)]
-    page.go("#/").keys("?").one("dialog[open]")
+    page.go("#/").until(lambda: page.one("#side").is_displayed(), "all conversations are there")
+    press(page, "?")
+    page.one("dialog[open]")
     found += [f"help: {one}" for one in violations(page, axe)]
     page.keys(Keys.ESCAPE).keys("n").one("#begin-name")
     page.keys("Nobody", Keys.ENTER).shows("dialog .warning", "User Not Found")
     found += [f"new conversation: {one}" for one in violations(page, axe)]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_no_serious_violation_without_a_seed(driver: Chrome, children: Children, axe: str, dark: bool) -> None:
+    """Nor in the mesh that nobody tells of, whose one part to scroll has no link in it."""
+    kate = Node(children.start("meshuser", "Kate", "--seed", children.start("meshseed", "seedY")))
+    until(partial(registered, kate), "it is registered")
+    children.stop("seedY")
+    until(lambda: kate.status().document["seed_answers"] is False or None, "it has noticed")
+    page = Page(driver, kate.url, dark=dark)
+    page.front().get(f"{kate.url}/#/mesh")
+    page.shows("#connection-text", "no seed")
+    page.shows(".seeds li", "unknown")
+    found = violations(page, axe)
+    page.close()
+    children.stop("Kate")
     assert not found, "\n".join(found)
 
 

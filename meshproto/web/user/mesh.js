@@ -23,7 +23,7 @@ export class MeshView {
     this.element = el("div", { class: "view" },
       el("header", { class: "bar" }, el("a", { class: "round backward", href: "#/", "aria-label": "Back" }, icon("back")), el("h2", {}, "Mesh"),
         this.summary = el("p", { class: "quiet" })),
-      el("div", { class: "scroll page wide" },
+      el("div", { class: "scroll page wide", tabindex: 0, role: "group", "aria-label": "The mesh" },
         el("section", { class: "card picture", "aria-label": "Picture" }, this.stage,
           el("ul", { class: "legend", "aria-label": "How to read the picture" },
             el("li", { "data-state": "alive" }, el("i", {}), "seed alive"), el("li", { "data-state": "dead" }, el("i", {}), "seed dead"),
