@@ -24,6 +24,7 @@ from meshproto.net.deliver_to import DeliverTo, check_url
 from meshproto.net.dialling import Dialling
 from meshproto.net.door import Door
 from meshproto.net.face import Face, site
+from meshproto.net.history import History
 from meshproto.net.history_file import HistoryFile
 from meshproto.net.http import LOOPBACK_HOSTS
 from meshproto.net.http_client import HTTPClient
@@ -41,6 +42,7 @@ from meshproto.net.unix_socket import is_unix, socket_path
 from meshproto.net.writers import ANYONE, CONTACTS, Accept
 from meshproto.tap import NodeOptions, NodeService, addresses, read_keys
 
+HISTORY_FILE: Final = "history.db"
 KEEP_DAYS_MAX: Final = 36500.0
 DIGITS_MAX: Final = 15
 """A larger number is a mistake, and no integer of the database's."""
@@ -159,19 +161,19 @@ class UserService(NodeService):
         client = treq_client(reactor, self._pool, self.endpoints.http(CONNECT_TIMEOUT_S))
         programs = self._programs(client)
         cursors = user_store.begin_cursors(connection, [program.kind for program in programs])
+        store = user_store.UserStore(SQLiteDatabase(connection, reactor, SyncThread(connection, reactor)))
         node = UserNode(
             options["name"],
             identity,
             save=state.save,
             uris=lambda: [self.uri],
             seeds=options["seed"],
-            store=user_store.UserStore(SQLiteDatabase(connection, reactor, SyncThread(connection, reactor))),
+            store=store,
             start=user_store.read_start(connection),
             peers=self._peers,
             client=client,
             connect=Dialling(reactor, self.trust, options["seed"]),
-            open_history=lambda: HistoryFile(state.database("history.db"), f"{database.as_uri()}?mode=ro"),
-            in_thread=partial(deferToThreadPool, reactor, reactor.getThreadPool()),
+            history=self._history(state, database, store),
             reactor=reactor,
             now_ms=wall_ms,
             rng=random.Random(os.urandom(16)),
@@ -186,6 +188,15 @@ class UserService(NodeService):
         self.announce(state, self._let_in(where, node, state))
         self.log.info("{name} listens, and says that it is at {uri}", name=options["name"], uri=self.uri)
         return node
+
+    def _history(self, state: StateDir, node: Path, store: user_store.UserStore) -> History:
+        return History(
+            lambda: HistoryFile(state.database(HISTORY_FILE), f"{node.as_uri()}?mode=ro"),
+            (state.path / HISTORY_FILE).exists,
+            partial(deferToThreadPool, self.reactor, self.reactor.getThreadPool()),
+            store,
+            self.reactor,
+        )
 
     def _let_in(self, where: tuple[str, int] | None, node: UserNode, state: StateDir) -> str:
         """Opens the door to the owner: on a listener of its own, or on the one that takes what peers send, at `where`.

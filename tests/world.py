@@ -34,6 +34,7 @@ from meshproto.errors import BadState
 from meshproto.net import seed_store, user_store
 from meshproto.net.database_file import connect
 from meshproto.net.door import Door
+from meshproto.net.history import History
 from meshproto.net.history_file import HistoryFile
 from meshproto.net.http import LOOPBACK_HOSTS
 from meshproto.net.http_client import HTTPClient
@@ -265,19 +266,19 @@ class World(Network):
         host, plan = self.hosts[name], self._plans[name]
         assert isinstance(plan, _UserPlan)
         connection = self._connection(name, user_store.SCHEMA, user_store.SCHEMA_VERSION)
+        store = user_store.UserStore(self._database(name, connection))
         node = UserNode(
             name,
             self.identities[name],
             save=partial(self._save_keys, name),
             uris=lambda: [f"http://{host.ip}:{USER_PORT}"],
             seeds=[self.address(seed) for seed in plan.seeds],
-            store=user_store.UserStore(self._database(name, connection)),
+            store=store,
             start=user_store.read_start(connection),
             peers=HTTPClient(host, lambda _: Endpoints(host)),
             client=treq_client(host, HTTPConnectionPool(host, persistent=False), Endpoints(host)),
             connect=dial_from(host),
-            open_history=lambda: HistoryFile(self._file(f"{name}-history"), self._node(name)),
-            in_thread=maybeDeferred,
+            history=self._history(name, store),
             reactor=host,
             now_ms=host.now_ms,
             rng=random.Random(self.rng.random()),
@@ -289,6 +290,16 @@ class World(Network):
         host.listenTCP(USER_PORT, node.site)
         self.users[name] = node
         node.startService()
+
+    def _history(self, name: str, store: user_store.UserStore) -> History:
+        where, host = self._file(f"{name}-history"), self.hosts[name]
+        return History(
+            lambda: HistoryFile(where, self._node(name)),
+            lambda: isinstance(where, Path) and where.exists(),
+            maybeDeferred,
+            store,
+            host,
+        )
 
     def _save_keys(self, name: str, identity: Identity) -> None:
         if self.troubles[name].refuses > self.rng.random():

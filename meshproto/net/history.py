@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from twisted.internet.defer import Deferred, DeferredLock
@@ -22,8 +23,6 @@ AT_ONCE_PORTIONS: Final = 8
 The rest is added in the background, and whoever asks is told how much that is."""
 PAUSE_S: Final = 0.02
 """Between two portions in the background, for everybody else."""
-PURGE_S: Final = 600.0
-"""How often messages are looked for that the node keeps no longer."""
 
 T = TypeVar("T")
 InThread = Callable[[Callable[[], Any]], Deferred[Any]]
@@ -38,15 +37,21 @@ class Found(NamedTuple, Generic[T]):
 
 
 class History:
-    """`open_file` is called when somebody looks for the first time; in the thread, as all that is done with the
-    file."""
+    """`open_file` is called when somebody looks for the first time; in the thread, as all that is done with the file.
+    `exists`: whether somebody has looked before."""
 
     log = Logger()
 
     def __init__(
-        self, open_file: Callable[[], HistoryFile], in_thread: InThread, store: UserStore, clock: IReactorTime
+        self,
+        open_file: Callable[[], HistoryFile],
+        exists: Callable[[], bool],
+        in_thread: InThread,
+        store: UserStore,
+        clock: IReactorTime,
     ) -> None:
         self._open_file = open_file
+        self._exists = exists
         self._in_thread = in_thread
         self._store = store
         self._clock = clock
@@ -54,8 +59,7 @@ class History:
         self._ends: Ends | None = None  # all up to there is in the history
         self._lock = DeferredLock()
         self._asked = 0
-        self._purged_at: float | None = None
-        self._tending: Deferred[None] | None = None
+        self._filling: Deferred[None] | None = None
         self._stopped = False
 
     async def ask(self, question: Callable[[HistoryFile], T]) -> Found[T]:
@@ -71,19 +75,30 @@ class History:
             found: Found[T] = await self._run(lambda: self._answer(ends, question))
         finally:
             self._asked -= 1
-        purge = self._purged_at is None or self._clock.seconds() >= self._purged_at + PURGE_S
-        if self._tending is None and not self._stopped and (found.behind or purge):
-            self._tending = background(self._tend(), self.log).addCallback(self._tended)
+        if found.behind and self._filling is None and not self._stopped:
+            self._filling = background(self._fill(), self.log).addCallback(self._filled)
         return found
+
+    async def purge(self) -> None:
+        """Forget what the node keeps no longer. Raises :class:`Unavailable`."""
+        after: int | None = None if self._stopped or not (self._file or self._exists()) else 0
+        while after is not None:
+            after = await self._run(partial(self._purge, after))
+            await deferLater(self._clock, PAUSE_S)
 
     async def stop(self) -> None:
         """What is being asked comes to its end, at once."""
         self._stopped = True
-        if self._tending is not None:
-            self._tending.cancel()
+        if self._filling is not None:
+            self._filling.cancel()
         if self._file is not None:
             self._file.interrupt()
-            await self._run(self._file.close)
+        if self._file is not None or self._asked:  # whoever asks first may be opening it at this moment
+            await self._run(self._close)
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
 
     def _run(self, call: Callable[[], Any]) -> Deferred[Any]:
         return self._lock.run(self._in_thread, call)
@@ -103,17 +118,17 @@ class History:
             self._file = self._open_file()
         return self._file
 
-    async def _tend(self) -> None:
-        """Add what is missing, and forget what the node has forgotten."""
+    def _purge(self, after: int) -> int | None:
+        return self._opened().purge(after)
+
+    async def _fill(self) -> None:
+        """Add what is missing."""
         try:
             ends = await self._store.ends()
             while await self._run(lambda: self._opened().catch_up(ends)):
                 await deferLater(self._clock, PAUSE_S)
-            self._purged_at = self._clock.seconds()
-            while await self._run(lambda: self._opened().purge()):
-                await deferLater(self._clock, PAUSE_S)
         except MeshError as error:
             self.log.warn("the history is behind: {reason}", reason=error.detail)
 
-    def _tended(self, _: None) -> None:
-        self._tending = None
+    def _filled(self, _: None) -> None:
+        self._filling = None

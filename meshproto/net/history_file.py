@@ -54,6 +54,7 @@ SNIPPET_WORDS: Final = 16
 QUERY_CHARS_MAX: Final = 200
 BUSY_S: Final = 1.0
 PURGE_ROWS: Final = 1000
+"""Messages looked at in one go, of whether the node still has them: a few milliseconds."""
 _STEPS: Final = 10_000
 """Of SQLite's machine, between two looks at the clock."""
 
@@ -188,21 +189,22 @@ class HistoryFile:
             connection.execute("COMMIT")
         return ends.cursor - upto.cursor + ends.row - upto.row
 
-    def purge(self) -> bool:
-        """Forget some of the messages that the node keeps no longer, from the oldest on. Whether there may be more."""
+    def purge(self, after: int) -> int | None:
+        """Forget what the node keeps no longer of some messages after a pos. Where to go on; None: that was all."""
         with self._reading() as connection:
             connection.execute("BEGIN IMMEDIATE")
-            gone = connection.execute(
-                "SELECT pos FROM (SELECT * FROM items ORDER BY pos LIMIT ?) AS first WHERE CASE WHEN incoming "
-                "THEN NOT EXISTS (SELECT 1 FROM node.inbox WHERE cursor=first.row) "
-                "ELSE NOT EXISTS (SELECT 1 FROM node.outbox AS o WHERE o.row=first.row) END",
-                (PURGE_ROWS,),
+            looked_at = connection.execute(
+                "SELECT pos, CASE WHEN incoming THEN EXISTS (SELECT 1 FROM node.inbox WHERE cursor=items.row) "
+                "ELSE EXISTS (SELECT 1 FROM node.outbox AS o WHERE o.row=items.row) END "
+                "FROM items WHERE pos>? ORDER BY pos LIMIT ?",
+                (after, PURGE_ROWS),
             ).fetchall()
+            gone = [(pos,) for pos, is_kept in looked_at if not is_kept]
             connection.executemany("DELETE FROM items WHERE pos=?", gone)
             connection.executemany("DELETE FROM words WHERE rowid=?", gone)
             connection.execute("DELETE FROM peers WHERE NOT EXISTS (SELECT 1 FROM items WHERE peer=peers.peer)")
             connection.execute("COMMIT")
-        return bool(gone)
+        return looked_at[-1][0] if len(looked_at) == PURGE_ROWS else None
 
     # -- reading it ----------------------------------------------------------------------------------------------
 

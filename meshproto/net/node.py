@@ -1,13 +1,13 @@
 """A user's node: the parts of this package put together, started and stopped in order."""
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.logger import Logger
 from twisted.web.server import Site
 
@@ -21,8 +21,7 @@ from meshproto.net.courier import Courier
 from meshproto.net.doctor import Doctor
 from meshproto.net.face import Face, site
 from meshproto.net.front import Front
-from meshproto.net.history import History, InThread
-from meshproto.net.history_file import HistoryFile
+from meshproto.net.history import History
 from meshproto.net.http_client import HTTPClient
 from meshproto.net.keys import Keys
 from meshproto.net.program import Program
@@ -39,7 +38,7 @@ from meshproto.net.writers import ANYONE, Accept, Writers
 
 class UserNode(Service):
     """`save`: see :class:`Keys`. `uris`: where peers reach this node; called once it listens with :attr:`site`, where
-    nobody is the owner until :attr:`face` has a door. `open_history`, `in_thread`: see :class:`History`. `now_ms`: the
+    nobody is the owner until :attr:`face` has a door. `now_ms`: the
     time that messages and records are stamped with; `reactor`: timers only, which must not stand still when somebody
     sets the clock. `peers`: the client for other users' nodes; `client`: the one for this node's own addresses.
     `programs`: what the inbox is handed over to, each with the cursor it begins after. `accept`: who may write to
@@ -61,8 +60,7 @@ class UserNode(Service):
         client: TreqClient,
         connect: Callable[[str], IStreamClientEndpoint],
         reactor: Any,
-        open_history: Callable[[], HistoryFile],
-        in_thread: InThread,
+        history: History,
         now_ms: NowMs,
         rng: random.Random,
         entropy: Entropy,
@@ -104,10 +102,25 @@ class UserNode(Service):
             heard=self.sending.wake,
         )
         self.programs = Programs(programs, self.receiving, store, reactor, now_ms, rng)
-        self.retention = Retention(keep, store, self.programs, reactor, now_ms, lambda: self.keys.current.made_at_ms)
-        self.history = History(open_history, in_thread, store, reactor)
-        self.front = Front(
-            identity.fingerprint,
+        self.history = history
+        self.retention = Retention(keep, store, self.programs, history, reactor, now_ms, self._mail_keys_made_ms)
+        doctor = Doctor(self.seeds, connect, client, reactor, now_ms)
+        self.front = self._make_front(identity.fingerprint, contacts, accepting, doctor, reactor, now_ms, entropy)
+        self.face = Face(PublicFront(self.seeds, self.receiving, store), self.front)
+        self.site: Site = site(self.face, reactor)
+
+    def _make_front(
+        self,
+        print_: str,
+        contacts: Contacts,
+        accepting: Accepting,
+        doctor: Doctor,
+        clock: IReactorTime,
+        now_ms: NowMs,
+        entropy: Entropy,
+    ) -> Front:
+        return Front(
+            print_,
             self.seeds,
             contacts,
             accepting,
@@ -115,14 +128,15 @@ class UserNode(Service):
             self.receiving,
             self.programs,
             self.history,
-            Doctor(self.seeds, connect, client, reactor, now_ms),
-            store,
-            reactor,
+            doctor,
+            self._store,
+            clock,
             now_ms,
             entropy,
         )
-        self.face = Face(PublicFront(self.seeds, self.receiving, store), self.front)
-        self.site: Site = site(self.face, reactor)
+
+    def _mail_keys_made_ms(self) -> Sequence[int]:
+        return self.keys.current.made_at_ms
 
     def _renew(self) -> None:
         self.seeds.renew()

@@ -17,6 +17,7 @@ from meshproto.errors import MeshError
 from meshproto.net.asked import TTL_S_MAX
 from meshproto.net.background import background
 from meshproto.net.clocks import NowMs
+from meshproto.net.history import History
 from meshproto.net.programs import Programs
 from meshproto.net.user_store import UserStore
 
@@ -57,6 +58,7 @@ class Retention(Service):
         keep: Keep,
         store: UserStore,
         programs: Programs,
+        history: History,
         clock: IReactorTime,
         now_ms: NowMs,
         mail_keys_made_ms: Callable[[], Sequence[int]],
@@ -64,6 +66,7 @@ class Retention(Service):
         self._keep = keep
         self._store = store
         self._programs = programs
+        self._history = history
         self._clock = clock
         self._now_ms = now_ms
         self._mail_keys_made_ms = mail_keys_made_ms
@@ -105,6 +108,7 @@ class Retention(Service):
             await self._pause()
         while await self._store.vacuum():
             await self._pause()
+        await self._history.purge()
 
     def _ids_forgotten_before(self, now_ms: int) -> int:
         """An id is known for as long as there is a key that opens the batch it came in: who has recorded that batch may

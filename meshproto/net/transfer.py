@@ -30,7 +30,8 @@ BAD_LINES_MAX: Final = 20
 _WHITE: Final = bytes.maketrans(b"\n\r", b"  ")
 """Within JSON these two are white space and nothing else: so a message is one line."""
 
-Int = Annotated[int, Meta(ge=-(2**63), le=2**53)]
+Int = Annotated[int, Meta(ge=-(2**53), le=2**53)]
+"""As far as all who read JSON agree on numbers; no message or record that a node takes goes beyond."""
 
 
 class _Line(Struct, frozen=True, tag_field="kind", forbid_unknown_fields=True):

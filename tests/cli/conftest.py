@@ -1,11 +1,13 @@
 """Fixtures of the command's tests."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from meshproto.cli.main import mesh
+from meshproto.cli.processes import Children
 from tests.cli.stub import Stub
 
 Mesh = Callable[..., Result]
@@ -28,3 +30,13 @@ def run(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> Mesh:
         return CliRunner().invoke(mesh, arguments, input=stdin)
 
     return invoke
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[Children]:
+    """A seed, and two users at it."""
+    with Children(tmp_path) as children:
+        seed = children.start("meshseed", "seedX")
+        for name in ("UserX", "Bobby"):
+            children.start("meshuser", name, "--seed", seed)
+        yield children

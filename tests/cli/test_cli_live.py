@@ -6,12 +6,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-
-import pytest
 
 from meshproto.cli.node import Node, Problem
 from meshproto.cli.processes import Children, until
@@ -20,16 +17,6 @@ from meshproto.net.backup import findings, read_database
 MESH = str(Path(sys.executable).parent / "mesh")
 SOME = 200  # messages at a time
 WAIT_S = 120.0
-
-
-@pytest.fixture
-def nodes(tmp_path: Path) -> Iterator[Children]:
-    """A seed, and two users at it."""
-    with Children(tmp_path) as children:
-        seed = children.start("meshseed", "seedX")
-        for name in ("UserX", "Bobby"):
-            children.start("meshuser", name, "--seed", seed)
-        yield children
 
 
 def node_of(nodes: Children, name: str) -> Node:

@@ -87,16 +87,6 @@ def tmux() -> Iterator[Tmux]:
         server.close()
 
 
-@pytest.fixture
-def nodes(tmp_path: Path) -> Iterator[Children]:
-    """A seed, and two users at it."""
-    with Children(tmp_path) as children:
-        seed = children.start("meshseed", "seedX")
-        for name in ("UserX", "Bobby"):
-            children.start("meshuser", name, "--seed", seed)
-        yield children
-
-
 def url(nodes: Children, name: str) -> str:
     address = nodes.all[name].address()
     assert address is not None

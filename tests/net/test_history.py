@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from meshproto.errors import MeshError
 from meshproto.net import history, history_file
 from meshproto.net.asked import HISTORY_PAGE_MAX
-from meshproto.net.history import ASKED_MAX, AT_ONCE_PORTIONS, PURGE_S
+from meshproto.net.history import ASKED_MAX, AT_ONCE_PORTIONS
 from meshproto.net.history_file import QUERY_CHARS_MAX, SCHEMA, TEXT_CHARS_MAX, expression
 from meshproto.net.retention import Keep
 from tests.world import Answer, World
@@ -362,27 +362,36 @@ class TestCatchingUp:
 
 
 class TestWhatIsNoLongerKept:
-    def test_it_is_forgotten(self) -> None:
-        """In conversations, in searches, and on the disk."""
-        world = World(seed=3)
+    def test_it_is_forgotten(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """In conversations, in searches, and on the disk: without anybody looking again, also behind messages that are
+        kept, and after a start of the node."""
+        monkeypatch.setattr(history_file, "PURGE_ROWS", 3)
+        world = World(seed=3, directory=tmp_path)
         world.add_seed("seedX")
         world.add_user("Bobby", seeds=["seedX"])
         world.add_user("Carol", seeds=["seedX"])
         world.add_user("UserX", seeds=["seedX"], keep=Keep(messages=2))
         world.run(1)
+        say(world, "UserX", "Bobby", *("mine" for _ in range(4)))
         say(world, "Carol", "UserX", "the secret of Carol")
         say(world, "Bobby", "UserX", *(f"the secret {number}" for number in range(5)))
         assert len(search(world, "secret")) == 6
-        world.run(700)
-        assert search(world, "secret") == ["the secret 4", "the secret 3"]
-        world.run(PURGE_S)
-        search(world, "secret")
-        world.run(1)
-        assert [one["name"] for one in conversations(world)] == ["Bobby"]
-        kept = sqlite3.connect(str(world._file("UserX-history")), uri=True)
-        assert kept.execute("SELECT count(*) FROM items").fetchone() == (2,)
+        world.stop("UserX")
+        world.restart("UserX")
+        world.run(100)
+        kept = sqlite3.connect(tmp_path / "UserX-history.db")
+        assert kept.execute("SELECT count(*) FROM items").fetchone() == (4 + 2,)
         assert kept.execute("SELECT count(*) FROM words WHERE words MATCH 'secret'").fetchone() == (2,)
         kept.close()
+        assert search(world, "secret") == ["the secret 4", "the secret 3"]
+        assert [one["name"] for one in conversations(world)] == ["Bobby"]
+        world.close()
+
+    def test_nobody_has_looked(self, tmp_path: Path) -> None:
+        """Then there is no history, and none is made for that."""
+        world = on_disk(tmp_path)
+        world.run(100)
+        assert not (tmp_path / "UserX-history.db").exists()
         world.close()
 
 

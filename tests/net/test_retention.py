@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 from msgspec import Raw
+from twisted.internet.defer import succeed
 
 from meshproto.core.envelope import Letter
 from meshproto.core.identity import Record
@@ -29,6 +30,7 @@ class Rig:
         self.disk = disk
         self.store = UserStore(disk.database)
         self.programs = SimpleNamespace(cursor=None)
+        self.history = SimpleNamespace(purge=lambda: succeed(None))
         self.ahead_ms = 0
         self.mail_keys_made_ms = [NOW_MS]
 
@@ -40,6 +42,7 @@ class Rig:
             Keep(days, messages),
             self.store,
             cast(Any, self.programs),
+            cast(Any, self.history),
             self.disk.clock,
             self.now_ms,
             lambda: self.mail_keys_made_ms,
