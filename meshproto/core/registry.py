@@ -7,7 +7,7 @@ the name, and of a claim that ran out. Whatever changes goes into the own key sp
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -35,12 +35,50 @@ MayRegister = Callable[[str, bytes], bool]
 """Whether a name with an identity key may be registered here."""
 
 
+class Own(Protocol):
+    """Where a home's own entries stand for others to read; what is known here of them is in the directory as well."""
+
+    def write(self, key: str, value: EntryValue) -> bytes:
+        """The entry as it is stored."""
+
+    def drop(self, key: str, now: float) -> None:
+        """There is none any more."""
+
+    def tell_soon(self, now: float) -> None:
+        """Something was written that others do not know."""
+
+    def then(self, call: Callable[[], object]) -> None:
+        """What follows for the links once it is so."""
+
+
+class InOwnSpace:
+    """They are what this seed gossips."""
+
+    def __init__(self, name: str, peering: Peering) -> None:
+        self._name = name
+        self._peering = peering
+
+    def write(self, key: str, value: EntryValue) -> bytes:
+        return self._peering.gossip.put(key, pack_own(self._name, value))
+
+    def drop(self, key: str, now: float) -> None:
+        self._peering.gossip.delete(key, now)
+
+    def tell_soon(self, now: float) -> None:
+        self._peering.push_soon(now)
+
+    def then(self, call: Callable[[], object]) -> None:
+        call()
+
+
 class Registry:
-    """`dropped` counts what other seeds told that was forged or did not read."""
+    """`home`: under which the own entries stand in the directory. `dropped` counts what other seeds told that was forged
+    or did not read."""
 
     def __init__(
         self,
-        name: str,
+        home: str,
+        own: Own,
         peering: Peering,
         sessions: Sessions,
         rates: Rates,
@@ -48,9 +86,10 @@ class Registry:
         claim_ttl_s: float,
         may_register: MayRegister | None = None,
     ) -> None:
-        self.name = name
+        self.home = home
         self.directory = Directory(claim_ttl_s)
         self.dropped = 0
+        self._own = own
         self._peering = peering
         self._sessions = sessions
         self._rates = rates
@@ -99,9 +138,12 @@ class Registry:
             self._rates.new_name(session.network, now)
         value = self._fitting(EntryValue(signed.record, signed.sig, since, True, _ms(now)), key, record)
         effects: list[Effect] = [self._forged(key, bad) for bad in dropped]
-        effects += self._enter(key, value, record, now)
+        return (key, value), effects + self._enter(key, value, record, now)
+
+    def registered(self, link: int, key: str, now: float) -> list[Effect]:
+        """What :meth:`register` has written stands: the user is at the other end of the link."""
         self._sessions.register(link, key)
-        return (key, value), effects + self.renew(link, now)
+        return self.renew(link, now)
 
     def unregister(self, signed: SignedRecord, now: float) -> tuple[tuple[str, EntryValue], list[Effect]]:
         """The farewell that is to be saved. Raises :class:`MeshError`."""
@@ -113,7 +155,7 @@ class Registry:
             raise UserNotFound(f"no user {record.name} is known here")
         since = self.directory.claim(record, _ms(now))
         value = self._fitting(EntryValue(signed.record, signed.sig, since, False, _ms(now)), key, record)
-        self._sessions.unregister(key)
+        self._own.then(lambda: self._sessions.unregister(key))
         return (key, value), self._enter(key, value, record, now)
 
     def _fitting(self, value: EntryValue, key: str, record: Record) -> EntryValue:
@@ -142,7 +184,7 @@ class Registry:
         """The users of a link are here, or away."""
         changed = []
         for key in self._sessions.names_of(link):
-            entry = self.directory.at_home(key, self.name)
+            entry = self.directory.at_home(key, self.home)
             if entry is not None and not entry.gone and entry.online != online:
                 changed.append((key, entry))
         return self._tell_presence(changed, online, now)
@@ -166,7 +208,7 @@ class Registry:
         if now < self._hold_until:
             return []
         keys, self._sweep_after = self.directory.window(self._sweep_after, SWEEP_NAMES)
-        own = [(key, entry) for key in keys if (entry := self.directory.at_home(key, self.name))]
+        own = [(key, entry) for key in keys if (entry := self.directory.at_home(key, self.home))]
         here = [(key, entry) for key, entry in own if entry.online and entry.seen + self._renew_ms <= _ms(now)]
         effects = self._tell_presence(here, True, now)
         # A farewell outlives what it speaks against: whose home went down is counted as seen until a renewal later.
@@ -214,7 +256,7 @@ class Registry:
             return []
         _, dropped = self.directory.verified(key, _ms(now))
         effects: list[Effect] = [self._forged(key, bad) for bad in dropped]
-        own, told = self.directory.at_home(key, self.name), self.directory.at_home(key, home)
+        own, told = self.directory.at_home(key, self.home), self.directory.at_home(key, home)
         if own is None or told is None:
             return effects
         if self._superseded(own, told, now):
@@ -224,7 +266,7 @@ class Registry:
         return effects + self._adopt(key, own, told, now) if self._says_more(own, told, now) else effects
 
     def _concerned(self, key: str, home: str, now: float) -> bool:
-        own, told = self.directory.at_home(key, self.name), self.directory.at_home(key, home)
+        own, told = self.directory.at_home(key, self.home), self.directory.at_home(key, home)
         if own is None or told is None:
             return False
         return self._superseded(own, told, now) or self._says_more(own, told, now)
@@ -267,7 +309,8 @@ class Registry:
     def _tell_loser(self, key: str, own: Entry, winner: Entry) -> list[Effect]:
         """Two keys had claimed the name on two sides of a split; the one that is registered here has lost it."""
         lost = Log(f"{own.name} has lost the name to a key that claimed it earlier, at seed {winner.home}")
-        link = self._sessions.unregister(key)
+        link = self._sessions.link_of(key)
+        self._own.then(lambda: self._sessions.unregister(key))
         if link is None:
             return [lost]
         return [lost, Send(link, wire.encode_request("conflict", wire.ConflictParams(own.name, winner.key)))]
@@ -281,17 +324,16 @@ class Registry:
     def _enter(self, key: str, value: EntryValue, record: Record, now: float) -> list[Effect]:
         """Write an own entry, of which all signatures were checked, and tell whoever wants to know."""
         self._write(key, value, record, verified=True)
-        self._peering.push_soon(now)
+        self._own.tell_soon(now)
         return self._changed({key}, now)
 
     def _write(self, key: str, value: EntryValue, record: Record, *, verified: bool) -> None:
-        stored = self._peering.gossip.put(key, pack_own(self.name, value))
-        self.directory.put(key, Entry(stored, self.name, verified))
+        self.directory.put(key, Entry(self._own.write(key, value), self.home, verified))
 
     def _drop(self, key: str, now: float) -> None:
-        self.directory.remove(key, self.name)
-        self._peering.gossip.delete(key, now)
-        self._peering.push_soon(now)
+        self.directory.remove(key, self.home)
+        self._own.drop(key, now)
+        self._own.tell_soon(now)
 
     def _result(self, entry: Entry, now: float) -> LookupResult:
         value = entry.value

@@ -20,7 +20,7 @@ from meshproto.core.identity import Entropy
 from meshproto.core.meshkey import NO_KEYS, Gate, Handshake, Keyring
 from meshproto.core.peering import Peering, SeedView
 from meshproto.core.rates import COSTS, REQUESTS_AT_ONCE, Rates
-from meshproto.core.registry import MayRegister, Registry
+from meshproto.core.registry import InOwnSpace, MayRegister, Registry
 from meshproto.core.sessions import WATCHES_PER_LINK_MAX, Session, Sessions
 from meshproto.errors import (
     BadParams,
@@ -76,6 +76,7 @@ class Seed:
         self._rates = Rates()
         self._registry = Registry(
             name,
+            InOwnSpace(name, self.peering),
             self.peering,
             self._sessions,
             self._rates,
@@ -237,6 +238,7 @@ class Seed:
             raise Unauthorized("this seed registers those who prove its token: start the node with --register-token")
         self._rates.register(session.network, now)
         (key, value), effects = self._registry.register(link, request.params, now)
+        effects += self._registry.registered(link, key, now)
         self._registrations += 1
         result = wire.RegisterResult(self.name, value.since, self._settings.lease_s)
         return [*effects, self._save_then(link, request.id, (key, value), result)]
