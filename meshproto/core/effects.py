@@ -3,9 +3,13 @@
 A *link* is a number that the shell gave to a connection; an *address* is a HOST:PORT where another seed listens.
 """
 
-from msgspec import Struct
+from collections.abc import Coroutine
+from typing import Any
 
-from meshproto.wire import EntryValue, GossipParams
+from msgspec import UNSET, Struct, UnsetType
+
+from meshproto.errors import MeshError
+from meshproto.wire import EntryValue, GossipParams, Id, encode_error, encode_result
 
 
 class Send(Struct, frozen=True):
@@ -63,4 +67,25 @@ class Log(Struct, frozen=True):
     text: str
 
 
-Effect = Send | Tell | Save | SavePeer | Exchange | Push | Log
+class Ask(Struct, frozen=True):
+    """Something that takes a while: run it, and carry out what it returns; it does not raise. `link`: the one that
+    waits for it, if any does."""
+
+    work: "Coroutine[Any, Any, list[Effect]]"
+    link: int | None = None
+
+
+class Reply(Struct, frozen=True):
+    """Whom to answer, and to which request; a notification has no answer."""
+
+    link: int
+    request_id: Id | UnsetType
+
+    def result(self, result: Struct) -> list[Send]:
+        return [] if self.request_id is UNSET else [Send(self.link, encode_result(self.request_id, result))]
+
+    def error(self, error: MeshError) -> list[Send]:
+        return [] if self.request_id is UNSET else [Send(self.link, encode_error(self.request_id, error))]
+
+
+Effect = Send | Tell | Save | SavePeer | Exchange | Push | Log | Ask

@@ -72,8 +72,8 @@ class InOwnSpace:
 
 
 class Registry:
-    """`home`: under which the own entries stand in the directory. `dropped` counts what other seeds told that was forged
-    or did not read."""
+    """`home`: under which the own entries stand in the directory. `dropped` counts what other seeds told that was
+    forged or did not read."""
 
     def __init__(
         self,

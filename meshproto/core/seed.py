@@ -10,14 +10,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from msgspec import UNSET, Struct, UnsetType, structs
+from msgspec import UNSET, Struct, structs
 
 from meshproto import wire
 from meshproto.core import quick
 from meshproto.core.directory import CLAIM_TTL_S, Directory
-from meshproto.core.effects import Effect, Row, Save, Send
+from meshproto.core.effects import Effect, Reply
 from meshproto.core.identity import Entropy
 from meshproto.core.meshkey import NO_KEYS, Gate, Handshake, Keyring
+from meshproto.core.names import Embedded, Names
 from meshproto.core.peering import Peering, SeedView
 from meshproto.core.rates import COSTS, REQUESTS_AT_ONCE, Rates
 from meshproto.core.registry import InOwnSpace, MayRegister, Registry
@@ -30,7 +31,7 @@ from meshproto.errors import (
     SlowDown,
     Unauthorized,
 )
-from meshproto.wire import AnyRequest, EntryValue, GossipResult, Id, fold
+from meshproto.wire import AnyRequest, EntryValue, GossipResult, SignedRecord, fold
 
 LEASE_S: Final = 30.0
 """Three pings may be late before a user counts as away."""
@@ -84,8 +85,8 @@ class Seed:
             may_register=self._settings.may_register,
         )
         self._registry.remember(entries, now)
+        self._names: Names = Embedded(name, self._registry, self._sessions, self._settings.lease_s)
         self._lookups = 0
-        self._registrations = 0
         self.peering.begin()
 
     # -- what the shell calls ------------------------------------------------------------------------------------
@@ -138,7 +139,7 @@ class Seed:
     def receive(self, link: int, request: AnyRequest, now: float) -> list[Effect]:
         """A request from a link. Never raises: what the caller did wrong goes back as an error line."""
         session = self._sessions[link]
-        renewed = self._registry.renew(link, now) if session.names else []
+        renewed = self._names.renew(link, now) if session.names else []
         try:
             cost = COSTS.get(type(request), 1)
             if session.credit < cost:
@@ -146,7 +147,7 @@ class Seed:
             session.credit -= cost
             return renewed + self._serve(link, session, request, now)
         except MeshError as error:
-            return renewed + self._refuse(link, request.id, error)
+            return [*renewed, *Reply(link, request.id).error(error)]
 
     def _count(self, session: Session, cost: int, now: float) -> None:
         """Count what a link asks as far as it is not counted already, and some more in advance. Raises
@@ -155,17 +156,18 @@ class Seed:
         session.credit = cost + REQUESTS_AT_ONCE
 
     def _serve(self, link: int, session: Session, request: AnyRequest, now: float) -> list[Effect]:
+        reply = Reply(link, request.id)
         match request:
             case wire.Lookup():
-                return self._lookup(link, request.id, request.params.name, now)
+                return self._lookup(reply, request.params.name, now)
             case wire.Register():
-                return self._register(link, request, now)
+                return self._register(reply, session, request.params, now)
             case wire.Unregister():
-                return self._unregister(link, request, now)
+                return self._unregister(reply, session, request.params, now)
             case wire.Gossip():
                 return self._gossip(link, session, request, now)
             case _:
-                return self._answer(link, request.id, self._ask(link, session, request, now))
+                return self._answer(reply, self._ask(link, session, request, now))
 
     def is_guest(self, link: int) -> bool:
         """Whether nobody is registered over the link, watches or gossips."""
@@ -184,7 +186,7 @@ class Seed:
         session = self._sessions[link]
         if session.seed is not None and session.seed in self.peering.addresses:
             self.peering.lost(self.peering.addresses[session.seed], now)
-        effects = self._registry.mark(link, False, now)
+        effects = self._names.mark(link, False, now)
         self._sessions.closed(link)
         return effects
 
@@ -200,10 +202,10 @@ class Seed:
         """Do what is due: leases, claims that ran out, pushes, gossip rounds."""
         effects: list[Effect] = []
         for link in self._sessions.lapse(now):
-            effects += self._registry.mark(link, False, now)
+            effects += self._names.mark(link, False, now)
         if now >= self.peering.next_round:
-            effects += self._registry.take(self.peering.forget(now), now)
-            effects += self._registry.sweep(now)
+            effects += self._names.take(self.peering.forget(now), now)
+            effects += self._names.sweep(now)
         return effects + self.peering.tick(now)
 
     def exchanged(self, address: str, result: GossipResult, now: float) -> list[Effect]:
@@ -224,29 +226,19 @@ class Seed:
 
     # -- requests ------------------------------------------------------------------------------------------------
 
-    def _lookup(self, link: int, request_id: Id | UnsetType, name: str, now: float) -> list[Effect]:
+    def _lookup(self, reply: Reply, name: str, now: float) -> list[Effect]:
         self._lookups += 1
-        found, effects = self._registry.find(name, now)
-        if found is None:
-            self._sessions[link].welcome = True  # it is a request, whoever it is for
-            return effects + self._refuse(link, request_id, quick.not_found(name))
-        return effects + self._answer(link, request_id, found)
+        return self._names.lookup(reply, name, now)
 
-    def _register(self, link: int, request: wire.Register, now: float) -> list[Effect]:
-        session = self._sessions[link]
+    def _register(self, reply: Reply, session: Session, signed: SignedRecord, now: float) -> list[Effect]:
         if self.gate.asks_for_token and not session.proven:
             raise Unauthorized("this seed registers those who prove its token: start the node with --register-token")
         self._rates.register(session.network, now)
-        (key, value), effects = self._registry.register(link, request.params, now)
-        effects += self._registry.registered(link, key, now)
-        self._registrations += 1
-        result = wire.RegisterResult(self.name, value.since, self._settings.lease_s)
-        return [*effects, self._save_then(link, request.id, (key, value), result)]
+        return self._names.register(reply, signed, now)
 
-    def _unregister(self, link: int, request: wire.Unregister, now: float) -> list[Effect]:
-        self._rates.register(self._sessions[link].network, now)
-        row, effects = self._registry.unregister(request.params, now)
-        return [*effects, self._save_then(link, request.id, row, wire.Nothing())]
+    def _unregister(self, reply: Reply, session: Session, signed: SignedRecord, now: float) -> list[Effect]:
+        self._rates.register(session.network, now)
+        return self._names.unregister(reply, signed, now)
 
     def _ask(self, link: int, session: Session, request: AnyRequest, now: float) -> Struct:
         match request:
@@ -259,7 +251,7 @@ class Seed:
             case wire.Names(params=wanted):
                 if not self._settings.list_names:
                     raise Forbidden("this seed does not list names")
-                return wire.NamesResult(*self.directory.page(wanted.prefix, wanted.after, wanted.limit, _ms(now)))
+                return self._names.page(wanted, now)
             case wire.Watch():
                 self._sessions.watch(link, {fold(name) for name in request.params.names})
                 return wire.Nothing()
@@ -331,7 +323,7 @@ class Seed:
             alive=len(alive),
             links=len(self._sessions),
             lookups=self._lookups,
-            registrations=self._registrations,
+            registrations=self._names.registrations,
         )
 
     # -- gossip --------------------------------------------------------------------------------------------------
@@ -344,39 +336,26 @@ class Seed:
             raise Forbidden("gossip is for seeds: say hello with role seed first")
         pushed = request.id is UNSET
         effects = self._hear(digest, request.params.delta, now, teller=asker, pushed=pushed)
-        return effects if pushed else effects + self._answer(link, request.id, self.peering.answer(asker, digest, now))
+        if pushed:
+            return effects
+        return effects + self._answer(Reply(link, request.id), self.peering.answer(asker, digest, now))
 
     def _hear(
         self, digest: wire.Digest, deltas: list[wire.Delta], now: float, *, teller: str | None, pushed: bool
     ) -> list[Effect]:
         changes, effects = self.peering.hear(digest, deltas, now, teller=teller, pushed=pushed)
-        return effects + self._registry.take(changes, now)
+        return effects + self._names.take(changes, now)
 
     # -- answers -------------------------------------------------------------------------------------------------
 
-    def _answer(self, link: int, request_id: Id | UnsetType, result: Struct) -> list[Effect]:
-        self._sessions[link].welcome = True
-        return [] if request_id is UNSET else [Send(link, wire.encode_result(request_id, result))]
-
-    def _refuse(self, link: int, request_id: Id | UnsetType, error: MeshError) -> list[Effect]:
-        return [] if request_id is UNSET else [Send(link, wire.encode_error(request_id, error))]
-
-    def _save_then(self, link: int, request_id: Id | UnsetType, row: Row, result: Struct) -> Save:
-        self._sessions[link].welcome = True
-        if request_id is UNSET:
-            return Save((row,))
-        failed = wire.encode_error(request_id, NotSaved("the seed cannot write to its disk", retry_after_s=5.0))
-        return Save((row,), (Send(link, wire.encode_result(request_id, result)),), (Send(link, failed),))
+    def _answer(self, reply: Reply, result: Struct) -> list[Effect]:
+        self._sessions[reply.link].welcome = True
+        return [*reply.result(result)]
 
 
 class SameName(CallerError):
     code = 409
     title = "same seed name"
-
-
-class NotSaved(MeshError):
-    code = 503
-    title = "unavailable"
 
 
 def _ms(now: float) -> int:
