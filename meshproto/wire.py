@@ -202,8 +202,9 @@ class RegisterResult(Struct, frozen=True):
     lease: float
 
 
-class LookupResult(Struct, frozen=True):
-    """`since` and `seen` in ms since 1970 UTC; `home` is the name of the seed where the user is registered."""
+class LookupResult(Struct, frozen=True, omit_defaults=True):
+    """`since` and `seen` in ms since 1970 UTC; `home` is the name of the seed where the user is registered. `stale`: it
+    is what was known last, because the directory that the seed shares with others does not answer."""
 
     record: Annotated[str, Meta(max_length=RECORD_CHARS_MAX)]
     sig: B64
@@ -211,6 +212,7 @@ class LookupResult(Struct, frozen=True):
     home: Name
     online: bool
     seen: Annotated[int, Meta(ge=0, le=2**53)]
+    stale: bool = False
 
     @property
     def signed(self) -> SignedRecord:

@@ -3,6 +3,7 @@
 import pytest
 
 from meshproto.core.gossip import CLOCK_AHEAD_S
+from meshproto.core.names import Embedded
 from meshproto.core.seed import LEASE_S
 from meshproto.net.home import PING_S
 from tests.world import World
@@ -29,7 +30,9 @@ def alive(world: World, seed: str) -> dict[str, bool]:
 
 def online(world: World, seed: str) -> bool:
     """Whether UserX is, as the seed says."""
-    found, _ = world.cores[seed]._registry.find("UserX", world.seeds[seed].now())
+    names = world.cores[seed]._names
+    assert isinstance(names, Embedded)
+    found, _ = names.registry.find("UserX", world.seeds[seed].now())
     assert found is not None
     return found.online
 

@@ -1,23 +1,60 @@
 """The directory as a seed asks it, wherever it is: in this seed's memory and on its disk (:class:`Embedded`), or in a
 store that several seeds share (:mod:`meshproto.core.shared`)."""
 
-from typing import Protocol
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import NamedTuple, Protocol
 
 from meshproto import wire
+from meshproto.core.directory import Directory
 from meshproto.core.effects import Effect, Reply, Row, Save
 from meshproto.core.gossip import Change
+from meshproto.core.peering import Peering
 from meshproto.core.quick import not_found
-from meshproto.core.registry import Registry
+from meshproto.core.rates import Rates
+from meshproto.core.registry import InOwnSpace, MayRegister, Registry
 from meshproto.core.sessions import Sessions
 from meshproto.errors import MeshError
-from meshproto.wire import Nothing, RegisterResult, SignedRecord
+from meshproto.wire import EntryValue, Nothing, RegisterResult, SignedRecord
+
+
+class Parts(NamedTuple):
+    """What a seed has besides its directory."""
+
+    seed: str
+    peering: Peering
+    sessions: Sessions
+    rates: Rates
+    lease_s: float
+    claim_ttl_s: float
+    may_register: MayRegister | None
 
 
 class Names(Protocol):
     """All that takes a :class:`Reply` answers there, sooner or later, and raises :class:`MeshError` for what is wrong
-    with the request at once. `registrations`: so many were accepted."""
+    with the request at once. `registrations`: so many were accepted. `quick`: whether lookups may be answered from
+    :attr:`directory` alone (:mod:`meshproto.core.quick`)."""
 
     registrations: int
+    quick: bool
+
+    @property
+    def directory(self) -> Directory:
+        """What is known here without asking anybody."""
+
+    @property
+    def names(self) -> int:
+        """How many there are."""
+
+    @property
+    def dropped(self) -> int:
+        """So often other seeds told what was forged or did not read."""
+
+    @property
+    def users(self) -> Mapping[str, int]:
+        """How many are registered with each seed."""
+
+    def online(self, alive: Collection[str]) -> int:
+        """How many are, when so many seeds are alive."""
 
     def lookup(self, reply: Reply, name: str, now: float) -> list[Effect]: ...
 
@@ -40,37 +77,81 @@ class Names(Protocol):
         """Look after what stands here, once each round."""
 
 
-class Embedded:
-    """A registration is known at once, and answered when it is on disk. `lease_s`: what its user is told."""
+MakeNames = Callable[[Parts, float], Names]
+"""Of a seed that starts at that time, s since 1970 UTC."""
 
-    def __init__(self, seed: str, registry: Registry, sessions: Sessions, lease_s: float) -> None:
-        self._seed = seed
-        self._registry = registry
-        self._sessions = sessions
-        self._lease_s = lease_s
+
+def embedded(entries: Iterable[tuple[str, EntryValue]]) -> MakeNames:
+    """In this seed's memory, and on its disk: `entries`. Raises :class:`meshproto.errors.BadState`."""
+
+    def make(parts: Parts, now: float) -> Embedded:
+        names = Embedded(parts)
+        names.registry.remember(entries, now)
+        return names
+
+    return make
+
+
+class Embedded:
+    """A registration is known at once, and answered when it is on disk."""
+
+    quick = True
+
+    def __init__(self, parts: Parts) -> None:
+        self._seed = parts.seed
+        self._sessions = parts.sessions
+        self._lease_s = parts.lease_s
+        self.registry = registry = Registry(
+            parts.seed,
+            InOwnSpace(parts.seed, parts.peering),
+            parts.peering,
+            parts.sessions,
+            parts.rates,
+            claim_ttl_s=parts.claim_ttl_s,
+            may_register=parts.may_register,
+        )
         self.registrations = 0
         self.renew = registry.renew
         self.mark = registry.mark
         self.take = registry.take
         self.sweep = registry.sweep
 
+    @property
+    def directory(self) -> Directory:
+        return self.registry.directory
+
+    @property
+    def names(self) -> int:
+        return len(self.registry.directory)
+
+    @property
+    def dropped(self) -> int:
+        return self.registry.dropped
+
+    @property
+    def users(self) -> Mapping[str, int]:
+        return self.registry.directory.users_by_home
+
+    def online(self, alive: Collection[str]) -> int:
+        return sum(users for home, users in self.registry.directory.online_by_home.items() if home in alive)
+
     def lookup(self, reply: Reply, name: str, now: float) -> list[Effect]:
-        found, effects = self._registry.find(name, now)
+        found, effects = self.registry.find(name, now)
         self._sessions[reply.link].welcome = True  # it is a request, whoever it is for
         return [*effects, *(reply.error(not_found(name)) if found is None else reply.result(found))]
 
     def register(self, reply: Reply, signed: SignedRecord, now: float) -> list[Effect]:
-        (key, value), effects = self._registry.register(reply.link, signed, now)
-        effects += self._registry.registered(reply.link, key, now)
+        (key, value), effects = self.registry.register(reply.link, signed, now)
+        effects += self.registry.registered(reply.link, key, now)
         self.registrations += 1
         return [*effects, self._save_then(reply, (key, value), RegisterResult(self._seed, value.since, self._lease_s))]
 
     def unregister(self, reply: Reply, signed: SignedRecord, now: float) -> list[Effect]:
-        row, effects = self._registry.unregister(signed, now)
+        row, effects = self.registry.unregister(signed, now)
         return [*effects, self._save_then(reply, row, Nothing())]
 
     def page(self, wanted: wire.NamesParams, now: float) -> wire.NamesResult:
-        found = self._registry.directory.page(wanted.prefix, wanted.after, wanted.limit, int(now * 1000))
+        found = self.registry.directory.page(wanted.prefix, wanted.after, wanted.limit, int(now * 1000))
         return wire.NamesResult(*found)
 
     def _save_then(self, reply: Reply, row: Row, result: RegisterResult | Nothing) -> Save:

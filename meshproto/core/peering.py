@@ -9,7 +9,7 @@ A connection to a seed that ends is looked after at once: when nobody listens th
 
 import math
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -99,6 +99,11 @@ class Peering:
 
     def alive(self, seed: str, now: float) -> bool:
         return seed == self.name or self.liveness.alive(seed, now)
+
+    def lives(self, seed: str, life: int, now: float) -> bool:
+        """Whether the seed is alive, and has not been restarted since that life of it."""
+        space = self.gossip.spaces.get(seed)
+        return space is not None and space.generation <= life and self.alive(seed, now)
 
     def name_at(self, address: str) -> str | None:
         return self._names.get(address)
@@ -347,7 +352,7 @@ class Peering:
                 live.append(self.addresses[name])
         return live
 
-    def views(self, now: float, users: dict[str, int]) -> list[SeedView]:
+    def views(self, now: float, users: Mapping[str, int]) -> list[SeedView]:
         """This seed and all that are known, by name. `users`: how many each has."""
         self._live(now)
         own = self.gossip.own

@@ -94,7 +94,7 @@ class Registry:
         self._sessions = sessions
         self._rates = rates
         self._may_register = may_register
-        self._renew_ms = int(claim_ttl_s * 1000) // RENEWALS_PER_CLAIM
+        self.renew_ms = int(claim_ttl_s * 1000) // RENEWALS_PER_CLAIM
         self._sweep_after = ""
         self._swept_at = -math.inf
         self._hold_until = 0.0
@@ -107,8 +107,8 @@ class Registry:
                 record = wire.decode_value(value.record, Record)
                 if fold(record.name) != key:
                     raise BadParams(f"it holds a record of {record.name}")
-                seen = min(_ms(now), value.seen + self._renew_ms) if value.online else value.seen
-                self._write(key, _with_presence(value, False, seen), record, verified=False)
+                seen = min(_ms(now), value.seen + self.renew_ms) if value.online else value.seen
+                self._write(key, msgspec.structs.replace(value, online=False, seen=seen), record, verified=False)
             except MeshError as reason:
                 raise BadState(f"the entry of {key} is damaged ({reason.detail}): restore a backup") from None
 
@@ -138,7 +138,7 @@ class Registry:
             self._rates.new_name(session.network, now)
         value = self._fitting(EntryValue(signed.record, signed.sig, since, True, _ms(now)), key, record)
         effects: list[Effect] = [self._forged(key, bad) for bad in dropped]
-        return (key, value), effects + self._enter(key, value, record, now)
+        return (key, value), effects + self.enter(key, value, record, now)
 
     def registered(self, link: int, key: str, now: float) -> list[Effect]:
         """What :meth:`register` has written stands: the user is at the other end of the link."""
@@ -156,7 +156,7 @@ class Registry:
         since = self.directory.claim(record, _ms(now))
         value = self._fitting(EntryValue(signed.record, signed.sig, since, False, _ms(now)), key, record)
         self._own.then(lambda: self._sessions.unregister(key))
-        return (key, value), self._enter(key, value, record, now)
+        return (key, value), self.enter(key, value, record, now)
 
     def _fitting(self, value: EntryValue, key: str, record: Record) -> EntryValue:
         """The entry with as many farewells as fit into a cell beside it, the latest first: larger ones nobody takes.
@@ -187,16 +187,16 @@ class Registry:
             entry = self.directory.at_home(key, self.home)
             if entry is not None and not entry.gone and entry.online != online:
                 changed.append((key, entry))
-        return self._tell_presence(changed, online, now)
+        return self.tell_presence(changed, online, now)
 
-    def _tell_presence(self, users: list[tuple[str, Entry]], online: bool, now: float) -> list[Effect]:
+    def tell_presence(self, users: list[tuple[str, Entry]], online: bool, now: float) -> list[Effect]:
         """Own entries say anew whether their users are here, and that they were seen now."""
         effects: list[Effect] = []
         rows: list[Row] = []
         for key, entry in users:
-            value = _with_presence(entry.value, online, _ms(now))
+            value = as_seen(entry.value, online, now)
             rows.append((key, value))
-            effects += self._enter(key, value, entry.record, now)
+            effects += self.enter(key, value, entry.record, now)
         return [*effects, Save(tuple(rows))] if rows else effects
 
     def sweep(self, now: float) -> list[Effect]:
@@ -209,10 +209,10 @@ class Registry:
             return []
         keys, self._sweep_after = self.directory.window(self._sweep_after, SWEEP_NAMES)
         own = [(key, entry) for key in keys if (entry := self.directory.at_home(key, self.home))]
-        here = [(key, entry) for key, entry in own if entry.online and entry.seen + self._renew_ms <= _ms(now)]
-        effects = self._tell_presence(here, True, now)
+        here = [(key, entry) for key, entry in own if entry.online and entry.seen + self.renew_ms <= _ms(now)]
+        effects = self.tell_presence(here, True, now)
         # A farewell outlives what it speaks against: whose home went down is counted as seen until a renewal later.
-        late = {False: _ms(now), True: _ms(now) - self._renew_ms}
+        late = {False: _ms(now), True: _ms(now) - self.renew_ms}
         over = [key for key, entry in own if not entry.online and self.directory.ran_out(entry, late[entry.gone])]
         for key in over:
             self._drop(key, now)
@@ -227,12 +227,12 @@ class Registry:
         effects: list[Effect] = []
         if not changes:
             return effects
-        news = {change.key for change in changes if self._take_one(change, effects)}
+        news = {change.key for change in changes if self.take_one(change, effects)}
         for change in changes:  # all are known before anything is decided
-            effects += self._compare(change.key, change.seed, now)
+            effects += self.compare(change.key, change.seed, now)
         return effects + self._changed(news, now)
 
-    def _take_one(self, change: Change, effects: list[Effect]) -> bool:
+    def take_one(self, change: Change, effects: list[Effect]) -> bool:
         """Another seed has written something of a user; whether it is something else than before."""
         if change.stored is None:
             self.directory.remove(change.key, change.seed)
@@ -249,7 +249,7 @@ class Registry:
         self.directory.put(change.key, entry)
         return before is None or content(before.stored) != content(entry.stored)
 
-    def _compare(self, key: str, home: str, now: float) -> list[Effect]:
+    def compare(self, key: str, home: str, now: float) -> list[Effect]:
         """What another home has told may end the entry here, or say more of the user's claim than was known here. Only
         with the users' own signatures under all that is known of the name."""
         if not self._concerned(key, home, now):
@@ -261,7 +261,7 @@ class Registry:
             return effects
         if self._superseded(own, told, now):
             self._drop(key, now)
-            lost = [] if own.key == told.key else self._tell_loser(key, own, told)
+            lost = [] if own.key == told.key else self.tell_loser(key, own.name, told.key, f"seed {told.home}")
             return [*effects, *lost, Save(((key, None),))]
         return effects + self._adopt(key, own, told, now) if self._says_more(own, told, now) else effects
 
@@ -304,16 +304,16 @@ class Registry:
         value = self._fitting(msgspec.structs.replace(before, since=since, farewells=()), key, own.record)
         if value == before:
             return []  # what it lacks has no room
-        return [*self._enter(key, value, own.record, now), Save(((key, value),))]
+        return [*self.enter(key, value, own.record, now), Save(((key, value),))]
 
-    def _tell_loser(self, key: str, own: Entry, winner: Entry) -> list[Effect]:
+    def tell_loser(self, key: str, name: str, winner: str, where: str) -> list[Effect]:
         """Two keys had claimed the name on two sides of a split; the one that is registered here has lost it."""
-        lost = Log(f"{own.name} has lost the name to a key that claimed it earlier, at seed {winner.home}")
+        lost = Log(f"{name} has lost the name to a key that claimed it earlier, at {where}")
         link = self._sessions.link_of(key)
         self._own.then(lambda: self._sessions.unregister(key))
         if link is None:
             return [lost]
-        return [lost, Send(link, wire.encode_request("conflict", wire.ConflictParams(own.name, winner.key)))]
+        return [lost, Send(link, wire.encode_request("conflict", wire.ConflictParams(name, winner)))]
 
     def _forged(self, key: str, entry: Entry) -> Log:
         self.dropped += 1
@@ -321,7 +321,7 @@ class Registry:
 
     # -- own entries ---------------------------------------------------------------------------------------------
 
-    def _enter(self, key: str, value: EntryValue, record: Record, now: float) -> list[Effect]:
+    def enter(self, key: str, value: EntryValue, record: Record, now: float) -> list[Effect]:
         """Write an own entry, of which all signatures were checked, and tell whoever wants to know."""
         self._write(key, value, record, verified=True)
         self._own.tell_soon(now)
@@ -362,5 +362,6 @@ def _ms(now: float) -> int:
     return int(now * 1000)
 
 
-def _with_presence(value: EntryValue, online: bool, seen_ms: int) -> EntryValue:
-    return msgspec.structs.replace(value, online=online, seen=seen_ms)
+def as_seen(value: EntryValue, online: bool, now: float) -> EntryValue:
+    """The same user, who is here or has just left."""
+    return msgspec.structs.replace(value, online=online, seen=_ms(now))

@@ -18,10 +18,10 @@ from meshproto.core.directory import CLAIM_TTL_S, Directory
 from meshproto.core.effects import Effect, Reply
 from meshproto.core.identity import Entropy
 from meshproto.core.meshkey import NO_KEYS, Gate, Handshake, Keyring
-from meshproto.core.names import Embedded, Names
+from meshproto.core.names import MakeNames, Parts, embedded
 from meshproto.core.peering import Peering, SeedView
 from meshproto.core.rates import COSTS, REQUESTS_AT_ONCE, Rates
-from meshproto.core.registry import InOwnSpace, MayRegister, Registry
+from meshproto.core.registry import MayRegister
 from meshproto.core.sessions import WATCHES_PER_LINK_MAX, Session, Sessions
 from meshproto.errors import (
     BadParams,
@@ -49,8 +49,9 @@ class Settings:
 
 
 class Seed:
-    """`entries`: what :class:`Save` wrote before, `peers`: bootstrap addresses and those of :class:`SavePeer`. Raises
-    :class:`BadState` when an entry does not read: a seed must not forget claims."""
+    """`entries`: what :class:`Save` wrote before, `peers`: bootstrap addresses and those of :class:`SavePeer`;
+    `make_names`: the directory, if it is none of this seed's own. Raises :class:`BadState` when an entry does not read:
+    a seed must not forget claims."""
 
     def __init__(
         self,
@@ -63,6 +64,7 @@ class Seed:
         settings: Settings | None = None,
         entries: Iterable[tuple[str, EntryValue]] = (),
         peers: Iterable[str] = (),
+        make_names: MakeNames | None = None,
     ) -> None:
         self.name = name
         self.address = address
@@ -75,17 +77,16 @@ class Seed:
         self.gossip = self.peering.gossip
         self._sessions = Sessions(self._settings.lease_s)
         self._rates = Rates()
-        self._registry = Registry(
+        parts = Parts(
             name,
-            InOwnSpace(name, self.peering),
             self.peering,
             self._sessions,
             self._rates,
-            claim_ttl_s=self._settings.claim_ttl_s,
-            may_register=self._settings.may_register,
+            self._settings.lease_s,
+            self._settings.claim_ttl_s,
+            self._settings.may_register,
         )
-        self._registry.remember(entries, now)
-        self._names: Names = Embedded(name, self._registry, self._sessions, self._settings.lease_s)
+        self._names = (make_names or embedded(entries))(parts, now)
         self._lookups = 0
         self.peering.begin()
 
@@ -93,11 +94,12 @@ class Seed:
 
     @property
     def directory(self) -> Directory:
-        return self._registry.directory
+        """What is known here without asking anybody."""
+        return self._names.directory
 
     @property
     def dropped(self) -> int:
-        return self._registry.dropped
+        return self._names.dropped
 
     @property
     def wake_at(self) -> float:
@@ -119,7 +121,7 @@ class Seed:
         """The answers to the first of the lines that came over a link, as many as there are that ask nothing unusual
         (:mod:`meshproto.core.quick`). The line after those is one for :meth:`receive`."""
         session = self._sessions[link]
-        if session.names and not self._sessions.leased(link):
+        if not self._names.quick or (session.names and not self._sessions.leased(link)):
             return []
         if session.credit < len(lines):
             try:
@@ -127,7 +129,7 @@ class Seed:
             except SlowDown:
                 return []
         misses = session.welcome  # which is not made of them
-        found = quick.answers(lines, self._registry.directory, now, self.peering.alive, misses=misses)
+        found = quick.answers(lines, self._names.directory, now, self.peering.alive, misses=misses)
         if found:
             session.credit -= len(found)
             session.welcome = True
@@ -222,7 +224,7 @@ class Seed:
 
     def picture(self, now: float) -> list[SeedView]:
         """The mesh as this seed sees it, itself first."""
-        return self.peering.views(now, self.directory.users_by_home)
+        return self.peering.views(now, self._names.users)
 
     # -- requests ------------------------------------------------------------------------------------------------
 
@@ -317,8 +319,8 @@ class Seed:
             seed=self.name,
             version=self._settings.version,
             uptime=round(now - self._started, 3),
-            names=len(self.directory),
-            online=sum(users for home, users in self.directory.online_by_home.items() if home in alive),
+            names=self._names.names,
+            online=self._names.online(alive),
             seeds=1 + len(self.peering.addresses),
             alive=len(alive),
             links=len(self._sessions),

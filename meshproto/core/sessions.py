@@ -7,6 +7,7 @@ the lease.
 import ipaddress
 import math
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -61,6 +62,10 @@ class Session:
         return address.is_private or address.is_loopback
 
 
+def _nobody_minds(_: Iterable[str]) -> None:
+    pass
+
+
 class Sessions(dict[int, Session]):
     """By link."""
 
@@ -71,6 +76,8 @@ class Sessions(dict[int, Session]):
         self._link_of: dict[str, int] = {}
         self._watchers: dict[str, set[int]] = {}
         self._watched: Counter[str] = Counter()  # network -> names, each as often as it is watched
+        self.followed: Callable[[Iterable[str]], None] = _nobody_minds  # told of names that somebody watches now,
+        self.left: Callable[[Iterable[str]], None] = _nobody_minds  # and of those that nobody does any more
 
     @property
     def wake_at(self) -> float:
@@ -152,23 +159,31 @@ class Sessions(dict[int, Session]):
             raise SlowDown(f"at most {WATCHED_PER_NETWORK_MAX} names may be watched from {called(session.network)}")
         self._watched[session.network] += len(keys - session.watched)
         session.watched |= keys
+        fresh = keys - self._watchers.keys()
         for key in keys:
             self._watchers.setdefault(key, set()).add(link)
+        self.followed(fresh)
 
     def unwatch(self, link: int, session: Session, keys: set[str]) -> None:
         self._watched[session.network] -= len(session.watched & keys)
         if not self._watched[session.network]:
             del self._watched[session.network]
         session.watched -= keys
+        left = []
         for key in keys:
             watchers = self._watchers.get(key, set())
             watchers.discard(link)
-            if not watchers:
-                self._watchers.pop(key, None)
+            if not watchers and self._watchers.pop(key, None) is not None:
+                left.append(key)
+        self.left(left)
 
     def watched(self, keys: set[str]) -> list[str]:
         """Those of the keys that somebody watches."""
         return sorted(keys & self._watchers.keys())
+
+    def watched_names(self) -> list[str]:
+        """All that somebody watches."""
+        return list(self._watchers)
 
     def watchers(self, key: str) -> tuple[int, ...]:
         return tuple(self._watchers.get(key, ()))

@@ -3,13 +3,15 @@
 import math
 import random
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Coroutine, Iterable
 from typing import Any, TypeVar
 
 from msgspec import UNSET, Struct
 
-from meshproto.core.effects import Effect, Exchange, Log, Push, Save, SavePeer, Send, Tell
+from meshproto.core.effects import Ask, Effect, Exchange, Log, Push, Save, SavePeer, Send, Tell
+from meshproto.core.names import MakeNames, Names, Parts
 from meshproto.core.seed import Seed, Settings
+from meshproto.core.shared import Shared
 from meshproto.wire import (
     LINE_BYTES_MAX,
     Answer,
@@ -28,6 +30,7 @@ from meshproto.wire import (
     decode_value,
     encode_request,
 )
+from tests.core.fake_store import FakeStore
 from tests.core.users import signed
 
 START_S = 1_700_000_000.0
@@ -42,6 +45,7 @@ class Host:
         self.name = name
         self.address = f"{name}:5001"
         self.core: Seed | None = None
+        self.names: Shared | None = None
         self.disk: dict[str, EntryValue] = {}
         self.disk_is_full = False
         self.peers: set[str] = set()
@@ -56,14 +60,17 @@ class Host:
 
 
 class SeedMesh:
-    """`cut`: pairs of seeds that do not reach each other."""
+    """`cut`: pairs of seeds that do not reach each other. `sharing`: those that share a directory, :attr:`store`;
+    the others have one of their own."""
 
-    def __init__(self, *names: str, settings: Settings | None = None) -> None:
+    def __init__(self, *names: str, settings: Settings | None = None, sharing: Collection[str] = ()) -> None:
         self.now = START_S
         self.rng = random.Random(1)
         self.settings = settings or Settings()
         self.hosts = {name: Host(name) for name in names}
         self.cut: set[frozenset[str]] = set()
+        self.sharing = set(sharing)
+        self.store = FakeStore(lambda: self.now)
         self.exchanges = 0
         self.pushes: list[tuple[str, Push]] = []
         self._link = 0
@@ -89,7 +96,19 @@ class SeedMesh:
             settings=self.settings,
             entries=list(host.disk.items()),
             peers=sorted({first, *host.peers}),
+            make_names=self._share(host) if name in self.sharing else None,
         )
+
+    def _share(self, host: Host) -> MakeNames:
+        def changed(key: str) -> None:
+            if host.core is not None and host.names is not None:
+                self.carry_out(host, host.names.changed(key))
+
+        def make(parts: Parts, _: float) -> Names:
+            host.names = Shared(parts, self.store.seat(changed), lambda: self.now, host.disk.items())
+            return host.names
+
+        return make
 
     def stop(self, name: str) -> None:
         """As `kill -9` does it."""
@@ -150,6 +169,8 @@ class SeedMesh:
                     self._tell(host, push.address, push.params, None)
                 case Log(text):
                     host.logs.append(text)
+                case Ask(work):
+                    waiting.extendleft(reversed(_done(work)))
 
     def _save(self, host: Host, save: Save) -> tuple[Send, ...]:
         host.saves.append(save)
@@ -183,6 +204,16 @@ class SeedMesh:
         link = self._peer_links[pair]
         self.receive(peer.name, link, encode_request("gossip", params, request_id))
         return peer.lines[link][-1] if request_id is not None else None
+
+
+def _done(work: Coroutine[Any, Any, list[Effect]]) -> list[Effect]:
+    """Of what waits for nothing here."""
+    try:
+        work.send(None)
+    except StopIteration as end:
+        effects: list[Effect] = end.value
+        return effects
+    raise AssertionError("the store lets nobody wait")
 
 
 class Client:

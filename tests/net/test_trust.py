@@ -13,6 +13,7 @@ from zope.interface import implementer
 from meshproto.core.envelope import Letter, seal
 from meshproto.core.identity import Identity, grouped, verify
 from meshproto.core.lookup import Located
+from meshproto.core.names import Embedded
 from tests.qr_reader import read_svg
 from tests.world import USER_PORT, Answer, World
 
@@ -151,7 +152,9 @@ def test_a_seed_that_answers_with_an_older_record_is_not_believed(monkeypatch: p
     world.users["UserX"].keys.rotate(world.hosts["UserX"].now_ms())
     world.run(1)
     assert world.send("UserX", "Bobby", "second").code == 200
-    monkeypatch.setattr(world.cores["seedX"]._registry, "find", lambda name, now: (old, []))
+    names = world.cores["seedX"]._names
+    assert isinstance(names, Embedded)
+    monkeypatch.setattr(names.registry, "find", lambda name, now: (old, []))
     located = world.wait(ensureDeferred(world.users["Bobby"].seeds.locate("UserX", fresh=True)))
     assert located.signed == world.users["UserX"].seeds.own_record() != old.signed
     assert world.send("Bobby", "UserX", "sealed for the new one").json["status"] == "delivered"

@@ -1,0 +1,509 @@
+"""A directory that several seeds share, in a store that others have proven: Redis Cluster, say.
+
+The seeds of a site then keep no users themselves. What the directory has of a name is one value of the store, and
+counts as the entry of one home (:mod:`meshproto.core.directory`), beside those that seeds with a directory of their own
+gossip. So the rules are the same (:mod:`meshproto.core.registry`); but what they decide on is read first, and what they
+decided is written by compare-and-set: if somebody else was quicker it is decided anew.
+
+Who is online is not written every few seconds: a value names the seed where the user is, and that seed's life; they are
+there as long as that seed is (:mod:`meshproto.core.liveness`), and lives the same life. A user who has been away for as
+long as a claim lasts is forgotten by the store itself, whose values expire.
+
+A store that fails over may lose what it had acknowledged last, so each seed looks after the users who are connected to
+it: what is missing is written again, and of two keys the one with the older claim keeps the name.
+
+Lookups go on while the store is gone, as far as the seed remembers: the answer says that it is `stale`.
+"""
+
+import re
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
+
+import msgspec
+
+from meshproto import wire
+from meshproto.core.directory import Directory
+from meshproto.core.effects import Ask, Effect, Log, Reply, Save, Tell
+from meshproto.core.entry import Entry, pack_own
+from meshproto.core.gossip import VERSION_BYTES, Change
+from meshproto.core.identity import Record, verify
+from meshproto.core.names import Parts
+from meshproto.core.quick import not_found
+from meshproto.core.registry import Registry, as_seen
+from meshproto.errors import Forbidden, MeshError, Unavailable
+from meshproto.wire import EntryValue, LookupResult, SignedRecord, fold
+
+HOME: Final = ""
+"""Under which the shared directory's entries stand beside those of seeds; no seed is called so."""
+TRIES_MAX: Final = 8
+"""How often a name is decided anew because somebody else was quicker; then something is wrong."""
+BUSY_RETRY_S: Final = 1.0
+KNOWN_NAMES_MAX: Final = 100_000
+"""What was read last is remembered for when the store is gone: 50 MB."""
+CARE_S: Final = 60.0
+"""How often a seed looks whether the store still has a user who is connected to it: so long a name that a fail-over has
+lost may be unknown, or somebody else's."""
+CARE_NAMES: Final = 1000
+"""Looked after at a time, each round of gossip, while there are so many: 60,000 users a minute."""
+_HEAD: Final = re.compile(rb"([A-Za-z0-9._-]{1,64}) (\d{1,16})\n")
+
+T = TypeVar("T")
+
+
+class SharedStore(Protocol):
+    """One value a key, in a store that several seeds share. Whatever is awaited raises :class:`Unavailable` when the
+    store does not answer in time, or has nobody for these keys."""
+
+    def get(self, key: str) -> Awaitable[bytes | None]: ...
+
+    def swap(self, key: str, before: bytes | None, after: bytes | None, ttl_ms: int) -> Awaitable[bool]:
+        """Compare and set: write `after` (None: delete), which expires after `ttl_ms`, if the value is still `before`
+        (None: there is none); tell all who watch the key. Whether it was so."""
+
+    def watch(self, keys: Iterable[str]) -> None:
+        """Say when one of them is written, by whomever."""
+
+    def unwatch(self, keys: Iterable[str]) -> None: ...
+
+
+class Place(NamedTuple):
+    """Where a user is: connected to `seed`, in the life of it that has this number."""
+
+    seed: str
+    life: int
+
+
+class _Draft:
+    """What becomes of one name's value. `place`: where the user is from now on; None: where they were. `calls`: what
+    follows when it is written."""
+
+    def __init__(self, before: bytes | None, place: Place | None = None) -> None:
+        self.before = self.after = before
+        self.at: Place | None = None  # where the user is, as it was read
+        self._place = place
+        self.calls: list[Callable[[], object]] = []
+
+    def read(self) -> bytes | None:
+        """The packed entry that stands there. Raises :class:`Unavailable`."""
+        if self.before is None:
+            return None
+        head = _HEAD.match(self.before)
+        if head is None:
+            raise Unavailable("what the shared directory has of this name is damaged: its user has to register again")
+        self.at = Place(head[1].decode(), int(head[2]))
+        return self.before[head.end() :]
+
+    def write(self, value: EntryValue) -> bytes:
+        packed = pack_own(HOME, value)
+        place = self._place or self.at or Place("-", 0)
+        self.after = b"%b %d\n%b" % (place.seed.encode(), place.life, packed)
+        return _stored(packed)
+
+
+class _Drafted:
+    """The :class:`meshproto.core.registry.Own` of a directory that is written one draft at a time."""
+
+    def __init__(self) -> None:
+        self.draft = _Draft(None)
+
+    def write(self, _key: str, value: EntryValue) -> bytes:
+        return self.draft.write(value)
+
+    def drop(self, _key: str, _now: float) -> None:
+        self.draft.after = None
+
+    def tell_soon(self, _now: float) -> None:
+        """The store tells those who watch."""
+
+    def then(self, call: Callable[[], object]) -> None:
+        self.draft.calls.append(call)
+
+
+class _Rules(Registry):
+    """The rules of every registry, for one name at a time: between :meth:`loaded` and its end the directory has what
+    the shared one has of it."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._drafted = _Drafted()
+        super().__init__(
+            HOME,
+            self._drafted,
+            parts.peering,
+            parts.sessions,
+            parts.rates,
+            claim_ttl_s=parts.claim_ttl_s,
+            may_register=parts.may_register,
+        )
+
+    @property
+    def draft(self) -> "_Draft":
+        """The one that is loaded."""
+        return self._drafted.draft
+
+    @property
+    def kept_ms(self) -> int:
+        """How long a value stands that nobody writes: as long as a farewell has to (:meth:`Registry.sweep`)."""
+        return self.directory.claim_ttl_ms + self.renew_ms
+
+    def shared(self, key: str) -> Entry | None:
+        return self.directory.at_home(key, HOME)
+
+    @contextmanager
+    def loaded(self, key: str, draft: _Draft, now: float) -> Iterator[None]:
+        """Raises :class:`Unavailable` for a value that does not read."""
+        packed = draft.read()
+        self._drafted.draft = draft
+        if packed is not None:
+            entry = Entry(_stored(packed), HOME, True)
+            if entry.online and draft.at is not None and not self._peering.lives(*draft.at, now):
+                # Nobody has written that they went, nor when: they may have been seen until the next renewal.
+                seen = min(_ms(now), entry.seen + self.renew_ms)
+                value = msgspec.structs.replace(entry.value, online=False, seen=seen)
+                entry = Entry(_stored(pack_own(HOME, value)), HOME, True)
+            self.directory.put(key, entry)
+        try:
+            yield
+        finally:
+            self.directory.remove(key, HOME)
+
+    def _result(self, entry: Entry, now: float) -> LookupResult:
+        if entry.home != HOME or self.draft.at is None:
+            return super()._result(entry, now)
+        value, at = entry.value, self.draft.at
+        seen = _ms(now) if value.online else value.seen
+        return LookupResult(value.record, value.sig, value.since, at.seed, value.online, seen)
+
+    def _changed(self, keys: set[str], now: float) -> list[Effect]:
+        """The store tells those who watch, here as at other seeds."""
+        return []
+
+
+class Shared:
+    """The :class:`meshproto.core.names.Names` of a seed `name` whose directory is in a store. `clock`: s since 1970
+    UTC, read whenever the store has answered. `entries`: what this seed had on its own disk before; it goes into the
+    store, and until then is known from here. `names`: how many the store has, as far as anybody has counted."""
+
+    quick = False
+
+    def __init__(
+        self,
+        parts: Parts,
+        store: SharedStore,
+        clock: Callable[[], float],
+        entries: Iterable[tuple[str, EntryValue]] = (),
+    ) -> None:
+        self.registrations = 0
+        self.names = 0
+        self._name = parts.seed
+        self._store = store
+        self._peering = parts.peering
+        self._sessions = parts.sessions
+        self._clock = clock
+        self._lease_s = parts.lease_s
+        self._rules = _Rules(parts)
+        self._ttl_ms = self._rules.kept_ms
+        self._known: OrderedDict[str, bytes] = OrderedDict()
+        self._mine: OrderedDict[str, tuple[EntryValue, float]] = (
+            OrderedDict()
+        )  # who is connected, and when to look again
+        self._told: OrderedDict[tuple[str, str], None] = OrderedDict()  # names and homes that gossip has told of
+        self._contested: set[str] = set()
+        self._moving: deque[tuple[str, EntryValue]] = deque(entries)
+        self._working = False
+        for key, value in self._moving:
+            self._rules.directory.put(key, _at_seed(self._name, value))
+        self._sessions.followed, self._sessions.left = store.watch, store.unwatch
+
+    @property
+    def directory(self) -> Directory:
+        """What gossip tells of users with other directories."""
+        return self._rules.directory
+
+    @property
+    def dropped(self) -> int:
+        return self._rules.dropped
+
+    @property
+    def users(self) -> dict[str, int]:
+        """By seed, as far as that is known here."""
+        return {self._name: len(self._mine)}
+
+    def online(self, _alive: Collection[str]) -> int:
+        return len(self._mine)
+
+    # -- asked by users ------------------------------------------------------------------------------------------
+
+    def lookup(self, reply: Reply, name: str, now: float) -> list[Effect]:
+        self._sessions[reply.link].welcome = True  # it is a request, whoever it is for
+        return [Ask(self._answered(reply, self._look_up(reply, name)), reply.link)]
+
+    def register(self, reply: Reply, signed: SignedRecord, now: float) -> list[Effect]:
+        key = fold(verify(signed).name)
+        return [Ask(self._answered(reply, self._register(reply, key, signed)), reply.link)]
+
+    def unregister(self, reply: Reply, signed: SignedRecord, now: float) -> list[Effect]:
+        key = fold(verify(signed).name)
+        return [Ask(self._answered(reply, self._unregister(reply, key, signed)), reply.link)]
+
+    def page(self, wanted: wire.NamesParams, now: float) -> wire.NamesResult:
+        raise Forbidden("this seed does not list names: it shares a directory, which has them in no order")
+
+    @staticmethod
+    async def _answered(reply: Reply, work: Coroutine[Any, Any, list[Effect]]) -> list[Effect]:
+        try:
+            return await work
+        except MeshError as error:
+            return [*reply.error(error)]
+
+    async def _look_up(self, reply: Reply, name: str) -> list[Effect]:
+        found, effects = await self._find(name)
+        return [*effects, *(reply.error(not_found(name)) if found is None else reply.result(found))]
+
+    async def _find(self, name: str) -> tuple[LookupResult | None, list[Effect]]:
+        """Raises :class:`Unavailable` for what is not remembered while the store is gone."""
+        key, stale = fold(name), False
+        try:
+            kept = self._remember(key, await self._store.get(key))
+        except Unavailable:
+            kept, stale = self._known.get(key), True
+            if kept is None and not self._rules.directory.knows(key):
+                raise
+        now = self._clock()
+        with self._rules.loaded(key, _Draft(kept), now):
+            found, effects = self._rules.find(key, now)
+        if found is not None and stale:
+            found = msgspec.structs.replace(found, online=False, stale=True)
+        return found, effects
+
+    async def _register(self, reply: Reply, key: str, signed: SignedRecord) -> list[Effect]:
+        link = reply.link
+
+        def decide(now: float) -> tuple[EntryValue, list[Effect]]:
+            if link not in self._sessions:
+                raise Unavailable("the connection has ended")
+            (_, value), effects = self._rules.register(link, signed, now)
+            return value, effects
+
+        value, effects = await self._decide(key, decide, here=True)
+        now = self._clock()
+        self.registrations += 1
+        self._mine[key] = value, now + CARE_S
+        if link not in self._sessions:
+            return effects + await self._mark(key, False)
+        self._sessions.register(link, key)
+        self._sessions[link].welcome = True
+        result = wire.RegisterResult(self._name, value.since, self._lease_s)
+        return [*effects, *self.renew(link, now), *reply.result(result)]
+
+    async def _unregister(self, reply: Reply, key: str, signed: SignedRecord) -> list[Effect]:
+        _, effects = await self._decide(key, lambda now: self._rules.unregister(signed, now))
+        self._mine.pop(key, None)
+        if reply.link in self._sessions:
+            self._sessions[reply.link].welcome = True
+        return [*effects, *reply.result(wire.Nothing())]
+
+    # -- presence ------------------------------------------------------------------------------------------------
+
+    def renew(self, link: int, now: float) -> list[Effect]:
+        return self.mark(link, True, now) if self._sessions.renew(link, now) else []
+
+    def mark(self, link: int, online: bool, now: float) -> list[Effect]:
+        return [Ask(self._quietly(key, self._mark(key, online))) for key in self._sessions.names_of(link)]
+
+    async def _mark(self, key: str, online: bool) -> list[Effect]:
+        """The user is here, or was until now: as long as the store, too, has them here and nowhere else."""
+
+        def decide(now: float) -> tuple[None, list[Effect]]:
+            entry, draft = self._rules.shared(key), self._rules.draft
+            link = self._sessions.link_of(key)
+            here = link is not None and self._sessions.leased(link)
+            if entry is None or entry.gone or entry.online == online or draft.at != self._place or here != online:
+                return None, []
+            return None, self._rules.tell_presence([(key, entry)], online, now)
+
+        if not online and self._sessions.link_of(key) is None:
+            self._mine.pop(key, None)
+        return (await self._decide(key, decide, here=True))[1]
+
+    @property
+    def _place(self) -> Place:
+        return Place(self._name, self._peering.gossip.own.generation)
+
+    # -- as time goes by -----------------------------------------------------------------------------------------
+
+    def sweep(self, now: float) -> list[Effect]:
+        """Look after some who are connected here."""
+        asks: list[Effect] = []
+        for key, (_, at) in self._mine.items():
+            if at > now or len(asks) >= CARE_NAMES:
+                break
+            asks.append(Ask(self._quietly(key, self._care(key))))
+        for _ in asks:
+            key = next(iter(self._mine))
+            self._mine[key] = self._mine.pop(key)[0], now + CARE_S
+        return asks + self._work_on()
+
+    async def _care(self, key: str) -> list[Effect]:
+        """See that the store has a user who is connected here as they have registered."""
+        if key not in self._mine or self._sessions.link_of(key) is None:
+            self._mine.pop(key, None)
+            return []
+        mine = self._mine[key][0]
+        return (await self._decide(key, lambda now: (None, self._look_after(key, mine, now)), here=True))[1]
+
+    def _look_after(self, key: str, mine: EntryValue, now: float) -> list[Effect]:
+        rules, entry = self._rules, self._rules.shared(key)
+        record = wire.decode_value(mine.record, Record)
+        if entry is None or (entry.key != record.key and (mine.since, record.key) < (entry.since, entry.key)):
+            lost = Log(f"what the shared directory had of {record.name} was lost, and is written again")
+            return [lost, *rules.enter(key, as_seen(mine, True, now), record, now)]
+        if entry.key != record.key:
+            rules.draft.calls.append(lambda: self._mine.pop(key, None))
+            return rules.tell_loser(key, record.name, entry.key, "the shared directory")
+        if entry.seq > record.seq:  # the user has moved on, or left
+            rules.draft.calls += [lambda: self._sessions.unregister(key), lambda: self._mine.pop(key, None)]
+            return []
+        if entry.seq < record.seq or rules.draft.at != self._place:
+            return rules.enter(key, as_seen(mine, True, now), record, now)
+        fresh = entry.online and entry.seen + rules.renew_ms > _ms(now)
+        return [] if fresh else rules.tell_presence([(key, entry)], True, now)
+
+    def resumed(self) -> list[Effect]:
+        """The store was gone, and what it did meanwhile was not heard: those who watch are told how things stand, and
+        all who are connected are looked after."""
+        self._mine = OrderedDict((key, (value, 0.0)) for key, (value, _) in self._mine.items())
+        return [effect for key in self._sessions.watched_names() for effect in self.changed(key)]
+
+    def changed(self, key: str) -> list[Effect]:
+        """A value of the store was written."""
+        return [Ask(self._quietly(key, self._tell(key)))]
+
+    async def _tell(self, key: str) -> list[Effect]:
+        found, effects = await self._find(key)
+        name = wire.decode_value(found.record, Record).name if found else key
+        line = wire.encode_request("changed", wire.ChangedParams(name, found))
+        return [*effects, Tell(key, line, self._sessions.watchers(key))]
+
+    # -- heard from seeds with a directory of their own ------------------------------------------------------------
+
+    def take(self, changes: list[Change], now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        for change in changes:
+            if self._rules.take_one(change, effects) and self._sessions.watched({change.key}):
+                effects += self.changed(change.key)
+            self._told[change.key, change.seed] = None
+        return effects + self._work_on()
+
+    def _work_on(self) -> list[Effect]:
+        """One thing after the other, in the background: what this seed brings along, and what gossip has told."""
+        if self._working or not (self._moving or self._told):
+            return []
+        self._working = True
+        return [Ask(self._work())]
+
+    async def _work(self) -> list[Effect]:
+        effects: list[Effect] = []
+        try:
+            while self._moving and len(effects) < CARE_NAMES:
+                key, value = self._moving[0]
+                effects += (await self._decide(key, self._bringing(key, value)))[1]
+                self._rules.directory.remove(key, self._name)
+                effects.append(Save(((key, None),)))
+                self._moving.popleft()
+            while self._told and len(effects) < CARE_NAMES:
+                key, home = next(iter(self._told))
+                effects += (await self._decide(key, self._comparing(key, home)))[1]
+                self._told.pop((key, home))
+        except Unavailable as gone:
+            effects.append(Log(f"the shared directory: {gone.detail}"))
+        finally:
+            self._working = False
+        return effects
+
+    def _bringing(self, key: str, value: EntryValue) -> Callable[[float], tuple[None, list[Effect]]]:
+        """What stood on this seed's disk counts as what any other seed tells of its users; and stands in the store from
+        now on, unless that has more."""
+
+        def decide(now: float) -> tuple[None, list[Effect]]:
+            effects = self._rules.compare(key, self._name, now)
+            if self._rules.shared(key) is None:
+                record = wire.decode_value(value.record, Record)
+                effects += self._rules.enter(key, msgspec.structs.replace(value, online=False), record, now)
+            return None, effects
+
+        return decide
+
+    def _comparing(self, key: str, home: str) -> Callable[[float], tuple[None, list[Effect]]]:
+        def decide(now: float) -> tuple[None, list[Effect]]:
+            rules = self._rules
+            effects = rules.compare(key, home, now)
+            own, told = rules.shared(key), rules.directory.at_home(key, home)
+            rules.draft.calls.append(lambda: self._contest(key, own if told is not None else None))
+            return None, effects
+
+        return decide
+
+    def _contest(self, key: str, own: Entry | None) -> None:
+        """A seed with a directory of its own has the name too: it is told what the shared one has, and draws the
+        conclusions. As soon as it has none, it need not be told any more."""
+        gossip = self._peering.gossip
+        if own is not None:
+            gossip.put(key, pack_own(self._name, msgspec.structs.replace(own.value, online=False)))
+            self._contested.add(key)
+        elif key in self._contested:
+            self._contested.discard(key)
+            gossip.delete(key, self._clock())
+        else:
+            return
+        self._peering.push_soon(self._clock())
+
+    # -- read, decide, compare and set, try again --------------------------------------------------------------------
+
+    async def _decide(
+        self, key: str, decide: Callable[[float], tuple[T, list[Effect]]], *, here: bool = False
+    ) -> tuple[T, list[Effect]]:
+        """`decide` is given the time, and the rules have what stands in the store; what they write goes there. `here`:
+        its user is connected to this seed. Raises what `decide` raises, and :class:`Unavailable`."""
+        for _ in range(TRIES_MAX):
+            before = self._remember(key, await self._store.get(key))
+            draft = _Draft(before, self._place if here else None)
+            now = self._clock()
+            with self._rules.loaded(key, draft, now):
+                result, effects = decide(now)
+            if draft.after == before or await self._store.swap(key, before, draft.after, self._ttl_ms):
+                self._remember(key, draft.after)
+                for call in draft.calls:
+                    call()
+                return result, [effect for effect in effects if not isinstance(effect, Save)]
+        raise Unavailable("the shared directory was written by others each time", retry_after_s=BUSY_RETRY_S)
+
+    async def _quietly(self, key: str, work: Coroutine[Any, Any, list[Effect]]) -> list[Effect]:
+        try:
+            return await work
+        except MeshError:
+            return []  # it is looked after again
+
+    def _remember(self, key: str, kept: bytes | None) -> bytes | None:
+        if kept is None:
+            self._known.pop(key, None)
+        else:
+            self._known[key] = kept
+            self._known.move_to_end(key)
+            if len(self._known) > KNOWN_NAMES_MAX:
+                self._known.popitem(last=False)
+        return kept
+
+
+def _stored(packed: bytes) -> bytes:
+    """As an :class:`Entry` has it, which is read from a space of versions otherwise."""
+    return bytes(VERSION_BYTES) + packed
+
+
+def _at_seed(seed: str, value: EntryValue) -> Entry:
+    return Entry(_stored(pack_own(seed, value)), seed)
+
+
+def _ms(now: float) -> int:
+    return int(now * 1000)
