@@ -56,6 +56,10 @@ class Directory:
     def at_home(self, key: str, home: str) -> Entry | None:
         return next((entry for entry in self._all(key) if entry.home == home), None)
 
+    def homes(self, key: str) -> set[str]:
+        """Where entries of the folded name stand."""
+        return {entry.home for entry in self._all(key)}
+
     def best(self, name: str, now_ms: int) -> Entry | None:
         """The entry that answers for the name, if anybody owns it."""
         entries = self._all(fold(name))

@@ -100,17 +100,21 @@ class Registry:
         self._hold_until = 0.0
 
     def remember(self, entries: Iterable[tuple[str, EntryValue]], now: float) -> None:
-        """Own entries from disk. Whoever was online when this seed stopped may have been seen for some time after it
-        was last written that they were. Raises :class:`BadState`."""
+        """Own entries from disk. Raises :class:`BadState`."""
         for key, value in entries:
             try:
                 record = wire.decode_value(value.record, Record)
                 if fold(record.name) != key:
                     raise BadParams(f"it holds a record of {record.name}")
-                seen = min(_ms(now), value.seen + self.renew_ms) if value.online else value.seen
-                self._write(key, msgspec.structs.replace(value, online=False, seen=seen), record, verified=False)
+                self._write(key, self.away(value, now), record, verified=False)
             except MeshError as reason:
                 raise BadState(f"the entry of {key} is damaged ({reason.detail}): restore a backup") from None
+
+    def away(self, value: EntryValue, now: float) -> EntryValue:
+        """The entry of a user whose home stopped: if they were online then, they may have been seen for some time after
+        that was last written."""
+        seen = min(_ms(now), value.seen + self.renew_ms) if value.online else value.seen
+        return msgspec.structs.replace(value, online=False, seen=seen)
 
     # -- asked by users ------------------------------------------------------------------------------------------
 

@@ -47,6 +47,10 @@ CARE_S: Final = 60.0
 lost may be unknown, or somebody else's."""
 CARE_NAMES: Final = 1000
 """Looked after at a time, each round of gossip, while there are so many: 60,000 users a minute."""
+CONTESTED_NAMES_MAX: Final = 10_000
+"""Names that seeds with directories of their own are told of, since they had them too; those for longest are not told
+of any more when there are more. A move from such directories to this one has as many as users move within the time that
+a seed takes to be asked."""
 _HEAD: Final = re.compile(rb"([A-Za-z0-9._-]{1,64}) (\d{1,16})\n")
 
 T = TypeVar("T")
@@ -158,10 +162,7 @@ class _Rules(Registry):
         if packed is not None:
             entry = Entry(_stored(packed), HOME, True)
             if entry.online and draft.at is not None and not self._peering.lives(*draft.at, now):
-                # Nobody has written that they went, nor when: they may have been seen until the next renewal.
-                seen = min(_ms(now), entry.seen + self.renew_ms)
-                value = msgspec.structs.replace(entry.value, online=False, seen=seen)
-                entry = Entry(_stored(pack_own(HOME, value)), HOME, True)
+                entry = Entry(_stored(pack_own(HOME, self.away(entry.value, now))), HOME, True)
             self.directory.put(key, entry)
         try:
             yield
@@ -194,6 +195,7 @@ class Shared:
         clock: Callable[[], float],
         entries: Iterable[tuple[str, EntryValue]] = (),
     ) -> None:
+        now = clock()
         self.registrations = 0
         self.names = 0
         self._name = parts.seed
@@ -209,12 +211,12 @@ class Shared:
             OrderedDict()
         )  # who is connected, and when to look again
         self._told: OrderedDict[tuple[str, str], None] = OrderedDict()  # names and homes that gossip has told of
-        self._contested: set[str] = set()
-        self._moving: deque[tuple[str, EntryValue]] = deque(entries)
+        self._contested: OrderedDict[str, None] = OrderedDict()
+        self._moving = deque((key, self._rules.away(value, now)) for key, value in entries)
         self._working = False
         for key, value in self._moving:
-            self._rules.directory.put(key, _at_seed(self._name, value))
-        self._sessions.followed, self._sessions.left = store.watch, store.unwatch
+            self._rules.directory.put(key, Entry(_stored(pack_own(self._name, value)), self._name))
+        self._sessions.followed, self._sessions.left = store.watch, self._leave
 
     @property
     def directory(self) -> Directory:
@@ -354,18 +356,19 @@ class Shared:
         return (await self._decide(key, lambda now: (None, self._look_after(key, mine, now)), here=True))[1]
 
     def _look_after(self, key: str, mine: EntryValue, now: float) -> list[Effect]:
-        rules, entry = self._rules, self._rules.shared(key)
+        rules = self._rules
         record = wire.decode_value(mine.record, Record)
+        entry = rules.shared(key) or rules.directory.best(key, _ms(now))
         if entry is None or (entry.key != record.key and (mine.since, record.key) < (entry.since, entry.key)):
             lost = Log(f"what the shared directory had of {record.name} was lost, and is written again")
             return [lost, *rules.enter(key, as_seen(mine, True, now), record, now)]
         if entry.key != record.key:
             rules.draft.calls.append(lambda: self._mine.pop(key, None))
-            return rules.tell_loser(key, record.name, entry.key, "the shared directory")
+            return rules.tell_loser(key, record.name, entry.key, entry.home or "the shared directory")
         if entry.seq > record.seq:  # the user has moved on, or left
             rules.draft.calls += [lambda: self._sessions.unregister(key), lambda: self._mine.pop(key, None)]
             return []
-        if entry.seq < record.seq or rules.draft.at != self._place:
+        if entry.home != HOME or entry.seq < record.seq or rules.draft.at != self._place:
             return rules.enter(key, as_seen(mine, True, now), record, now)
         fresh = entry.online and entry.seen + rules.renew_ms > _ms(now)
         return [] if fresh else rules.tell_presence([(key, entry)], True, now)
@@ -378,7 +381,10 @@ class Shared:
 
     def changed(self, key: str) -> list[Effect]:
         """A value of the store was written."""
-        return [Ask(self._quietly(key, self._tell(key)))]
+        if key in self._contested:
+            self._told[key, HOME] = None
+        told = [Ask(self._quietly(key, self._tell(key)))] if self._sessions.watched({key}) else []
+        return [*told, *self._work_on()]
 
     async def _tell(self, key: str) -> list[Effect]:
         found, effects = await self._find(key)
@@ -392,7 +398,7 @@ class Shared:
         effects: list[Effect] = []
         for change in changes:
             if self._rules.take_one(change, effects) and self._sessions.watched({change.key}):
-                effects += self.changed(change.key)
+                effects.append(Ask(self._quietly(change.key, self._tell(change.key))))
             self._told[change.key, change.seed] = None
         return effects + self._work_on()
 
@@ -438,26 +444,34 @@ class Shared:
     def _comparing(self, key: str, home: str) -> Callable[[float], tuple[None, list[Effect]]]:
         def decide(now: float) -> tuple[None, list[Effect]]:
             rules = self._rules
-            effects = rules.compare(key, home, now)
-            own, told = rules.shared(key), rules.directory.at_home(key, home)
-            rules.draft.calls.append(lambda: self._contest(key, own if told is not None else None))
+            effects = [] if home == HOME else rules.compare(key, home, now)
+            own = rules.shared(key)
+            if key in self._contested or rules.directory.homes(key) - {HOME}:
+                rules.draft.calls.append(lambda: self._contest(key, own))
             return None, effects
 
         return decide
 
     def _contest(self, key: str, own: Entry | None) -> None:
-        """A seed with a directory of its own has the name too: it is told what the shared one has, and draws the
-        conclusions. As soon as it has none, it need not be told any more."""
-        gossip = self._peering.gossip
+        """A seed with a directory of its own has, or had, the name too. It cannot ask this one, so it is told what
+        stands here, and of each change, and draws the conclusions."""
+        gossip, now = self._peering.gossip, self._clock()
         if own is not None:
-            gossip.put(key, pack_own(self._name, msgspec.structs.replace(own.value, online=False)))
-            self._contested.add(key)
+            self._contested[key] = None
+            self._store.watch([key])
+            gossip.put(key, pack_own(self._name, own.value))
+            if len(self._contested) > CONTESTED_NAMES_MAX:
+                self._contest(next(iter(self._contested)), None)
         elif key in self._contested:
-            self._contested.discard(key)
-            gossip.delete(key, self._clock())
-        else:
-            return
-        self._peering.push_soon(self._clock())
+            del self._contested[key]
+            self._leave([key])
+            gossip.delete(key, now)
+        self._peering.push_soon(now)
+
+    def _leave(self, keys: Iterable[str]) -> None:
+        """Who has watched them does so no more."""
+        left = [key for key in keys if key not in self._contested]
+        self._store.unwatch(left if left == keys else set(left) - set(self._sessions.watched(set(left))))
 
     # -- read, decide, compare and set, try again --------------------------------------------------------------------
 
@@ -474,6 +488,8 @@ class Shared:
                 result, effects = decide(now)
             if draft.after == before or await self._store.swap(key, before, draft.after, self._ttl_ms):
                 self._remember(key, draft.after)
+                if draft.after != before and self._rules.directory.knows(key):
+                    self._told[key, HOME] = None
                 for call in draft.calls:
                     call()
                 return result, [effect for effect in effects if not isinstance(effect, Save)]
@@ -499,10 +515,6 @@ class Shared:
 def _stored(packed: bytes) -> bytes:
     """As an :class:`Entry` has it, which is read from a space of versions otherwise."""
     return bytes(VERSION_BYTES) + packed
-
-
-def _at_seed(seed: str, value: EntryValue) -> Entry:
-    return Entry(_stored(pack_own(seed, value)), seed)
 
 
 def _ms(now: float) -> int:

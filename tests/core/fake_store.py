@@ -2,17 +2,21 @@
 
 from collections.abc import Callable, Iterable
 
+from meshproto.core.entry import unpack
 from meshproto.core.shared import Place
 from meshproto.errors import Unavailable
+from meshproto.wire import EntryValue, decode_value
 
 
 class FakeStore:
-    """`gone`: nobody answers. `before_swap`: called once, before a value is compared; whoever is quicker is quicker
-    there. `lost`: what was acknowledged since :meth:`copy`, as a fail-over may lose it."""
+    """`gone`: nobody answers; `deaf`: nobody is told. `before_swap`: called once, before a value is compared; whoever
+    is quicker is quicker there."""
+
+    RETRY_S = 1.5
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.values: dict[str, tuple[bytes, float]] = {}
-        self.gone = False
+        self.gone = self.deaf = False
         self.before_swap: Callable[[], None] | None = None
         self.gets = 0
         self.swaps = 0
@@ -27,7 +31,7 @@ class FakeStore:
 
     def read(self, key: str) -> bytes | None:
         if self.gone:
-            raise Unavailable("nobody answers", retry_after_s=1.0)
+            raise Unavailable("nobody answers", retry_after_s=self.RETRY_S)
         value, until = self.values.get(key, (b"", 0.0))
         return value if until > self._now() else None
 
@@ -43,7 +47,7 @@ class FakeStore:
         else:
             self.values[key] = after, self._now() + ttl_ms / 1000
         for seat in self._seats:
-            if key in seat.watched:
+            if key in seat.watched and not self.deaf:
                 seat.changed(key)
         return True
 
@@ -54,6 +58,9 @@ class FakeStore:
     def place_of(self, key: str) -> Place:
         seed, life = self.values[key][0].partition(b"\n")[0].decode().split()
         return Place(seed, int(life))
+
+    def value_of(self, key: str) -> EntryValue:
+        return decode_value(unpack(self.values[key][0].partition(b"\n")[2]), EntryValue)
 
 
 class Seat:

@@ -121,6 +121,18 @@ class SeedMesh:
         self.hosts[name].seed.opened(self._link, "127.0.0.1" if trusted else "8.8.8.8")
         return self._link
 
+    def kept(self, seed: str, key: str) -> EntryValue:
+        """What stands of a name where it outlives a restart of the seed."""
+        return self.store.value_of(key) if seed in self.sharing else self.hosts[seed].disk[key]
+
+    def writes(self, seed: str) -> int:
+        """How often something was written there."""
+        return self.store.swaps if seed in self.sharing else len(self.hosts[seed].saves)
+
+    def refuse_writes(self, seed: str) -> None:
+        """From now on nothing is."""
+        self.hosts[seed].disk_is_full = self.store.gone = True
+
     # -- time -----------------------------------------------------------------------------------------------------
 
     def advance(self, seconds: float) -> None:

@@ -28,9 +28,10 @@ from tests.core.users import forged, signed
 NOW_MS = int(START_S * 1000)
 
 
-@pytest.fixture
-def mesh() -> SeedMesh:
-    return SeedMesh("seedA")
+@pytest.fixture(params=["own", "shared"])
+def mesh(request: pytest.FixtureRequest) -> SeedMesh:
+    """A seed, whichever kind of directory it has."""
+    return SeedMesh("seedA", sharing=["seedA"] if request.param == "shared" else [])
 
 
 @pytest.fixture
@@ -83,18 +84,20 @@ class TestRegister:
     def test_the_answer_waits_for_the_disk(self, mesh: SeedMesh, client: Client) -> None:
         """The claim is on disk when the answer goes out, and is what a lookup tells."""
         client.register("UserX")
-        (save,) = mesh["seedA"].saves
-        assert [send.link for send in save.then] == [client.link]
+        if not mesh.sharing:
+            (save,) = mesh["seedA"].saves
+            assert [send.link for send in save.then] == [client.link]
         found = client.lookup("userx")
         assert (found.signed, found.home, found.online) == (signed("UserX", 1), "seedA", True)
-        assert mesh["seedA"].disk["userx"].record == found.record
+        assert mesh.kept("seedA", "userx").record == found.record
 
     def test_a_full_disk(self, mesh: SeedMesh, client: Client) -> None:
         """What cannot be written is answered with 503 and when to come back, not with a result."""
-        mesh["seedA"].disk_is_full = True
+        mesh.refuse_writes("seedA")
         for method, record in (("register", signed("UserX", 1)), ("unregister", signed("UserX", 2, gone=True))):
             error = client.refused(method, record)
-            assert (error.code, error.message, error.data.retry_after) == (503, "unavailable", 5.0)
+            retry_after = mesh.store.RETRY_S if mesh.sharing else 5.0
+            assert (error.code, error.message, error.data.retry_after) == (503, "unavailable", retry_after)
 
     @pytest.mark.parametrize(
         ("method", "record", "code", "message"),
@@ -143,7 +146,7 @@ class TestUnregister:
         client.register("UserX")
         client.unregister("UserX")
         assert not client.knows("UserX")
-        assert mesh["seedA"].disk["userx"].record == signed("UserX", 2, gone=True).record
+        assert mesh.kept("seedA", "userx").record == signed("UserX", 2, gone=True).record
         Client(mesh, "seedA").register("UserX", owner=2)
 
     def test_the_old_record_does_not_bring_the_user_back(self, client: Client) -> None:
@@ -248,8 +251,11 @@ class TestWatch:
 
 
 class TestAsking:
-    def test_names(self, client: Client) -> None:
-        """A page of the names that somebody holds."""
+    def test_names(self, mesh: SeedMesh, client: Client) -> None:
+        """A page of the names that somebody holds; a shared directory has them in no order."""
+        if mesh.sharing:
+            assert client.refused("names", NamesParams()).code == 403
+            return
         for name in ("Bob", "alice", "bert"):
             client.register(name)
         client.unregister("bert")
