@@ -2,16 +2,19 @@
 
 import os
 import random
+import sys
 import time
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from twisted.application.service import IService
+from twisted.internet import asyncioreactor
+from twisted.python import usage
 
 from meshproto import __version__
 from meshproto.core.meshkey import NO_KEYS
 from meshproto.core.seed import Seed, Settings
-from meshproto.errors import BadParams
+from meshproto.errors import BadParams, BadState
 from meshproto.net import seed_store
 from meshproto.net.clocks import wait_by_monotonic_time
 from meshproto.net.database_file import connect
@@ -19,6 +22,7 @@ from meshproto.net.large_pages import use_large_pages
 from meshproto.net.lines import LineHandler, LinesFactory
 from meshproto.net.listening import is_loopback, local_address
 from meshproto.net.names_file import NamesFile
+from meshproto.net.redis_address import RedisAddress
 from meshproto.net.seeding import SeedService
 from meshproto.net.state import REGISTER_TOKEN_FILE, StateDir
 from meshproto.net.store import SQLiteDatabase
@@ -27,7 +31,10 @@ from meshproto.net.tls_listening import check_endpoint, is_tls
 from meshproto.net.together import read_together
 from meshproto.net.turns import Turns
 from meshproto.tap import NodeOptions, NodeService, addresses, read_keys
-from meshproto.wire import TLS_PREFIX
+from meshproto.wire import TLS_PREFIX, EntryValue
+
+if TYPE_CHECKING:
+    from meshproto.net.sharing import Sharing
 
 MANY_NAMES: Final = 100_000
 """From so many on, 50 MB, the look-ups wait for memory, and it takes the tenth of a second that is needed to have it in
@@ -47,6 +54,14 @@ class Options(NodeOptions):
         ["http", None, None, "a Twisted server endpoint for metrics and a picture of the mesh, such as tcp:5080"],
         ["mesh-key", None, None, "file with the mesh's keys, one a line: gossip with those alone that prove one"],
         ["ca", None, None, "file with certificates (PEM): who is trusted with tls:, in place of the system's"],
+        [
+            "directory",
+            None,
+            None,
+            "redis://HOST:PORT[,HOST:PORT...] or rediss://...: share a directory with other seeds in a Redis or Valkey "
+            "cluster [default: one of its own]",
+        ],
+        ["directory-password", None, None, "file with the password for --directory"],
         ["register", None, None, "who may register: open, token, or a file of names [default: open]"],
         ["names", None, None, "whether clients may list names: yes or no [default: yes]"],
     ]
@@ -62,6 +77,8 @@ class Options(NodeOptions):
         "register": "MESH_REGISTER",
         "names": "MESH_NAMES",
         "http": "MESH_HTTP",
+        "directory": "MESH_DIRECTORY",
+        "directory-password": "MESH_DIRECTORY_PASSWORD",
     }
     fallbacks: ClassVar[dict[str, Any]] = {"port": 5001, "names": "yes", "register": "open", "peer": []}
     lists = frozenset({"peer"})
@@ -85,6 +102,21 @@ class Options(NodeOptions):
             self._check("http", check_endpoint)
         if self["advertise"] is not None:
             self._check("advertise", lambda address: addresses([address])[0])
+        if self["directory"] is not None:
+            self._check("directory", RedisAddress.parse)
+            _use_asyncio()
+
+
+def _use_asyncio() -> None:
+    """The client of a shared directory runs on asyncio's loop. Options are read before twistd takes a reactor of its
+    own choice. Raises :class:`usage.UsageError`."""
+    if "twisted.internet.reactor" not in sys.modules:
+        asyncioreactor.install()
+        return
+    from twisted.internet import reactor  # noqa: PLC0415 - it is there
+
+    if not isinstance(reactor, asyncioreactor.AsyncioSelectorReactor):
+        raise usage.UsageError("--directory needs asyncio's reactor: leave out --reactor, or say --reactor asyncio")
 
 
 def _yes_or_no(given: str) -> bool:
@@ -108,6 +140,8 @@ class SeedNode(NodeService):
         read_together(self.ports[-1])
         prefix = TLS_PREFIX if is_tls(self.options.endpoint) else ""
         address = options["advertise"] or prefix + self.dialled_at(where)
+        entries = seed_store.read_entries(connection)
+        sharing = None if options["directory"] is None else self._sharing(list(entries))
         core = Seed(
             options["name"],
             address,
@@ -115,18 +149,37 @@ class SeedNode(NodeService):
             rng=random.Random(os.urandom(16)),
             entropy=os.urandom,
             settings=settings,
-            entries=seed_store.read_entries(connection),
+            entries=entries,
+            make_names=None if sharing is None else sharing.make_names,
             peers=[*options["peer"], *seed_store.read_peers(connection)],
         )
         if len(core.directory) >= MANY_NAMES:
             use_large_pages()
         store = seed_store.SeedStore(SQLiteDatabase(connection, reactor, SyncThread(connection, reactor)))
-        self.seed = SeedService(core, store, reactor, self.endpoints.seed, time.time, turns)
+        self.seed = SeedService(core, store, reactor, self.endpoints.seed, time.time, turns, sharing)
         if options["http"] is not None:
             self._open_http(core)
         self.announce(state, prefix + local_address(where) if where else address)
         self.log.info("{name} listens, and says that it is at {address}", name=options["name"], address=address)
         return self.seed
+
+    def _sharing(self, entries: list[tuple[str, EntryValue]]) -> "Sharing":
+        """Raises :class:`BadState`."""
+        # Whoever has a directory of their own need not have the client of another.
+        try:
+            from meshproto.net.redis_store import RedisStore  # noqa: PLC0415
+            from meshproto.net.sharing import Sharing  # noqa: PLC0415
+        except ImportError:
+            raise BadState("--directory needs redis-py: pip install 'meshproto[redis]'") from None
+        options = self.options
+        given = options["directory-password"]
+        address = options["directory"].with_password_of(None if given is None else Path(given))
+        return Sharing(
+            lambda changed, resumed: RedisStore(address, self.reactor, changed, resumed, options["ca"]),
+            self.reactor,
+            time.time,
+            entries,
+        )
 
     def _settings(self, state: StateDir) -> Settings:
         """Raises :class:`BadState`."""

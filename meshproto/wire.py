@@ -66,6 +66,7 @@ FAREWELLS_MAX: Final = 3
 """Former owners of a name that its entry remembers: about 350 bytes each, beside the largest record in one cell."""
 
 Name = Annotated[str, Meta(pattern=NAME_PATTERN, description="1-64 of A-Z a-z 0-9 . _ -")]
+DirectoryId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{0,64}\Z")]
 Address = Annotated[str, Meta(min_length=3, max_length=ADDRESS_CHARS_MAX)]
 Id = Annotated[int, Meta(ge=-(2**53), le=2**53)] | Annotated[str, Meta(max_length=ID_CHARS_MAX)]
 B64 = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]*\Z", max_length=128)]
@@ -240,15 +241,17 @@ class EntryValue(Struct, frozen=True, gc=False, omit_defaults=True):
 
 class SeedFacts(Struct, frozen=True, omit_defaults=True):
     """What a seed says of itself in its key space, under the key `@`; `gone`: seeds that it found dead lately, with
-    the generation of each that has died, so that others look too."""
+    the generation of each that has died, so that others look too; `directory`: the one that it shares with all who say
+    the same."""
 
     address: Address
     gone: Annotated[dict[Name, int], Meta(max_length=GONE_SEEDS_MAX)] = {}
+    directory: DirectoryId = ""
 
 
 class SeedInfo(Struct, frozen=True):
     """`since`: ms since 1970 UTC when the seed was last found alive or dead; `phi`: how surprising its silence is,
-    `lag`: how many of its writes were not read yet."""
+    `lag`: how many of its writes were not read yet; `directory`: seeds with the same one know the same users."""
 
     name: Name
     address: Address
@@ -257,6 +260,7 @@ class SeedInfo(Struct, frozen=True):
     since: Annotated[int, Meta(ge=0, le=2**53)] = 0
     phi: float = 0.0
     lag: int = 0
+    directory: DirectoryId | UnsetType = UNSET
 
 
 class SeedsResult(Struct, frozen=True):

@@ -43,6 +43,7 @@ class Addresses:
         self._rng = rng
         self._names: dict[str, str] = {}  # address -> the seed that answered there last, or is said to
         self._standing: Counter[str] = Counter()  # connections on which hello was answered
+        self.directories: dict[str, str] = {}  # address -> the directory that the seed there shares with others
         self._dead: set[str] = set()  # where seeds are that the last home, or this node, found dead
         self._round: list[str] = []
         self._failed = 0
@@ -85,6 +86,7 @@ class Addresses:
 
     def told(self, seeds: Iterable[SeedInfo], host: str = "") -> None:
         """The home seed says which seeds there are. `host`: the IP address at which it was dialled."""
+        seeds = list(seeds)
         reach = self._reach | LOCAL & {kind_of(host)}
         told = [seed for seed in seeds if self._is_usable(seed.address, reach)]
         where = {seed.name: seed.address for seed in told}
@@ -95,6 +97,8 @@ class Addresses:
         self._learnt = [address for address in known if address not in self._given][:SEEDS_MAX]
         asked = {address: name for address, name in self._names.items() if self._standing[address]}
         names = self._names | {address: name for name, address in where.items()} | asked
+        shared = {seed.name: seed.directory for seed in seeds if seed.directory}
+        self.directories = {here: shared[name] for here, name in names.items() if name in shared}
         self._names = {here: names[here] for here in (*self._given, *self._learnt, *asked) if here in names}
 
     def _is_usable(self, address: str, reach: Reach) -> bool:

@@ -10,7 +10,7 @@ could be asked in time, nothing is known, which is something else.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import Enum, auto
 from typing import Final
 
@@ -52,10 +52,14 @@ class Said(Enum):
 class Walk:
     """One lookup's way through the seeds, begun at `now`. Ask :meth:`next` whom to ask, tell :meth:`heard` what came,
     ask again at that and at :meth:`wake_at`, until it is :meth:`over`; then :meth:`verdict` says what to believe.
-    Times in seconds, of one clock."""
+    Times in seconds, of one clock. `directories`: those that seeds share, by address: what one of them says the others
+    would say too, so one of them is asked, and another only if that one is silent."""
 
-    def __init__(self, home: str | None, others: Iterable[str], now: float) -> None:
+    def __init__(
+        self, home: str | None, others: Iterable[str], now: float, directories: Mapping[str, str] | None = None
+    ) -> None:
         self._home = home
+        self._directories = directories or {}
         self._left = deque([] if home is None else [home])
         self._left.extend(address for address in others if address != home)
         self._asked: dict[str, float] = {}  # those that have not answered, and when they were asked
@@ -70,12 +74,26 @@ class Walk:
         if self._home in waited_for:
             return []  # the home seed's word first
         width = 1 if self._left and self._left[0] == self._home else WALK_WIDTH - len(waited_for)
-        asked = [self._left.popleft() for _ in range(min(width, len(self._left)))]
+        shared = {self._directories[address] for address in waited_for if address in self._directories}
+        asked: list[str] = []
+        for address in list(self._left):
+            directory = self._directories.get(address)
+            if len(asked) >= width:
+                break
+            if directory in shared:
+                continue
+            if directory is not None:
+                shared.add(directory)
+            asked.append(address)
+            self._left.remove(address)
         self._asked.update((address, now) for address in asked)
         return asked
 
     def heard(self, address: str, said: Said) -> None:
         del self._asked[address]
+        directory = self._directories.get(address)
+        if said is Said.MISSING and directory is not None:
+            self._left = deque(other for other in self._left if self._directories.get(other) != directory)
         self.found = self.found or said is Said.FOUND
         self.missing += said is Said.MISSING
         self.silent += said is Said.SILENT

@@ -61,6 +61,7 @@ class SeedView(Struct, frozen=True):
     version: int
     lag: int
     itself: bool
+    directory: str = ""
 
 
 class Peering:
@@ -75,6 +76,7 @@ class Peering:
         self._forget_s = forget_s
         self.liveness = Liveness(now)
         self.addresses: dict[str, str] = {}  # other seeds: name -> address
+        self.directories: dict[str, str] = {}  # seeds that share one, which may be this one too: name -> directory
         self._names: dict[str, str] = {}  # address -> seed: what seeds say, and who answered there
         self._bootstrap = [peer for peer in bootstrap if peer != address]
         self._rng = rng
@@ -223,7 +225,13 @@ class Peering:
             self.push_soon(now)
 
     def _tell_facts(self) -> None:
-        self.gossip.put(FACTS_KEY, wire.encode_value(wire.SeedFacts(self.address, self._gone)))
+        facts = wire.SeedFacts(self.address, self._gone, self.directories.get(self.name, ""))
+        self.gossip.put(FACTS_KEY, wire.encode_value(facts))
+
+    def share(self, directory: str) -> None:
+        """This seed knows the same users as all others that say the same."""
+        self.directories[self.name] = directory
+        self._tell_facts()
 
     def _forget_gone(self, now: float) -> None:
         """Deaths that are over, or that everybody has had the time to see."""
@@ -253,17 +261,25 @@ class Peering:
         self._look_after(facts.gone, now)
         former = self.addresses.get(change.seed)
         if former == facts.address:
+            self._says_shared(change.seed, facts.directory)
             return []
         if former is not None and former not in self._bootstrap:
             self._leave_address(change.seed)
         self.addresses[change.seed] = facts.address
+        self._says_shared(change.seed, facts.directory)
         holder = self._names.get(facts.address)
         if holder is None or not self.alive(holder, now):  # a seed that lives is not driven out of its address
             self._names[facts.address] = change.seed
         return [SavePeer(facts.address)]
 
+    def _says_shared(self, seed: str, directory: str) -> None:
+        self.directories.pop(seed, None)
+        if directory:
+            self.directories[seed] = directory
+
     def _leave_address(self, seed: str) -> None:
         """It is not there any more; another may be."""
+        self.directories.pop(seed, None)
         address = self.addresses.pop(seed, "")
         if self._names.get(address) == seed:
             del self._names[address]
@@ -357,14 +373,28 @@ class Peering:
         self._live(now)
         own = self.gossip.own
         views = [
-            SeedView(self.name, self.address, True, self._started, users.get(self.name, 0), 0.0, own.version, 0, True)
+            SeedView(
+                self.name,
+                self.address,
+                True,
+                self._started,
+                users.get(self.name, 0),
+                0.0,
+                own.version,
+                0,
+                True,
+                self.directories.get(self.name, ""),
+            )
         ]
         for name, address in sorted(self.addresses.items()):
             alive, since = self._states[name]
             space = self.gossip.spaces[name]
             phi = min(PHI_SHOWN_MAX, self.liveness.phi(name, now))
             lag = max(0, space.head - space.version)
-            views.append(SeedView(name, address, alive, since, users.get(name, 0), phi, space.version, lag, False))
+            shared = self.directories.get(name, "")
+            views.append(
+                SeedView(name, address, alive, since, users.get(name, 0), phi, space.version, lag, False, shared)
+            )
         return views
 
 

@@ -305,7 +305,14 @@ class Seed:
         room, fit = wire.SEEDS_BYTES_MAX, []
         for view in sorted(self.picture(now), key=lambda view: (not view.itself, not view.alive)):
             info = wire.SeedInfo(
-                view.name, view.address, view.alive, view.users, _ms(view.since), round(view.phi, 3), view.lag
+                view.name,
+                view.address,
+                view.alive,
+                view.users,
+                _ms(view.since),
+                round(view.phi, 3),
+                view.lag,
+                view.directory or UNSET,
             )
             room -= len(wire.encode_value(info)) + 1
             if room < 0:

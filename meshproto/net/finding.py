@@ -117,7 +117,7 @@ class Finding:
             raise _shutting_down()
         home = self._home.home.address if self._home is not None else None
         others = self._addresses.to_ask(at_home=home is not None)
-        walk = Walk(home, others, self._clock.seconds())
+        walk = Walk(home, others, self._clock.seconds(), self._addresses.directories)
         search = _Search(walk, lambda at: self._ask(at, name), lambda found: _has_key(found, print_), self._clock)
         self._searches.add(search)
         try:

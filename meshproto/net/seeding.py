@@ -4,7 +4,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -13,7 +13,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from meshproto import wire
-from meshproto.core.effects import Effect, Exchange, Log, Push, Save, SavePeer, Send, Tell
+from meshproto.core.effects import Ask, Effect, Exchange, Log, Push, Save, SavePeer, Send, Tell
 from meshproto.core.limits import called
 from meshproto.core.notes import Notes
 from meshproto.core.seed import Seed
@@ -25,6 +25,9 @@ from meshproto.net.news import News
 from meshproto.net.problem import last_answer
 from meshproto.net.seed_store import SeedStore
 from meshproto.net.turns import Turns
+
+if TYPE_CHECKING:
+    from meshproto.net.sharing import Sharing
 
 TICK_S_MAX: Final = 5.0
 """How late it may be noticed that the time of day was set."""
@@ -54,6 +57,7 @@ class SeedService(Service):
         connect: Callable[[str], IStreamClientEndpoint],
         now: Callable[[], float],
         turns: Turns | None = None,
+        sharing: "Sharing | None" = None,
     ) -> None:
         self._core = core
         self._store = store
@@ -63,6 +67,9 @@ class SeedService(Service):
         self._links: dict[int, Lines] = {}
         self._news = News(turns or Turns(clock), self._tell)
         self._numbers = itertools.count(1)
+        self._sharing = sharing
+        if sharing is not None:
+            sharing.carry_out, sharing.share = self.carry_out, core.peering.share
         self._guests = Guests()
         self._notes = Notes()
         self._peers = Links(clock, connect, self._greet, self._lost, wire.GOSSIP_SEEDS_MAX)
@@ -90,6 +97,8 @@ class SeedService(Service):
 
     def startService(self) -> None:
         super().startService()
+        if self._sharing is not None:
+            self._sharing.start()
         self._tick()
         self._sweep()
 
@@ -103,7 +112,12 @@ class SeedService(Service):
         for number, lines in list(self._links.items()):
             self.closed(number)  # that its users are away is saved before the disk is closed
             lines.abort()
-        return self._store.close()
+        return ensureDeferred(self._close())
+
+    async def _close(self) -> None:
+        if self._sharing is not None:
+            await self._sharing.stop()
+        await self._store.close()
 
     @property
     def gossip_sent_bytes(self) -> int:
@@ -219,10 +233,33 @@ class SeedService(Service):
                     saved.addErrback(self._not_saved)
                 case Log():
                     self.log.warn("{text}", text=effect.text)
+                case Ask():
+                    self._ask(effect)
 
     def _tell(self, link: int, name: str, line: bytes) -> None:
         if self._core.watches(link, name):
             self._links[link].send(line)
+
+    def carry_out(self, effects: Iterable[Effect]) -> None:
+        """What a directory wants that seeds share."""
+        if self.running:
+            self._carry_out(effects)
+            self._arm()
+
+    def _ask(self, effect: Ask) -> None:
+        lines = None if effect.link is None else self._links.get(effect.link)
+        if lines is not None:
+            lines.hold()
+
+        def over(result: list[Effect] | Failure) -> None:
+            if lines is not None:
+                lines.release()
+            if isinstance(result, Failure):
+                self.log.failure("a bug", failure=result)
+            else:
+                self.carry_out(result)
+
+        ensureDeferred(effect.work).addBoth(over)
 
     def _save(self, effect: Save) -> None:
         held = [lines for send in effect.then if (lines := self._links.get(send.link))]

@@ -1,0 +1,357 @@
+"""A directory that several seeds share, in Redis or Valkey: a cluster, or a single server. Which node has what, and who
+takes over when one is lost, is the business of redis-py.
+
+Look-ups that come within one turn of the reactor go out together, a pipeline a node: each then costs a third.
+"""
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable
+from math import ceil
+from pathlib import Path
+from typing import Any, Final
+
+from redis.asyncio import Redis
+from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.exceptions import AuthenticationError, AuthorizationError, RedisClusterException, RedisError
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from meshproto.errors import BadState, MeshError, Unavailable, quoted
+from meshproto.net.redis_address import RedisAddress
+from meshproto.net.redis_counters import Counters
+
+OPERATION_S: Final = 2.0
+"""For an answer, whatever happens meanwhile: who looks a name up does not wait longer for one of several seeds."""
+TOGETHER_MAX: Final = 256
+"""Look-ups in one pipeline: some milliseconds of work, for the nodes and for this process."""
+PIPELINES_MAX: Final = 8
+"""Under way at a time. While they are, others gather."""
+WAITING_MAX: Final = 20_000
+"""Operations that were not answered: a second's, and 20 MB."""
+RETRY_AFTER_S: Final = 1.0
+"""When to come back: a cluster takes some seconds to find out that a node is lost."""
+AGAIN_S: Final = 0.5
+"""Until a node is asked again to tell of changes."""
+PREFIX: Final = b"mesh:"
+IDENTITY_KEY: Final = b"mesh-directory"
+"""No name's: those have a colon before them."""
+REASON_CHARS_MAX: Final = 300
+SWAP: Final = """\
+local now = redis.call('GET', KEYS[1])
+if (now and '=' .. now or '') ~= ARGV[1] then return 0 end
+if ARGV[2] == '' then
+    redis.call('DEL', KEYS[1])
+else
+    redis.call('SET', KEYS[1], string.sub(ARGV[2], 2), 'PX', ARGV[3])
+end
+redis.call('PUBLISH', KEYS[1], '')
+return 1
+"""
+"""Compare, set, tell. A value stands behind an equals sign, no value is nothing at all."""
+
+_WRONG: Final = (AuthenticationError, AuthorizationError)
+"""What no waiting mends."""
+
+
+class RedisStore:
+    """A :class:`meshproto.core.shared.SharedStore`. `reactor`: one on an asyncio loop, which runs when it is opened.
+    `changed(key)`: a watched key was written, by whomever; also once when it begins to be watched. `resumed()`: after
+    an outage, of commands or of what it is told: what was watched may have changed unheard. `ca`: who is trusted with
+    TLS, in place of the system's."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        address: RedisAddress,
+        reactor: Any,
+        changed: Callable[[str], None],
+        resumed: Callable[[], None],
+        ca: Path | None = None,
+    ) -> None:
+        self.counters = Counters()
+        self._address = address
+        self._reactor = reactor
+        self._resumed = resumed
+        self._options: dict[str, Any] = {
+            "username": address.user,
+            "password": address.password,
+            "socket_timeout": OPERATION_S,
+            "socket_connect_timeout": OPERATION_S,
+        }
+        if address.tls:
+            self._options |= {"ssl": True, "ssl_ca_certs": None if ca is None else str(ca)}
+        self._client: Redis | RedisCluster | None = None
+        self._swap: Any = None
+        self._wanted: deque[tuple[bytes, Deferred[bytes | None]]] = deque()
+        self._pipelines = 0
+        self._is_gathering = False
+        self._waiting = 0
+        self._trouble: str | None = None
+        self._news = _News(self._connect_to_one, changed, self._heard_again)
+
+    async def open(self) -> None:
+        """Find out who has what. Raises :class:`BadState` for what waiting does not mend, a wrong password say, and
+        :class:`Unavailable`."""
+        await self._run(self._open())
+
+    async def _open(self) -> None:
+        if self._client is not None:
+            return
+        nodes = [ClusterNode(host, port) for host, port in self._address.hosts]
+        cluster = RedisCluster(startup_nodes=nodes, **self._options)
+        try:
+            await cluster.initialize()
+        except RedisClusterException as reason:
+            await cluster.aclose()
+            if "cluster mode is not enabled" not in str(reason).lower():
+                raise
+            host, port = self._address.hosts[0]
+            client: Redis | RedisCluster = Redis(host=host, port=port, **self._options)
+            await client.ping()
+        else:
+            client = cluster
+        self._client, self._swap = client, client.register_script(SWAP)
+        self._news.start()
+
+    # -- what it is asked ----------------------------------------------------------------------------------------
+
+    def get(self, key: str) -> "Deferred[bytes | None]":
+        self.counters.operations["get"] += 1
+        found: Deferred[bytes | None] = Deferred()
+        if self._waiting >= WAITING_MAX:
+            found.errback(self._too_many())
+            return found
+        self._waiting += 1
+        self._wanted.append((PREFIX + key.encode(), found))
+        if not self._is_gathering and self._pipelines < PIPELINES_MAX:
+            self._is_gathering = True
+            self._reactor.callLater(0, self._look_up)
+        return found
+
+    def swap(self, key: str, before: bytes | None, after: bytes | None, ttl_ms: int) -> "Deferred[bool]":
+        arguments = [_argument(before), _argument(after), ttl_ms]
+        return self._ask("swap", lambda: self._swap(keys=[PREFIX + key.encode()], args=arguments)).addCallback(bool)
+
+    def watch(self, keys: Iterable[str]) -> None:
+        self._news.watch(keys)
+
+    def unwatch(self, keys: Iterable[str]) -> None:
+        self._news.unwatch(keys)
+
+    def count(self) -> "Deferred[int]":
+        """Of the whole store: it is the directory's alone."""
+
+        async def counted() -> int:
+            client: Any = self._client
+            if isinstance(client, Redis):
+                return int(await client.dbsize())
+            return int(await client.dbsize(target_nodes=RedisCluster.PRIMARIES))
+
+        return self._ask("count", counted)
+
+    def identity(self) -> "Deferred[str]":
+        async def identified() -> str:
+            client: Any = self._client
+            await client.set(IDENTITY_KEY, os.urandom(16).hex(), nx=True)
+            return str((await client.get(IDENTITY_KEY)).decode("ascii"))
+
+        return self._ask("identity", identified)
+
+    async def close(self) -> None:
+        self._news.stop()
+        if self._client is not None:
+            await Deferred.fromFuture(asyncio.ensure_future(self._client.aclose()))
+
+    # -- how it goes ---------------------------------------------------------------------------------------------
+
+    def _look_up(self) -> None:
+        """All that is wanted by now, as long as not too much is under way."""
+        self._is_gathering = False
+        while self._wanted and self._pipelines < PIPELINES_MAX:
+            some = [self._wanted.popleft() for _ in range(min(TOGETHER_MAX, len(self._wanted)))]
+            self._pipelines += 1
+            work = self._run(self._get([name for name, _ in some]))
+            work.addCallbacks(self._looked_up, self._not_looked_up, callbackArgs=(some,), errbackArgs=(some,))
+
+    async def _get(self, names: list[bytes]) -> list[Any]:
+        await self._open()
+        client: Any = self._client
+        pipeline = client.pipeline(transaction=False) if isinstance(client, Redis) else client.pipeline()
+        for name in names:
+            pipeline.get(name)
+        return list(await pipeline.execute(raise_on_error=False))
+
+    def _looked_up(self, values: list[Any], some: list[tuple[bytes, "Deferred[bytes | None]"]]) -> None:
+        self._looked(some)
+        wrong = next((value for value in values if isinstance(value, Exception)), None)
+        if wrong is not None:
+            self._troubled(_words(wrong))
+        for (_, found), value in zip(some, values, strict=True):
+            found.callback(Failure(self._unavailable(_words(value))) if isinstance(value, Exception) else value)
+
+    def _not_looked_up(self, failure: Failure, some: list[tuple[bytes, "Deferred[bytes | None]"]]) -> None:
+        self._looked(some)
+        for _, found in some:
+            found.errback(failure.value)
+
+    def _looked(self, some: list[tuple[bytes, "Deferred[bytes | None]"]]) -> None:
+        self._waiting -= len(some)
+        self._pipelines -= 1
+        if self._wanted and not self._is_gathering:
+            self._is_gathering = True
+            self._reactor.callLater(0, self._look_up)
+
+    def _ask(self, kind: str, command: Callable[[], Coroutine[Any, Any, Any]]) -> "Deferred[Any]":
+        self.counters.operations[kind] += 1
+        if self._waiting >= WAITING_MAX:
+            refused: Deferred[Any] = Deferred()
+            refused.errback(self._too_many())
+            return refused
+
+        async def asked() -> Any:
+            await self._open()
+            return await command()
+
+        def over(result: Any) -> Any:
+            self._waiting -= 1
+            return result
+
+        self._waiting += 1
+        return self._run(asked()).addBoth(over)
+
+    def _run(self, work: Coroutine[Any, Any, Any]) -> "Deferred[Any]":
+        """Fails with :class:`Unavailable` when it takes too long, or does not work; with :class:`BadState` for what no
+        waiting mends."""
+        return Deferred.fromFuture(asyncio.ensure_future(self._in_time(work)))
+
+    async def _in_time(self, work: Coroutine[Any, Any, Any]) -> Any:
+        began = self._reactor.seconds()
+        try:
+            result = await asyncio.wait_for(work, OPERATION_S)
+        except _WRONG as wrong:
+            raise BadState(f"the directory at {self._address}: {_words(wrong)}") from None
+        except TimeoutError:
+            self.counters.errors["slow"] += 1
+            raise self._troubled(f"no answer within {OPERATION_S:g} s") from None
+        except (RedisError, OSError) as error:
+            self.counters.errors["gone"] += 1
+            raise self._troubled(_words(error)) from None
+        self.counters.took(self._reactor.seconds() - began)
+        if self._trouble is not None:
+            self.log.info("the directory at {address} answers again", address=self._address)
+            self._trouble = None
+            self._reactor.callLater(0, self._resumed)
+        return result
+
+    def _troubled(self, why: str) -> MeshError:
+        if self._trouble is None:
+            self.counters.outages += 1
+            self.log.warn("the directory at {address}: {why}", address=self._address, why=why)
+        self._trouble = why
+        return self._unavailable(why)
+
+    def _too_many(self) -> MeshError:
+        self.counters.errors["busy"] += 1
+        return self._unavailable(f"{WAITING_MAX} operations wait for it")
+
+    def _unavailable(self, why: str) -> MeshError:
+        return Unavailable(f"the directory at {self._address}: {why}", retry_after_s=RETRY_AFTER_S)
+
+    # -- what it is told -----------------------------------------------------------------------------------------
+
+    def _connect_to_one(self, number: int) -> Redis:
+        """A connection of its own to some node, another one each time: all nodes tell of what was published at one."""
+        client = self._client
+        places = list(self._address.hosts)
+        if isinstance(client, RedisCluster):
+            places = [(str(node.host), int(node.port)) for node in client.get_nodes()] or places
+        host, port = places[number % len(places)]
+        options = {**self._options, "socket_timeout": None}  # it may be silent for long
+        return Redis(host=host, port=port, health_check_interval=ceil(OPERATION_S), **options)
+
+    def _heard_again(self) -> None:
+        self._reactor.callLater(0, self._resumed)
+
+
+class _News:
+    """What nodes tell of names that were written: from one of them, and from another when that is gone."""
+
+    log = Logger()
+
+    def __init__(
+        self, connect: Callable[[int], Redis], changed: Callable[[str], None], resumed: Callable[[], None]
+    ) -> None:
+        self._connect = connect
+        self._changed = changed
+        self._resumed = resumed
+        self._watched: set[bytes] = set()
+        self._to_tell: deque[tuple[str, list[bytes]]] = deque()
+        self._wake = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        if not self._tasks:
+            self._tasks = [asyncio.ensure_future(self._listen())]
+
+    def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+    def watch(self, keys: Iterable[str]) -> None:
+        self._say("subscribe", [PREFIX + key.encode() for key in keys])
+
+    def unwatch(self, keys: Iterable[str]) -> None:
+        self._say("unsubscribe", [PREFIX + key.encode() for key in keys])
+
+    def _say(self, what: str, names: list[bytes]) -> None:
+        if not names:
+            return
+        (self._watched.update if what == "subscribe" else self._watched.difference_update)(names)
+        self._to_tell.append((what, names))
+        self._wake.set()
+
+    async def _listen(self) -> None:
+        number, began = 0, False
+        while True:
+            client = self._connect(number)
+            pubsub = client.pubsub(ignore_subscribe_messages=False)
+            talking: asyncio.Task[None] | None = None
+            try:
+                self._to_tell.clear()
+                await pubsub.subscribe(IDENTITY_KEY, *self._watched)
+                talking = asyncio.ensure_future(self._talk(pubsub))
+                if began:
+                    self._resumed()
+                began = True
+                async for message in pubsub.listen():
+                    if message["type"] in ("message", "subscribe") and message["channel"] != IDENTITY_KEY:
+                        self._changed(message["channel"].removeprefix(PREFIX).decode())
+            except (RedisError, OSError) as error:
+                self.log.info("nobody tells of changes: {why}", why=_words(error))
+            finally:
+                if talking is not None:
+                    talking.cancel()
+                await pubsub.aclose()
+                await client.aclose()
+            number += 1
+            await asyncio.sleep(AGAIN_S)
+
+    async def _talk(self, pubsub: Any) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._to_tell:
+                what, names = self._to_tell.popleft()
+                await getattr(pubsub, what)(*names)
+
+
+def _argument(value: bytes | None) -> bytes:
+    return b"" if value is None else b"=" + value
+
+
+def _words(error: BaseException) -> str:
+    return quoted(f"{error}" or type(error).__name__, REASON_CHARS_MAX)
