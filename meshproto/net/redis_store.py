@@ -20,6 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from meshproto.errors import BadState, MeshError, Unavailable, quoted
+from meshproto.net.clocks import Alarm
 from meshproto.net.redis_address import RedisAddress
 from meshproto.net.redis_counters import Counters
 
@@ -33,6 +34,8 @@ WAITING_MAX: Final = 20_000
 """Operations that were not answered: a second's, and 20 MB."""
 RETRY_AFTER_S: Final = 1.0
 """When to come back: a cluster takes some seconds to find out that a node is lost."""
+CALM_S: Final = 1.0
+"""So long nothing has to have failed for an outage to be over."""
 AGAIN_S: Final = 0.5
 """Until a node is asked again to tell of changes."""
 PREFIX: Final = b"mesh:"
@@ -91,6 +94,8 @@ class RedisStore:
         self._is_gathering = False
         self._waiting = 0
         self._trouble: str | None = None
+        self._failed_at = 0.0
+        self._calm = Alarm(reactor, self._is_it_over)
         self._news = _News(self._connect_to_one, changed, self._heard_again)
 
     async def open(self) -> None:
@@ -163,6 +168,7 @@ class RedisStore:
 
     async def close(self) -> None:
         self._news.stop()
+        self._calm.stop()
         if self._client is not None:
             await Deferred.fromFuture(asyncio.ensure_future(self._client.aclose()))
 
@@ -241,10 +247,6 @@ class RedisStore:
             self.counters.errors["gone"] += 1
             raise self._troubled(_words(error)) from None
         self.counters.took(self._reactor.seconds() - began)
-        if self._trouble is not None:
-            self.log.info("the directory at {address} answers again", address=self._address)
-            self._trouble = None
-            self._reactor.callLater(0, self._resumed)
         return result
 
     def _troubled(self, why: str) -> MeshError:
@@ -252,7 +254,25 @@ class RedisStore:
             self.counters.outages += 1
             self.log.warn("the directory at {address}: {why}", address=self._address, why=why)
         self._trouble = why
+        self._failed_at = self._reactor.seconds()
+        self._calm.at(self._failed_at + CALM_S)
         return self._unavailable(why)
+
+    def _is_it_over(self) -> None:
+        """Nothing has failed for a while; perhaps because nothing was asked. Of a cluster that lost a node one part may
+        answer all the time, and another not."""
+        calm_at = self._failed_at + CALM_S
+        if calm_at > self._reactor.seconds():
+            self._calm.at(calm_at)
+        else:
+            self.count().addCallbacks(self._is_over, lambda failure: failure.trap(MeshError))
+
+    def _is_over(self, _: int) -> None:
+        if self._failed_at + CALM_S > self._reactor.seconds():
+            return  # something has failed meanwhile, and is looked after
+        self.log.info("the directory at {address} answers again", address=self._address)
+        self._trouble = None
+        self._resumed()
 
     def _too_many(self) -> MeshError:
         self.counters.errors["busy"] += 1
