@@ -88,6 +88,7 @@ class RedisStore:
         if address.tls:
             self._options |= {"ssl": True, "ssl_ca_certs": None if ca is None else str(ca)}
         self._client: Redis | RedisCluster | None = None
+        self._opening: asyncio.Task[None] | None = None
         self._swap: Any = None
         self._wanted: deque[tuple[bytes, Deferred[bytes | None]]] = deque()
         self._pipelines = 0
@@ -98,16 +99,23 @@ class RedisStore:
         self._calm = Alarm(reactor, self._is_it_over)
         self._news = _News(self._connect_to_one, changed, self._heard_again)
 
-    async def open(self) -> None:
-        """Find out who has what. Raises :class:`BadState` for what waiting does not mend, a wrong password say, and
-        :class:`Unavailable`."""
-        await self._run(self._open())
-
     async def _open(self) -> None:
+        """Find out who has what, once for all who ask meanwhile."""
         if self._client is not None:
             return
+        if self._opening is None:
+            self._opening = asyncio.ensure_future(self._connect())
+        opening = self._opening
+        try:
+            await asyncio.shield(opening)
+        finally:
+            if opening.done():
+                self._opening = None
+
+    async def _connect(self) -> None:
         nodes = [ClusterNode(host, port) for host, port in self._address.hosts]
         cluster = RedisCluster(startup_nodes=nodes, **self._options)
+        client: Redis | RedisCluster = cluster
         try:
             await cluster.initialize()
         except RedisClusterException as reason:
@@ -115,10 +123,11 @@ class RedisStore:
             if "cluster mode is not enabled" not in str(reason).lower():
                 raise
             host, port = self._address.hosts[0]
-            client: Redis | RedisCluster = Redis(host=host, port=port, **self._options)
+            client = Redis(host=host, port=port, **self._options)
             await client.ping()
-        else:
-            client = cluster
+        except BaseException:
+            await cluster.aclose()
+            raise
         self._client, self._swap = client, client.register_script(SWAP)
         self._news.start()
 
@@ -169,6 +178,8 @@ class RedisStore:
     async def close(self) -> None:
         self._news.stop()
         self._calm.stop()
+        if self._opening is not None:
+            self._opening.cancel()
         if self._client is not None:
             await Deferred.fromFuture(asyncio.ensure_future(self._client.aclose()))
 
