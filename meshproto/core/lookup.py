@@ -90,10 +90,13 @@ class Walk:
         return asked
 
     def heard(self, address: str, said: Said) -> None:
-        del self._asked[address]
+        if self._asked.pop(address, None) is None:
+            return  # another has said it already
         directory = self._directories.get(address)
         if said is Said.MISSING and directory is not None:
             self._left = deque(other for other in self._left if self._directories.get(other) != directory)
+            for other in [other for other in self._asked if self._directories.get(other) == directory]:
+                del self._asked[other]
         self.found = self.found or said is Said.FOUND
         self.missing += said is Said.MISSING
         self.silent += said is Said.SILENT

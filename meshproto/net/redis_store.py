@@ -8,6 +8,7 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
 from math import ceil
 from pathlib import Path
 from typing import Any, Final
@@ -29,7 +30,7 @@ OPERATION_S: Final = 2.0
 TOGETHER_MAX: Final = 256
 """Look-ups in one pipeline: some milliseconds of work, for the nodes and for this process."""
 PIPELINES_MAX: Final = 8
-"""Under way at a time. While they are, others gather."""
+"""Under way at a time to one node. While they are, others gather."""
 WAITING_MAX: Final = 20_000
 """Operations that were not answered: a second's, and 20 MB."""
 RETRY_AFTER_S: Final = 1.0
@@ -57,6 +58,17 @@ return 1
 
 _WRONG: Final = (AuthenticationError, AuthorizationError)
 """What no waiting mends."""
+
+
+_Wanted = tuple[bytes, "Deferred[bytes | None]"]
+
+
+class _Lane:
+    """What is wanted of one node, and how many pipelines are under way to it."""
+
+    def __init__(self) -> None:
+        self.wanted: deque[_Wanted] = deque()
+        self.pipelines = 0
 
 
 class RedisStore:
@@ -90,8 +102,7 @@ class RedisStore:
         self._client: Redis | RedisCluster | None = None
         self._opening: asyncio.Task[None] | None = None
         self._swap: Any = None
-        self._wanted: deque[tuple[bytes, Deferred[bytes | None]]] = deque()
-        self._pipelines = 0
+        self._lanes: dict[str, _Lane] = {}
         self._is_gathering = False
         self._waiting = 0
         self._trouble: str | None = None
@@ -140,10 +151,9 @@ class RedisStore:
             found.errback(self._too_many())
             return found
         self._waiting += 1
-        self._wanted.append((PREFIX + key.encode(), found))
-        if not self._is_gathering and self._pipelines < PIPELINES_MAX:
-            self._is_gathering = True
-            self._reactor.callLater(0, self._look_up)
+        name = PREFIX + key.encode()
+        self._lane_of(name).wanted.append((name, found))
+        self._gather()
         return found
 
     def swap(self, key: str, before: bytes | None, after: bytes | None, ttl_ms: int) -> "Deferred[bool]":
@@ -185,42 +195,58 @@ class RedisStore:
 
     # -- how it goes ---------------------------------------------------------------------------------------------
 
+    def _lane_of(self, name: bytes) -> "_Lane":
+        """To the node that has the name, as far as that is known: one that does not answer holds up nobody else."""
+        node, client = "", self._client
+        if isinstance(client, RedisCluster):
+            slot = client.keyslot(name)
+            with suppress(RedisError):  # nobody has that part; the client finds out who does
+                node = client.nodes_manager.get_node_from_slot(slot).name
+        return self._lanes.setdefault(node, _Lane())
+
+    def _gather(self) -> None:
+        if not self._is_gathering:
+            self._is_gathering = True
+            self._reactor.callLater(0, self._look_up)
+
     def _look_up(self) -> None:
         """All that is wanted by now, as long as not too much is under way."""
         self._is_gathering = False
-        while self._wanted and self._pipelines < PIPELINES_MAX:
-            some = [self._wanted.popleft() for _ in range(min(TOGETHER_MAX, len(self._wanted)))]
-            self._pipelines += 1
-            work = self._run(self._get([name for name, _ in some]))
-            work.addCallbacks(self._looked_up, self._not_looked_up, callbackArgs=(some,), errbackArgs=(some,))
+        for node, lane in list(self._lanes.items()):
+            while lane.wanted and lane.pipelines < PIPELINES_MAX:
+                some = [lane.wanted.popleft() for _ in range(min(TOGETHER_MAX, len(lane.wanted)))]
+                lane.pipelines += 1
+                work = self._run(self._get([name for name, _ in some]))
+                work.addCallbacks(self._looked_up, self._not_looked_up, callbackArgs=(some,), errbackArgs=(some,))
+                work.addBoth(self._looked, lane, len(some))
+            if not (lane.wanted or lane.pipelines):
+                del self._lanes[node]
 
     async def _get(self, names: list[bytes]) -> list[Any]:
         await self._open()
         client: Any = self._client
+        if len(names) == 1:  # a pipeline costs three times as much as what is alone in it
+            return [await client.get(names[0])]
         pipeline = client.pipeline(transaction=False) if isinstance(client, Redis) else client.pipeline()
         for name in names:
             pipeline.get(name)
         return list(await pipeline.execute(raise_on_error=False))
 
-    def _looked_up(self, values: list[Any], some: list[tuple[bytes, "Deferred[bytes | None]"]]) -> None:
-        self._looked(some)
+    def _looked_up(self, values: list[Any], some: "list[_Wanted]") -> None:
         wrong = next((value for value in values if isinstance(value, Exception)), None)
         if wrong is not None:
             self._troubled(_words(wrong))
         for (_, found), value in zip(some, values, strict=True):
             found.callback(Failure(self._unavailable(_words(value))) if isinstance(value, Exception) else value)
 
-    def _not_looked_up(self, failure: Failure, some: list[tuple[bytes, "Deferred[bytes | None]"]]) -> None:
-        self._looked(some)
+    def _not_looked_up(self, failure: Failure, some: "list[_Wanted]") -> None:
         for _, found in some:
             found.errback(failure.value)
 
-    def _looked(self, some: list[tuple[bytes, "Deferred[bytes | None]"]]) -> None:
-        self._waiting -= len(some)
-        self._pipelines -= 1
-        if self._wanted and not self._is_gathering:
-            self._is_gathering = True
-            self._reactor.callLater(0, self._look_up)
+    def _looked(self, _: None, lane: "_Lane", many: int) -> None:
+        self._waiting -= many
+        lane.pipelines -= 1
+        self._gather()
 
     def _ask(self, kind: str, command: Callable[[], Coroutine[Any, Any, Any]]) -> "Deferred[Any]":
         self.counters.operations[kind] += 1

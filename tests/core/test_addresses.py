@@ -2,6 +2,7 @@
 
 import random
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,6 +29,16 @@ class TestKnown:
         known = addresses(["a:1"])
         known.told([info("A", "a:1"), info("B", "b:1"), info("C", "c:1", alive=False), info("D", "nowhere")])
         assert known.learnt == ["b:1", "c:1"]
+
+    def test_who_shares_a_directory(self) -> None:
+        """By address, also where a seed is known under another than it tells of; and no longer than it is said."""
+        known = addresses(["localhost:1"])
+        known.answered("localhost:1", "A")
+        shared = msgspec.structs.replace(info("A", "127.0.0.1:1"), directory="one")
+        known.told([shared, info("B", "b:1")])
+        assert known.directories == {"localhost:1": "one", "127.0.0.1:1": "one"}
+        known.told([info("A", "127.0.0.1:1"), info("B", "b:1")])
+        assert known.directories == {}
 
     def test_nobody_is_given_up(self) -> None:
         """A seed that a home does not tell of is kept, whether its name is known or not."""

@@ -1,6 +1,7 @@
 """Whom to ask for a name, and what is remembered of the answers."""
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import pytest
 from hypothesis import given
@@ -155,6 +156,48 @@ class TestWalk:
             assert set(waiting) == set(walk.slow(now))
         if now < NOW + LOOKUP_S and not walk.found:
             assert walk.missing + walk.silent == len(everyone)
+
+
+class TestSharedDirectories:
+    """`a` and `b` share one directory, `c` and `d` another, `e` has its own."""
+
+    SHARED: ClassVar = {"a:1": "one", "b:1": "one", "c:1": "two", "d:1": "two"}
+
+    def walk(self, home: str | None = None) -> Walk:
+        return Walk(home, ["a:1", "b:1", "c:1", "d:1", "e:1"], NOW, self.SHARED)
+
+    def test_one_of_each(self) -> None:
+        """What one of them does not know the other does not know either: it is not asked."""
+        walk = self.walk()
+        assert walk.next(NOW) == ["a:1", "c:1", "e:1"]
+        for address in ("a:1", "c:1", "e:1"):
+            assert walk.next(NOW) == []
+            walk.heard(address, Said.MISSING)
+        assert walk.over(NOW)
+        assert walk.verdict(NOW) is Said.MISSING
+
+    def test_the_homes_others(self) -> None:
+        """The home has said it for all who share its directory."""
+        walk = self.walk("a:1")
+        assert walk.next(NOW) == ["a:1"]
+        walk.heard("a:1", Said.MISSING)
+        assert walk.next(NOW) == ["c:1", "e:1"]
+
+    def test_another_when_one_is_silent(self) -> None:
+        """Or slow: what it would say another says."""
+        walk = self.walk()
+        walk.next(NOW)
+        walk.heard("a:1", Said.SILENT)
+        assert walk.next(NOW) == ["b:1"]
+        walk.heard("b:1", Said.MISSING)
+        assert walk.next(NOW + SLOW_S) == ["d:1"]
+        walk.heard("d:1", Said.MISSING)
+        walk.heard("e:1", Said.MISSING)
+        assert walk.next(NOW + SLOW_S) == []
+        assert walk.over(NOW + SLOW_S)
+        assert walk.verdict(NOW + SLOW_S) is Said.MISSING
+        walk.heard("c:1", Said.SILENT)  # what comes late is no news
+        assert walk.verdict(NOW + SLOW_S) is Said.MISSING
 
 
 class TestCache:

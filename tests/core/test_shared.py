@@ -7,7 +7,7 @@ from msgspec import UNSET
 from meshproto.core.registry import RENEWALS_PER_CLAIM
 from meshproto.core.seed import LEASE_S, Settings
 from meshproto.core.shared import CARE_S, CONTESTED_NAMES_MAX, KNOWN_NAMES_MAX, TRIES_MAX
-from meshproto.wire import ConflictParams, NameParams, Nothing, WatchParams, decode_value
+from meshproto.wire import ConflictParams, NameParams, Nothing, SeedsResult, WatchParams, decode_value
 from tests.core.seed_mesh import START_S, Client, SeedMesh
 from tests.core.users import key_of, signed, value_of
 
@@ -114,6 +114,21 @@ class TestTwoSeeds:
         other.close()
         mesh.advance(ttl_s * (1 + 1 / RENEWALS_PER_CLAIM) + 1)
         assert mesh.store.read("userx") is None
+
+    def test_seeds_tell_that_they_share(self, mesh: SeedMesh) -> None:
+        """So that nobody has to ask each of them; a seed that shares no more says so."""
+        for seed in SITE:
+            mesh[seed].seed.peering.share("one")
+        mesh.advance(3)
+        told = Client(mesh, "seedE").call("seeds", Nothing(), SeedsResult).seeds
+        assert {seed.name: seed.directory for seed in told} == {"seedA": "one", "seedB": "one", "seedE": UNSET}
+        mesh.stop("seedA")
+        mesh.sharing.remove("seedA")
+        mesh.advance(1)
+        mesh.start("seedA")
+        mesh.advance(10)
+        told = Client(mesh, "seedE").call("seeds", Nothing(), SeedsResult).seeds
+        assert {seed.name: seed.directory for seed in told} == {"seedA": UNSET, "seedB": "one", "seedE": UNSET}
 
 
 class TestRaces:
