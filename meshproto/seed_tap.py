@@ -4,6 +4,7 @@ import os
 import random
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -34,7 +35,7 @@ from meshproto.tap import NodeOptions, NodeService, addresses, read_keys
 from meshproto.wire import TLS_PREFIX, EntryValue
 
 if TYPE_CHECKING:
-    from meshproto.net.sharing import Sharing
+    from meshproto.net.sharing import Bringing, MakeStore, Sharing
 
 MANY_NAMES: Final = 100_000
 """From so many on, 50 MB, the look-ups wait for memory, and it takes the tenth of a second that is needed to have it in
@@ -61,7 +62,8 @@ class Options(NodeOptions):
             "redis://HOST:PORT[,HOST:PORT...] or rediss://...: share a directory with other seeds in a Redis or Valkey "
             "cluster [default: one of its own]",
         ],
-        ["directory-password", None, None, "file with the password for --directory"],
+        ["directory-import", None, None, "take over what stands in another directory, once; as --directory"],
+        ["directory-password", None, None, "file with the password for --directory and --directory-import"],
         ["register", None, None, "who may register: open, token, or a file of names [default: open]"],
         ["names", None, None, "whether clients may list names: yes or no [default: yes]"],
     ]
@@ -78,6 +80,7 @@ class Options(NodeOptions):
         "names": "MESH_NAMES",
         "http": "MESH_HTTP",
         "directory": "MESH_DIRECTORY",
+        "directory-import": "MESH_DIRECTORY_IMPORT",
         "directory-password": "MESH_DIRECTORY_PASSWORD",
     }
     fallbacks: ClassVar[dict[str, Any]] = {"port": 5001, "names": "yes", "register": "open", "peer": []}
@@ -102,9 +105,10 @@ class Options(NodeOptions):
             self._check("http", check_endpoint)
         if self["advertise"] is not None:
             self._check("advertise", lambda address: addresses([address])[0])
-        if self["directory"] is not None:
-            self._check("directory", RedisAddress.parse)
-            _use_asyncio()
+        for option in ("directory", "directory-import"):
+            if self[option] is not None:
+                self._check(option, RedisAddress.parse)
+                _use_asyncio()
 
 
 def _use_asyncio() -> None:
@@ -141,7 +145,7 @@ class SeedNode(NodeService):
         prefix = TLS_PREFIX if is_tls(self.options.endpoint) else ""
         address = options["advertise"] or prefix + self.dialled_at(where)
         entries = seed_store.read_entries(connection)
-        sharing = None if options["directory"] is None else self._sharing(list(entries))
+        sharing, bringing = self._shared(entries)
         core = Seed(
             options["name"],
             address,
@@ -156,30 +160,37 @@ class SeedNode(NodeService):
         if len(core.directory) >= MANY_NAMES:
             use_large_pages()
         store = seed_store.SeedStore(SQLiteDatabase(connection, reactor, SyncThread(connection, reactor)))
-        self.seed = SeedService(core, store, reactor, self.endpoints.seed, time.time, turns, sharing)
+        self.seed = SeedService(core, store, reactor, self.endpoints.seed, time.time, turns, sharing, bringing)
         if options["http"] is not None:
             self._open_http(core)
         self.announce(state, prefix + local_address(where) if where else address)
         self.log.info("{name} listens, and says that it is at {address}", name=options["name"], address=address)
         return self.seed
 
-    def _sharing(self, entries: list[tuple[str, EntryValue]]) -> "Sharing":
-        """Raises :class:`BadState`."""
-        # Whoever has a directory of their own need not have the client of another.
-        try:
-            from meshproto.net.redis_store import RedisStore  # noqa: PLC0415
-            from meshproto.net.sharing import Sharing  # noqa: PLC0415
+    def _shared(self, entries: Iterator[tuple[str, EntryValue]]) -> "tuple[Sharing | None, Bringing | None]":
+        """The directory that is shared, and the one that is given up. Raises :class:`BadState`."""
+        options, reactor = self.options, self.reactor
+        if options["directory"] is None and options["directory-import"] is None:
+            return None, None
+        try:  # whoever has a directory of their own need not have the client of another
+            from meshproto.net.sharing import Bringing, Sharing  # noqa: PLC0415
         except ImportError:
-            raise BadState("--directory needs redis-py: pip install 'meshproto[redis]'") from None
+            raise BadState("a shared directory needs redis-py: pip install 'meshproto[redis]'") from None
+        sharing = bringing = None
+        if options["directory"] is not None:
+            sharing = Sharing(self._make_store("directory"), reactor, time.time, list(entries))
+        if options["directory-import"] is not None:
+            bringing = Bringing(self._make_store("directory-import"), reactor)
+        return sharing, bringing
+
+    def _make_store(self, option: str) -> "MakeStore":
+        """Raises :class:`BadState`."""
+        from meshproto.net.redis_store import RedisStore  # noqa: PLC0415
+
         options = self.options
         given = options["directory-password"]
-        address = options["directory"].with_password_of(None if given is None else Path(given))
-        return Sharing(
-            lambda changed, resumed: RedisStore(address, self.reactor, changed, resumed, options["ca"]),
-            self.reactor,
-            time.time,
-            entries,
-        )
+        address = options[option].with_password_of(None if given is None else Path(given))
+        return lambda changed, resumed: RedisStore(address, self.reactor, changed, resumed, options["ca"])
 
     def _settings(self, state: StateDir) -> Settings:
         """Raises :class:`BadState`."""

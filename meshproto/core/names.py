@@ -76,6 +76,9 @@ class Names(Protocol):
     def sweep(self, now: float) -> list[Effect]:
         """Look after what stands here, once each round."""
 
+    def bring(self, entries: Iterable[tuple[str, EntryValue]], now: float) -> list[Effect]:
+        """Take over what another directory had."""
+
 
 MakeNames = Callable[[Parts, float], Names]
 """Of a seed that starts at that time, s since 1970 UTC."""
@@ -115,6 +118,7 @@ class Embedded:
         self.mark = registry.mark
         self.take = registry.take
         self.sweep = registry.sweep
+        self.bring = registry.bring
 
     @property
     def directory(self) -> Directory:

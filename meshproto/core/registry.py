@@ -110,6 +110,21 @@ class Registry:
             except MeshError as reason:
                 raise BadState(f"the entry of {key} is damaged ({reason.detail}): restore a backup") from None
 
+    def bring(self, entries: Iterable[tuple[str, EntryValue]], now: float) -> list[Effect]:
+        """Entries of a directory that is given up stand here from now on, as of users who are away; where this home has
+        one of the same user already, that takes over the claim."""
+        rows: list[Row] = []
+        effects: list[Effect] = []
+        for key, value in entries:
+            record = wire.decode_value(value.record, Record)
+            own = self.directory.at_home(key, self.home)
+            if own is not None and (own.key != record.key or own.since <= value.since):
+                continue
+            kept = self.away(value, now) if own is None else msgspec.structs.replace(own.value, since=value.since)
+            rows.append((key, kept))
+            effects += self.enter(key, kept, record if own is None else own.record, now)
+        return [*effects, Save(tuple(rows))] if rows else effects
+
     def away(self, value: EntryValue, now: float) -> EntryValue:
         """The entry of a user whose home stopped: if they were online then, they may have been seen for some time after
         that was last written."""

@@ -222,6 +222,10 @@ class Seed:
         self.peering.unreachable(address, now, refused=refused)
         return []
 
+    def bring(self, entries: Iterable[tuple[str, EntryValue]], now: float) -> list[Effect]:
+        """Take over what another directory had."""
+        return self._names.bring(entries, now)
+
     def picture(self, now: float) -> list[SeedView]:
         """The mesh as this seed sees it, itself first."""
         return self.peering.views(now, self._names.users)

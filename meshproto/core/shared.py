@@ -212,10 +212,9 @@ class Shared:
         )  # who is connected, and when to look again
         self._told: OrderedDict[tuple[str, str], None] = OrderedDict()  # names and homes that gossip has told of
         self._contested: OrderedDict[str, None] = OrderedDict()
-        self._moving = deque((key, self._rules.away(value, now)) for key, value in entries)
+        self._moving: deque[tuple[str, EntryValue]] = deque()
         self._working = False
-        for key, value in self._moving:
-            self._rules.directory.put(key, Entry(_stored(pack_own(self._name, value)), self._name))
+        self._bring(entries, now)
         self._sessions.followed, self._sessions.left = store.watch, self._leave
 
     @property
@@ -402,6 +401,16 @@ class Shared:
             self._told[change.key, change.seed] = None
         return effects + self._work_on()
 
+    def bring(self, entries: Iterable[tuple[str, EntryValue]], now: float) -> list[Effect]:
+        self._bring(entries, now)
+        return self._work_on()
+
+    def _bring(self, entries: Iterable[tuple[str, EntryValue]], now: float) -> None:
+        for key, value in entries:
+            value = self._rules.away(value, now)  # noqa: PLW2901
+            self._moving.append((key, value))
+            self._rules.directory.put(key, Entry(_stored(pack_own(self._name, value)), self._name))
+
     def _work_on(self) -> list[Effect]:
         """One thing after the other, in the background: what this seed brings along, and what gossip has told."""
         if self._working or not (self._moving or self._told):
@@ -510,6 +519,13 @@ class Shared:
             if len(self._known) > KNOWN_NAMES_MAX:
                 self._known.popitem(last=False)
         return kept
+
+
+def read_value(kept: bytes) -> EntryValue:
+    """What the store has of a name. Raises :class:`Unavailable` when it is damaged."""
+    packed = _Draft(kept).read()
+    assert packed is not None  # noqa: S101 -- as there is something
+    return Entry(_stored(packed), HOME).value
 
 
 def _stored(packed: bytes) -> bytes:

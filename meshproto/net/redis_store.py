@@ -177,6 +177,30 @@ class RedisStore:
 
         return self._ask("count", counted)
 
+    def read_all(self, take: Callable[[list[tuple[str, bytes]]], None]) -> "Deferred[None]":
+        """All that stands there, a page at a time, in no order; what is written meanwhile may be among it or not."""
+
+        async def read() -> None:
+            await self._in_time(self._open())
+            client: Any = self._client
+            names: list[bytes] = []
+            async for name in client.scan_iter(match=PREFIX + b"*", count=TOGETHER_MAX):
+                names.append(name)
+                if len(names) >= TOGETHER_MAX:
+                    take(await self._page(names))
+                    names = []
+            take(await self._page(names))
+
+        return Deferred.fromFuture(asyncio.ensure_future(read()))
+
+    async def _page(self, names: list[bytes]) -> list[tuple[str, bytes]]:
+        found = await self._in_time(self._get(names)) if names else []
+        for value in found:
+            if isinstance(value, Exception):
+                raise self._troubled(_words(value))
+        pairs = zip(names, found, strict=True)
+        return [(name.removeprefix(PREFIX).decode(), value) for name, value in pairs if value is not None]
+
     def identity(self) -> "Deferred[str]":
         async def identified() -> str:
             client: Any = self._client

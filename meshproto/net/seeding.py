@@ -27,7 +27,7 @@ from meshproto.net.seed_store import SeedStore
 from meshproto.net.turns import Turns
 
 if TYPE_CHECKING:
-    from meshproto.net.sharing import Sharing
+    from meshproto.net.sharing import Bringing, Sharing
 
 TICK_S_MAX: Final = 5.0
 """How late it may be noticed that the time of day was set."""
@@ -58,6 +58,7 @@ class SeedService(Service):
         now: Callable[[], float],
         turns: Turns | None = None,
         sharing: "Sharing | None" = None,
+        bringing: "Bringing | None" = None,
     ) -> None:
         self._core = core
         self._store = store
@@ -70,6 +71,9 @@ class SeedService(Service):
         self._sharing = sharing
         if sharing is not None:
             sharing.carry_out, sharing.share = self.carry_out, core.peering.share
+        self._bringing = bringing
+        if bringing is not None:
+            bringing.take = lambda entries: self.carry_out(core.bring(entries, self.now()))
         self._guests = Guests()
         self._notes = Notes()
         self._peers = Links(clock, connect, self._greet, self._lost, wire.GOSSIP_SEEDS_MAX)
@@ -99,6 +103,8 @@ class SeedService(Service):
         super().startService()
         if self._sharing is not None:
             self._sharing.start()
+        if self._bringing is not None:
+            self._bringing.start()
         self._tick()
         self._sweep()
 
@@ -117,6 +123,8 @@ class SeedService(Service):
     async def _close(self) -> None:
         if self._sharing is not None:
             await self._sharing.stop()
+        if self._bringing is not None:
+            await self._bringing.stop()
         await self._store.close()
 
     @property

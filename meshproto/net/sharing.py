@@ -10,25 +10,73 @@ from twisted.logger import Logger
 
 from meshproto.core.effects import Effect
 from meshproto.core.names import Names, Parts
-from meshproto.core.shared import Shared
-from meshproto.errors import BadState, Unavailable
+from meshproto.core.shared import Shared, read_value
+from meshproto.errors import BadState, MeshError, Unavailable
 from meshproto.net.redis_store import RedisStore
 from meshproto.wire import EntryValue
+
+MakeStore = Callable[[Callable[[str], None], Callable[[], None]], RedisStore]
+"""Given what is called for a key that has changed, and when the store is back."""
 
 COUNT_S: Final = 10.0
 """How old the number of names may be that a seed tells."""
 JOIN_AGAIN_S: Final = 1.0
 
 
+class Bringing:
+    """Takes over what another directory has, once, while the seed runs. :attr:`take` is the seed's."""
+
+    log = Logger()
+
+    def __init__(self, make_store: MakeStore, reactor: Any) -> None:
+        self._store = make_store(lambda _: None, lambda: None)
+        self._reactor = reactor
+        self.take: Callable[[list[tuple[str, EntryValue]]], None] = lambda _: None
+        self._work: Deferred[None] | None = None
+        self._brought = 0
+
+    def start(self) -> None:
+        self._work = ensureDeferred(self._bring())
+        self._work.addErrback(lambda failure: failure.trap(CancelledError))
+        self._work.addErrback(lambda failure: self.log.failure("a bug", failure=failure))
+
+    async def stop(self) -> None:
+        if self._work is not None:
+            self._work.cancel()
+        await self._store.close()
+
+    async def _bring(self) -> None:
+        while True:
+            try:
+                self._brought = 0
+                await self._store.read_all(self._some)
+            except (Unavailable, BadState) as gone:
+                self.log.warn("{reason}: it is read again", reason=gone.detail)
+                await deferLater(self._reactor, JOIN_AGAIN_S)
+            else:
+                break
+        self.log.info("{count} names were taken over: leave out --directory-import from now on", count=self._brought)
+
+    def _some(self, found: list[tuple[str, bytes]]) -> None:
+        entries = []
+        for key, kept in found:
+            try:
+                entries.append((key, read_value(kept)))
+            except MeshError as damaged:
+                self.log.warn("{key}: {reason}", key=key, reason=damaged.detail)
+        self._brought += len(entries)
+        self.take(entries)
+
+
 class Sharing:
-    """`make_store` is given what it calls for a changed key, and when it is back. `clock`: s since 1970 UTC; `entries`:
-    what this seed had on its own disk. :attr:`carry_out` and :attr:`share` are the seed's."""
+    """`clock`: s since 1970 UTC; `entries`: what this seed had on its own disk. :attr:`carry_out` and :attr:`share` are
+    the seed's."""
 
     log = Logger()
 
     def __init__(
         self,
-        make_store: Callable[[Callable[[str], None], Callable[[], None]], RedisStore],
+        make_store: MakeStore,
         reactor: Any,
         clock: Callable[[], float],
         entries: Iterable[tuple[str, EntryValue]],

@@ -6,7 +6,7 @@ from msgspec import UNSET
 
 from meshproto.core.registry import RENEWALS_PER_CLAIM
 from meshproto.core.seed import LEASE_S, Settings
-from meshproto.core.shared import CARE_S, CONTESTED_NAMES_MAX, KNOWN_NAMES_MAX, TRIES_MAX
+from meshproto.core.shared import CARE_S, CONTESTED_NAMES_MAX, KNOWN_NAMES_MAX, TRIES_MAX, read_value
 from meshproto.wire import ConflictParams, NameParams, Nothing, SeedsResult, WatchParams, decode_value
 from tests.core.seed_mesh import START_S, Client, SeedMesh
 from tests.core.users import key_of, signed, value_of
@@ -419,3 +419,61 @@ class TestBringingAlong:
         mesh.advance(3)
         assert mesh["seedA"].disk == {}
         assert Client(mesh, "seedB").knows("UserX")
+
+
+class TestGivingItUp:
+    def test_all_go_back_to_directories_of_their_own(self) -> None:
+        """One seed after the other. All are found all the time, also those who are away, with their claims; and nobody
+        else gets their names."""
+        mesh = SeedMesh(*SITE, "seedE", sharing=SITE)
+        user = Client(mesh, "seedA")
+        user.register("UserX")
+        away = Client(mesh, "seedB")
+        away.register("UserY", owner=3)
+        away.close()
+        mesh.advance(5)
+
+        def everybody_is_found() -> None:
+            known = [{name for name in ("UserX", "UserY") if Client(mesh, seed).knows(name)} for seed in mesh.hosts]
+            assert set().union(*known) == {"UserX", "UserY"}
+
+        for number, seed in enumerate(SITE, start=2):
+            mesh.stop(seed)
+            mesh.sharing.remove(seed)
+            mesh.start(seed)
+            everybody_is_found()
+            entries = [(key, read_value(value)) for key, (value, _) in mesh.store.values.items()]
+            mesh.carry_out(mesh[seed], mesh[seed].seed.bring(entries, mesh.now))
+            everybody_is_found()
+            user = Client(mesh, seed)
+            user.register("UserX", number)
+            mesh.advance(5)
+            everybody_is_found()
+        mesh.store.gone = True
+        mesh.advance(20)
+        for seed in mesh.hosts:
+            assert Client(mesh, seed).lookup("UserX").signed == signed("UserX", 3), seed
+            for name, owner in (("UserX", 1), ("UserY", 3)):
+                assert Client(mesh, seed).lookup(name).since == NOW_MS, (seed, name)
+                taken = Client(mesh, seed).refused("register", signed(name, 9, owner=owner + 1))
+                assert taken.message == "name taken", (seed, name)
+        assert [seed for seed in mesh.hosts if "userx" in mesh[seed].disk] == ["seedB"]
+
+    def test_what_this_home_has_counts(self) -> None:
+        """But an older claim of the same user is theirs here too; another user's is not."""
+        mesh = SeedMesh("seedA")
+        Client(mesh, "seedA").register("UserX", 5)
+        Client(mesh, "seedA").register("UserY", 5)
+        brought = [
+            ("userx", value_of(signed("UserX", 4), since=NOW_MS - 1000)),
+            ("usery", value_of(signed("UserY", 9, owner=2), since=NOW_MS - 1000)),
+            ("userz", value_of(signed("UserZ", 1), since=NOW_MS - 1000, seen=NOW_MS)),
+        ]
+        mesh.carry_out(mesh["seedA"], mesh["seedA"].seed.bring(brought, mesh.now))
+        other = Client(mesh, "seedA")
+        assert (other.lookup("UserX").signed, other.lookup("UserX").since) == (signed("UserX", 5), NOW_MS - 1000)
+        assert (other.lookup("UserY").signed, other.lookup("UserY").since) == (signed("UserY", 5), NOW_MS)
+        assert not other.lookup("UserZ").online
+        mesh.stop("seedA")
+        mesh.start("seedA")
+        assert Client(mesh, "seedA").lookup("UserZ").since == NOW_MS - 1000
