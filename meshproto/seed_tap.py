@@ -32,7 +32,7 @@ from meshproto.net.tls_listening import check_endpoint, is_tls
 from meshproto.net.together import read_together
 from meshproto.net.turns import Turns
 from meshproto.tap import NodeOptions, NodeService, addresses, read_keys
-from meshproto.wire import TLS_PREFIX, EntryValue
+from meshproto.wire import TLS_PREFIX, EntryValue, split_address
 
 if TYPE_CHECKING:
     from meshproto.net.sharing import Bringing, MakeStore, Sharing
@@ -50,6 +50,12 @@ class Options(NodeOptions):
         ["name", None, None, "this seed's name among the seeds [default: seed-PORT]"],
         ["port", "p", None, "the port to listen on, on this machine only; 0: any free one [default: 5001]"],
         ["listen", None, None, "a Twisted server endpoint instead of --port, such as tcp:5001"],
+        [
+            "shared-port",
+            None,
+            None,
+            "listen on this port of this machine too, together with other seeds that do (as many as it has cores, say)",
+        ],
         ["advertise", None, None, "HOST:PORT or tls:HOST:PORT at which others reach this seed"],
         ["state", None, None, "directory for what must outlive a restart"],
         ["http", None, None, "a Twisted server endpoint for metrics and a picture of the mesh, such as tcp:5080"],
@@ -71,6 +77,7 @@ class Options(NodeOptions):
         "port": "PORT",
         "name": "USER_NAME",
         "listen": "MESH_LISTEN",
+        "shared-port": "MESH_SHARED_PORT",
         "advertise": "MESH_ADVERTISE",
         "state": "MESH_STATE",
         "peer": "MESH_PEERS",
@@ -100,6 +107,8 @@ class Options(NodeOptions):
             self["name"] = f"seed-{port}"
         super().postOptions()
         self._check("peer", addresses)
+        if self["shared-port"] is not None:
+            self._check("shared-port", _shared_port)
         self._check("names", _yes_or_no)
         if self["http"] is not None:
             self._check("http", check_endpoint)
@@ -123,6 +132,14 @@ def _use_asyncio() -> None:
         raise usage.UsageError("--directory needs asyncio's reactor: leave out --reactor, or say --reactor asyncio")
 
 
+def _shared_port(given: str) -> tuple[str, int]:
+    """The address to listen on, and the port: one that others can know."""
+    host, port = split_address(given if ":" in given else f"127.0.0.1:{given}")
+    if not port:
+        raise BadParams("a port that is shared has a number: not 0")
+    return host, port
+
+
 def _yes_or_no(given: str) -> bool:
     if given not in ("yes", "no"):
         raise BadParams(f"{given!r} is neither yes nor no")
@@ -142,6 +159,10 @@ class SeedNode(NodeService):
         turns = Turns(reactor)
         where = self.listen(LinesFactory(self._link, reactor, turns))
         read_together(self.ports[-1])
+        if options["shared-port"] is not None:
+            host, port = options["shared-port"]
+            self.listen_together(host, port, LinesFactory(self._link, reactor, turns))
+            read_together(self.ports[-1])
         prefix = TLS_PREFIX if is_tls(self.options.endpoint) else ""
         address = options["advertise"] or prefix + self.dialled_at(where)
         entries = seed_store.read_entries(connection)

@@ -19,7 +19,7 @@ from twisted.python import usage
 
 from meshproto.core.meshkey import Domain, Keyring
 from meshproto.errors import BadParams, BadState, MeshError
-from meshproto.net.listening import WILDCARD_HOSTS, host_port, join_address, listen, with_backlog
+from meshproto.net.listening import WILDCARD_HOSTS, host_port, join_address, listen, listen_together, with_backlog
 from meshproto.net.state import StateDir, default_path, read_secret
 from meshproto.net.tls import Endpoints, Trust
 from meshproto.net.tls_listening import check_endpoint, server_endpoint
@@ -174,6 +174,11 @@ class NodeService(Service):
         port = listen(endpoint, factory, described)
         self.ports.append(port)
         return host_port(port)
+
+    def listen_together(self, host: str, port: int, factory: IProtocolFactory) -> None:
+        """Besides, on a port that other processes of this user listen on too: the system deals connections out among
+        them. Raises :class:`BadState`."""
+        self.ports.append(listen_together(self.reactor, host, port, factory))
 
     def dialled_at(self, where: tuple[str, int] | None) -> str:
         """HOST:PORT for others to dial. Raises :class:`BadState` when only the operator can know."""

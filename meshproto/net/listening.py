@@ -2,6 +2,7 @@
 
 import ipaddress
 import resource
+import socket
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -38,6 +39,24 @@ def listen(endpoint: IStreamServerEndpoint, factory: IProtocolFactory, described
     reason = error.socketError if isinstance(error, CannotListenError) else error
     words = getattr(reason, "strerror", None) or reason or "it did not start at once"
     raise BadState(f"cannot listen on {described}: {words}")
+
+
+def listen_together(reactor: Any, host: str, port: int, factory: IProtocolFactory) -> IListeningPort:
+    """A port that other processes of the same user may listen on too (`SO_REUSEPORT`): the system deals connections out
+    among them. Raises :class:`BadState`."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        taken.setblocking(False)
+        try:
+            taken.bind((host, port))
+            taken.listen(BACKLOG)
+        except OSError as reason:
+            raise BadState(f"cannot listen on port {port} together with others: {reason.strerror}") from None
+        listening: IListeningPort = reactor.adoptStreamPort(taken.fileno(), family, factory)
+    _take_few(listening)
+    return listening
 
 
 def _take_few(port: Any) -> None:
