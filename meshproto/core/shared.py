@@ -47,6 +47,11 @@ CARE_S: Final = 60.0
 lost may be unknown, or somebody else's."""
 CARE_NAMES: Final = 1000
 """Looked after at a time, each round of gossip, while there are so many: 60,000 users a minute."""
+WORKERS_MAX: Final = 64
+"""Names that are brought along, or compared with what gossip has told, at a time: several thousand a second, and not so
+many that those who ask meanwhile wait for them."""
+WORK_EFFECTS_MAX: Final = 100
+"""Then they are carried out; the rest goes on with the next round."""
 CONTESTED_NAMES_MAX: Final = 10_000
 """Names that seeds with directories of their own are told of, since they had them too; those for longest are not told
 of any more when there are more. A move from such directories to this one has as many as users move within the time that
@@ -213,7 +218,7 @@ class Shared:
         self._told: OrderedDict[tuple[str, str], None] = OrderedDict()  # names and homes that gossip has told of
         self._contested: OrderedDict[str, None] = OrderedDict()
         self._moving: deque[tuple[str, EntryValue]] = deque()
-        self._working = False
+        self._workers = 0
         self._bring(entries, now)
         self._sessions.followed, self._sessions.left = store.watch, self._leave
 
@@ -412,30 +417,39 @@ class Shared:
             self._rules.directory.put(key, Entry(_stored(pack_own(self._name, value)), self._name))
 
     def _work_on(self) -> list[Effect]:
-        """One thing after the other, in the background: what this seed brings along, and what gossip has told."""
-        if self._working or not (self._moving or self._told):
-            return []
-        self._working = True
-        return [Ask(self._work())]
+        """Some names at a time, in the background: what this seed brings along, and what gossip has told."""
+        wanted = min(WORKERS_MAX, len(self._moving) + len(self._told)) - self._workers
+        self._workers += max(0, wanted)
+        return [Ask(self._work()) for _ in range(wanted)]
 
     async def _work(self) -> list[Effect]:
         effects: list[Effect] = []
         try:
-            while self._moving and len(effects) < CARE_NAMES:
-                key, value = self._moving[0]
-                effects += (await self._decide(key, self._bringing(key, value)))[1]
-                self._rules.directory.remove(key, self._name)
-                effects.append(Save(((key, None),)))
-                self._moving.popleft()
-            while self._told and len(effects) < CARE_NAMES:
-                key, home = next(iter(self._told))
-                effects += (await self._decide(key, self._comparing(key, home)))[1]
-                self._told.pop((key, home))
+            while (self._moving or self._told) and len(effects) < WORK_EFFECTS_MAX:
+                effects += await (self._bring_one() if self._moving else self._compare_one())
         except Unavailable as gone:
-            effects.append(Log(f"the shared directory: {gone.detail}"))
+            effects.append(Log(f"what is to be written waits: {gone.detail}"))
         finally:
-            self._working = False
+            self._workers -= 1
         return effects
+
+    async def _bring_one(self) -> list[Effect]:
+        key, value = self._moving.popleft()
+        try:
+            _, effects = await self._decide(key, self._bringing(key, value))
+        except Unavailable:
+            self._moving.append((key, value))
+            raise
+        self._rules.directory.remove(key, self._name)
+        return [*effects, Save(((key, None),))]
+
+    async def _compare_one(self) -> list[Effect]:
+        (key, home), _ = self._told.popitem(last=False)
+        try:
+            return (await self._decide(key, self._comparing(key, home)))[1]
+        except Unavailable:
+            self._told[key, home] = None
+            raise
 
     def _bringing(self, key: str, value: EntryValue) -> Callable[[float], tuple[None, list[Effect]]]:
         """What stood on this seed's disk counts as what any other seed tells of its users; and stands in the store from
