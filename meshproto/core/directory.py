@@ -64,7 +64,7 @@ class Directory:
         """The entry that answers for the name, if anybody owns it."""
         entries = self._all(fold(name))
         if len(entries) == 1:
-            return entries[0] if self._holds(entries[0], now_ms) else None
+            return entries[0] if self.holds(entries[0], now_ms) else None
         return self._owner(entries, now_ms)
 
     def check(self, key: str, entry: Entry) -> bool:
@@ -186,10 +186,11 @@ class Directory:
                 newest[key] = entry
             if not self.ran_out(entry, now_ms):
                 since[key] = min(since.get(key, entry.since), entry.since)
-        holders = [(since[key], key) for key, entry in newest.items() if self._holds(entry, now_ms)]
+        holders = [(since[key], key) for key, entry in newest.items() if self.holds(entry, now_ms)]
         return newest[min(holders)[1]] if holders else None
 
-    def _holds(self, entry: Entry, now_ms: int) -> bool:
+    def holds(self, entry: Entry, now_ms: int) -> bool:
+        """Whether it owns the name, if nobody else does."""
         return not entry.gone and not self.ran_out(entry, now_ms)
 
 

@@ -159,15 +159,28 @@ class _Rules(Registry):
     def shared(self, key: str) -> Entry | None:
         return self.directory.at_home(key, HOME)
 
-    @contextmanager
-    def loaded(self, key: str, draft: _Draft, now: float) -> Iterator[None]:
-        """Raises :class:`Unavailable` for a value that does not read."""
+    def read(self, draft: _Draft, now: float) -> Entry | None:
+        """The entry that stands there, as it is to be understood now. Raises :class:`Unavailable` for a value that does
+        not read."""
         packed = draft.read()
         self._drafted.draft = draft
-        if packed is not None:
-            entry = Entry(_stored(packed), HOME, True)
-            if entry.online and draft.at is not None and not self._peering.lives(*draft.at, now):
-                entry = Entry(_stored(pack_own(HOME, self.away(entry.value, now))), HOME, True)
+        if packed is None:
+            return None
+        entry = Entry(_stored(packed), HOME, True)
+        if entry.online and draft.at is not None and not self._peering.lives(*draft.at, now):
+            entry = Entry(_stored(pack_own(HOME, self.away(entry.value, now))), HOME, True)
+        return entry
+
+    def find_alone(self, draft: _Draft, now: float) -> LookupResult | None:
+        """What there is to answer for a name that nothing else is known of: as :meth:`find` does, in less time."""
+        entry = self.read(draft, now)
+        return self._result(entry, now) if entry is not None and self.directory.holds(entry, _ms(now)) else None
+
+    @contextmanager
+    def loaded(self, key: str, draft: _Draft, now: float) -> Iterator[None]:
+        """Raises :class:`Unavailable`, as :meth:`read` does."""
+        entry = self.read(draft, now)
+        if entry is not None:
             self.directory.put(key, entry)
         try:
             yield
@@ -276,9 +289,14 @@ class Shared:
             kept, stale = self._known.get(key), True
             if kept is None and not self._rules.directory.knows(key):
                 raise
-        now = self._clock()
-        with self._rules.loaded(key, _Draft(kept), now):
-            found, effects = self._rules.find(key, now)
+        now, draft = self._clock(), _Draft(kept)
+        found: LookupResult | None
+        effects: list[Effect] = []
+        if self._rules.directory.knows(key):
+            with self._rules.loaded(key, draft, now):
+                found, effects = self._rules.find(key, now)
+        else:
+            found = self._rules.find_alone(draft, now)
         if found is not None and stale:
             found = msgspec.structs.replace(found, online=False, stale=True)
         return found, effects
