@@ -11,7 +11,6 @@ from twisted.application.service import IService
 from meshproto import __version__
 from meshproto.core.meshkey import NO_KEYS
 from meshproto.core.seed import Seed, Settings
-from meshproto.errors import BadParams
 from meshproto.net import seed_store
 from meshproto.net.clocks import wait_by_monotonic_time
 from meshproto.net.database_file import connect
@@ -19,6 +18,7 @@ from meshproto.net.large_pages import use_large_pages
 from meshproto.net.lines import LineHandler, LinesFactory
 from meshproto.net.listening import is_loopback, local_address
 from meshproto.net.names_file import NamesFile
+from meshproto.net.process_metrics import Commits
 from meshproto.net.seeding import SeedService
 from meshproto.net.state import REGISTER_TOKEN_FILE, StateDir
 from meshproto.net.store import SQLiteDatabase
@@ -26,7 +26,7 @@ from meshproto.net.syncing import SyncThread
 from meshproto.net.tls_listening import check_endpoint, is_tls
 from meshproto.net.together import read_together
 from meshproto.net.turns import Turns
-from meshproto.tap import NodeOptions, NodeService, addresses, read_keys
+from meshproto.tap import NodeOptions, NodeService, addresses, read_keys, yes_or_no
 from meshproto.wire import TLS_PREFIX
 
 MANY_NAMES: Final = 100_000
@@ -80,17 +80,11 @@ class Options(NodeOptions):
             self["name"] = f"seed-{port}"
         super().postOptions()
         self._check("peer", addresses)
-        self._check("names", _yes_or_no)
+        self._check("names", yes_or_no)
         if self["http"] is not None:
             self._check("http", check_endpoint)
         if self["advertise"] is not None:
             self._check("advertise", lambda address: addresses([address])[0])
-
-
-def _yes_or_no(given: str) -> bool:
-    if given not in ("yes", "no"):
-        raise BadParams(f"{given!r} is neither yes nor no")
-    return given == "yes"
 
 
 class SeedNode(NodeService):
@@ -120,10 +114,11 @@ class SeedNode(NodeService):
         )
         if len(core.directory) >= MANY_NAMES:
             use_large_pages()
-        store = seed_store.SeedStore(SQLiteDatabase(connection, reactor, SyncThread(connection, reactor)))
+        commits = Commits()
+        store = seed_store.SeedStore(SQLiteDatabase(connection, reactor, SyncThread(connection, reactor), commits))
         self.seed = SeedService(core, store, reactor, self.endpoints.seed, time.time, turns)
         if options["http"] is not None:
-            self._open_http(core)
+            self._open_http(core, commits)
         self.announce(state, prefix + local_address(where) if where else address)
         self.log.info("{name} listens, and says that it is at {address}", name=options["name"], address=address)
         return self.seed
@@ -143,12 +138,12 @@ class SeedNode(NodeService):
             version=__version__,
         )
 
-    def _open_http(self, core: Seed) -> None:
+    def _open_http(self, core: Seed, commits: Commits) -> None:
         # Klein costs seven megabytes: of a million names, seven bytes each.
         from meshproto.net.http import LOOPBACK_HOSTS  # noqa: PLC0415
         from meshproto.net.seed_front import SeedFront, site  # noqa: PLC0415
 
-        front = SeedFront(core, self.seed)
+        front = SeedFront(core, self.seed, commits)
         where = self.listen(site(front, self.reactor), self.options["http"])
         if where is not None and is_loopback(where[0]):
             front.hosts = LOOPBACK_HOSTS

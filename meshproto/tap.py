@@ -92,6 +92,13 @@ def addresses(given: list[str]) -> list[str]:
     return given
 
 
+def yes_or_no(given: str) -> bool:
+    """Raises :class:`BadParams`."""
+    if given not in ("yes", "no"):
+        raise BadParams(f"{given!r} is neither yes nor no")
+    return given == "yes"
+
+
 def read_keys(path: Path, domain: Domain, text: bytes | None = None) -> Keyring:
     """The keys in a file that its owner alone can read; `text`: what is in it. Raises :class:`BadState`."""
     try:

@@ -29,8 +29,10 @@ from meshproto.net.history_file import HistoryFile
 from meshproto.net.http import LOOPBACK_HOSTS
 from meshproto.net.http_client import HTTPClient
 from meshproto.net.listening import is_loopback, local_address
+from meshproto.net.message_log import MessageLog
 from meshproto.net.names_file import NamesFile
 from meshproto.net.node import UserNode
+from meshproto.net.process_metrics import Commits
 from meshproto.net.program import Program
 from meshproto.net.retention import Keep
 from meshproto.net.state import TOKEN_FILE, StateDir
@@ -40,7 +42,7 @@ from meshproto.net.tls_listening import check_endpoint, is_tls
 from meshproto.net.treq_client import TreqClient, treq_client, treq_pool
 from meshproto.net.unix_socket import is_unix, socket_path
 from meshproto.net.writers import ANYONE, CONTACTS, Accept
-from meshproto.tap import NodeOptions, NodeService, addresses, read_keys
+from meshproto.tap import NodeOptions, NodeService, addresses, read_keys, yes_or_no
 
 HISTORY_FILE: Final = "history.db"
 KEEP_DAYS_MAX: Final = 36500.0
@@ -75,6 +77,7 @@ class Options(NodeOptions):
         ["deliver-exec", None, None, "command line that is run with each message on its standard input"],
         ["keep-days", None, None, "delete messages that are older [default: the inbox keeps all]"],
         ["keep-messages", None, None, "keep so many messages in the inbox, the latest [default: all]"],
+        ["log-messages", None, None, "a line in the log for each step of each message: yes or no [default: no]"],
         ["accept", None, None, "who may write to me: anyone, contacts, or a file of names [default: anyone]"],
     ]
     twins: ClassVar[dict[str, str]] = {
@@ -92,8 +95,14 @@ class Options(NodeOptions):
         "keep-days": "MESH_KEEP_DAYS",
         "keep-messages": "MESH_KEEP_MESSAGES",
         "accept": "MESH_ACCEPT",
+        "log-messages": "MESH_LOG_MESSAGES",
     }
-    fallbacks: ClassVar[dict[str, Any]] = {"port": 3000, "seed": ["localhost:5001"], "accept": "anyone"}
+    fallbacks: ClassVar[dict[str, Any]] = {
+        "port": 3000,
+        "seed": ["localhost:5001"],
+        "accept": "anyone",
+        "log-messages": "no",
+    }
     lists = frozenset({"seed"})
 
     def __init__(self) -> None:
@@ -107,6 +116,7 @@ class Options(NodeOptions):
     def postOptions(self) -> None:
         super().postOptions()
         self._check("seed", addresses)
+        self._check("log-messages", yes_or_no)
         if self["api"] is not None:
             self._check("api", check_endpoint)
         if self["advertise"] is not None:
@@ -161,7 +171,8 @@ class UserService(NodeService):
         client = treq_client(reactor, self._pool, self.endpoints.http(CONNECT_TIMEOUT_S))
         programs = self._programs(client)
         cursors = user_store.begin_cursors(connection, [program.kind for program in programs])
-        store = user_store.UserStore(SQLiteDatabase(connection, reactor, SyncThread(connection, reactor)))
+        commits = Commits()
+        store = user_store.UserStore(SQLiteDatabase(connection, reactor, SyncThread(connection, reactor), commits))
         node = UserNode(
             options["name"],
             identity,
@@ -182,6 +193,8 @@ class UserService(NodeService):
             register_tokens=tokens,
             keep=Keep(options["keep-days"], options["keep-messages"]),
             accept=self._accept(options["accept"]),
+            commits=commits,
+            message_log=MessageLog() if options["log-messages"] else None,
         )
         where = self.listen(node.site)
         self.uri = options["advertise"] or f"{_scheme(options.endpoint)}://{self.dialled_at(where)}"
@@ -203,7 +216,7 @@ class UserService(NodeService):
         The address of the owner's part. Raises :class:`BadState`."""
         face, described = node.face, self.options["api"]
         if described is not None:
-            face = Face(None, node.front)
+            face = Face(None, node.front, tally=node.http_tally)
             where = self.listen(site(face, self.reactor), described)
             if is_unix(described):
                 face.door = Door(None, LOOPBACK_HOSTS)

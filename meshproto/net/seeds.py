@@ -33,6 +33,7 @@ from meshproto.net.clocks import NowMs
 from meshproto.net.finding import Finding
 from meshproto.net.home import Home, HomeService
 from meshproto.net.learning import Learning
+from meshproto.net.tallies import LookupTally
 from meshproto.net.user_store import UserStore
 from meshproto.net.watching import Watching
 
@@ -71,6 +72,7 @@ class Seeds(Service):
         connect: Connect,
         applicant: Applicant,
         changed: Callable[[str, bool], None],
+        tally: LookupTally | None = None,
     ) -> None:
         self.user = user
         self._identity = identity
@@ -86,7 +88,7 @@ class Seeds(Service):
         self._renewing = succeed(None)
         self._addresses = Addresses(given, learnt, rng)
         self._home = HomeService(self, self._addresses, clock, connect)
-        self._finding = Finding(self._addresses, store, clock, connect, self._greet_link)
+        self._finding = Finding(self._addresses, store, clock, connect, self._greet_link, tally)
         self.presence: set[Callable[[str], None]] = set()
         self._watching = Watching(changed=self._changed, back=changed)
         self._learning = Learning(self._addresses, store, clock, rng)

@@ -22,7 +22,7 @@ class Looker:
 
     def __init__(self, world: World, seed: str) -> None:
         self.world = world
-        self.front = SeedFront(world.cores[seed], world.seeds[seed])
+        self.front = SeedFront(world.cores[seed], world.seeds[seed], world.commits[seed])
         self._treq = StubTreq(self.front.app.resource())
 
     def ask(self, method: str, path: str, host: str = "localhost:5080") -> tuple[Any, bytes]:

@@ -1,0 +1,62 @@
+"""`--log-messages`: the way of each message in the log, a line for each step, with its id at both nodes.
+
+That is three lines for a message in all, each of which takes as long as a good part of sending it (docs/operating.md
+has the figures): they are there for those who ask for them, and all others do not even have this object.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from twisted.logger import Logger
+
+from meshproto.core.envelope import Letter
+from meshproto.core.identity import Record, fingerprint
+from meshproto.core.queue import Message
+from meshproto.errors import quoted
+from meshproto.net.outbox_table import Kept
+from meshproto.wire import ID_CHARS_MAX
+
+REASON_CHARS_MAX: Final = 500
+
+
+class MessageLog:
+    """Never a message's text, nor its type, which its sender chooses: its id, for whom it is, and what became of it."""
+
+    log = Logger()
+
+    def __init__(self) -> None:
+        self._attempts: dict[int, int] = {}  # row -> how often it was tried; of those that are about to end
+
+    def accepted(self, messages: Iterable[Message]) -> None:
+        """They are on disk, to be sent."""
+        for message in messages:
+            self.log.info("accepted {id} for {to}", event="accepted", id=_safe(message.id), to=message.to)
+
+    def tried(self, rows: Iterable[int], attempts: int) -> None:
+        """These may be about to end, after so many attempts in a row at their recipient."""
+        self._attempts.update(dict.fromkeys(rows, attempts))
+
+    def ended(self, messages: Sequence[Kept]) -> None:
+        """Their ends are on disk."""
+        for message in messages:
+            self.log.info(
+                "{event} {id} for {to} after {ms} ms, attempts: {attempts}{because}",
+                event=message.status.value,
+                id=_safe(message.id),
+                to=message.to,
+                ms=max(0, message.changed_at - message.sent_at),
+                attempts=self._attempts.pop(message.row, 0),
+                because="" if message.reason is None else f": {quoted(message.reason, REASON_CHARS_MAX)}",
+            )
+
+    def received(self, sender: Record, letters: Iterable[Letter], repeated: frozenset[str]) -> None:
+        """They are on disk; `repeated`: those were before."""
+        address = f"{sender.name}~{fingerprint(sender.key_bytes)}"
+        for letter in letters:
+            event = "repeated" if letter.id in repeated else "received"
+            self.log.info("{event} {id} from {sender}", event=event, id=_safe(letter.id), sender=address)
+
+
+def _safe(message_id: str) -> str:
+    """An id is whatever its sender wrote."""
+    return quoted(message_id, ID_CHARS_MAX)
