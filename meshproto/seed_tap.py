@@ -43,6 +43,7 @@ class Options(NodeOptions):
         ["port", "p", None, "the port to listen on, on this machine only; 0: any free one [default: 5001]"],
         ["listen", None, None, "a Twisted server endpoint instead of --port, such as tcp:5001"],
         ["advertise", None, None, "HOST:PORT or tls:HOST:PORT at which others reach this seed"],
+        ["log-format", None, None, "how the log is written: text or json [default: text]"],
         ["state", None, None, "directory for what must outlive a restart"],
         ["http", None, None, "a Twisted server endpoint for metrics and a picture of the mesh, such as tcp:5080"],
         ["mesh-key", None, None, "file with the mesh's keys, one a line: gossip with those alone that prove one"],
@@ -56,6 +57,7 @@ class Options(NodeOptions):
         "listen": "MESH_LISTEN",
         "advertise": "MESH_ADVERTISE",
         "state": "MESH_STATE",
+        "log-format": "MESH_LOG_FORMAT",
         "peer": "MESH_PEERS",
         "mesh-key": "MESH_KEY_FILE",
         "ca": "MESH_CA",
@@ -63,7 +65,13 @@ class Options(NodeOptions):
         "names": "MESH_NAMES",
         "http": "MESH_HTTP",
     }
-    fallbacks: ClassVar[dict[str, Any]] = {"port": 5001, "names": "yes", "register": "open", "peer": []}
+    fallbacks: ClassVar[dict[str, Any]] = {
+        "port": 5001,
+        "names": "yes",
+        "register": "open",
+        "peer": [],
+        "log-format": "text",
+    }
     lists = frozenset({"peer"})
 
     def __init__(self) -> None:

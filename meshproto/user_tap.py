@@ -70,6 +70,7 @@ class Options(NodeOptions):
             "a Twisted server endpoint for the owner's part alone, such as unix:mesh.sock",
         ],
         ["advertise", None, None, "the URI at which others reach this node, such as http://192.0.2.7:3000"],
+        ["log-format", None, None, "how the log is written: text or json [default: text]"],
         ["state", None, None, "directory for keys and messages"],
         ["ca", None, None, "file with certificates (PEM): who is trusted, in place of the system's"],
         ["register-token", None, None, "file with the register tokens of seeds that ask for one, one a line"],
@@ -87,6 +88,7 @@ class Options(NodeOptions):
         "api": "MESH_API",
         "advertise": "MESH_ADVERTISE",
         "state": "MESH_STATE",
+        "log-format": "MESH_LOG_FORMAT",
         "seed": "MESH_SEEDS",
         "ca": "MESH_CA",
         "register-token": "MESH_REGISTER_TOKEN",
@@ -101,6 +103,7 @@ class Options(NodeOptions):
         "port": 3000,
         "seed": ["localhost:5001"],
         "accept": "anyone",
+        "log-format": "text",
         "log-messages": "no",
     }
     lists = frozenset({"seed"})

@@ -17,6 +17,8 @@ from meshproto.net.outbox_table import Kept
 from meshproto.wire import ID_CHARS_MAX
 
 REASON_CHARS_MAX: Final = 500
+_ENDED: Final = "{event} {id} for {to} after {ms} ms, attempts: {attempts}"
+_ENDED_SO: Final = f"{_ENDED}: {{reason}}"
 
 
 class MessageLog:
@@ -39,14 +41,15 @@ class MessageLog:
     def ended(self, messages: Sequence[Kept]) -> None:
         """Their ends are on disk."""
         for message in messages:
+            why = {} if message.reason is None else {"reason": quoted(message.reason, REASON_CHARS_MAX)}
             self.log.info(
-                "{event} {id} for {to} after {ms} ms, attempts: {attempts}{because}",
+                _ENDED_SO if why else _ENDED,
                 event=message.status.value,
                 id=_safe(message.id),
                 to=message.to,
                 ms=max(0, message.changed_at - message.sent_at),
                 attempts=self._attempts.pop(message.row, 0),
-                because="" if message.reason is None else f": {quoted(message.reason, REASON_CHARS_MAX)}",
+                **why,
             )
 
     def received(self, sender: Record, letters: Iterable[Letter], repeated: frozenset[str]) -> None:
@@ -54,7 +57,7 @@ class MessageLog:
         address = f"{sender.name}~{fingerprint(sender.key_bytes)}"
         for letter in letters:
             event = "repeated" if letter.id in repeated else "received"
-            self.log.info("{event} {id} from {sender}", event=event, id=_safe(letter.id), sender=address)
+            self.log.info("{event} {id} from {from}", event=event, id=_safe(letter.id), **{"from": address})
 
 
 def _safe(message_id: str) -> str:
