@@ -185,6 +185,14 @@ class World(Network):
     def get(self, user: str, path: str, **headers: str) -> Answer:
         return self.ask("GET", user, path, **headers)
 
+    def text(self, user: str, path: str) -> tuple[str, str]:
+        """The type and the text of an answer that is no JSON."""
+        url = f"http://{self.hosts[user].ip}:{USER_PORT}{path}"
+        response = self.wait(self._client.get(url, reactor=self.laptop))
+        assert response.code == 200
+        (kind,) = response.headers.getRawHeaders("content-type")
+        return kind, self.wait(treq.text_content(response))
+
     def post(self, user: str, path: str, body: Any, **headers: str) -> Answer:
         return self.ask("POST", user, path, body, **headers)
 
