@@ -4,6 +4,7 @@ That is three lines for a message in all, each of which takes as long as a good 
 has the figures): they are there for those who ask for them, and all others do not even have this object.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -17,6 +18,8 @@ from meshproto.net.outbox_table import Kept
 from meshproto.wire import ID_CHARS_MAX
 
 REASON_CHARS_MAX: Final = 500
+ENDING_MAX: Final = 100_000
+"""Of more it is told that they were tried once."""
 _ENDED: Final = "{event} {id} for {to} after {ms} ms, attempts: {attempts}"
 _ENDED_SO: Final = f"{_ENDED}: {{reason}}"
 
@@ -27,16 +30,27 @@ class MessageLog:
     log = Logger()
 
     def __init__(self) -> None:
-        self._attempts: dict[int, int] = {}  # row -> how often it was tried; of those that are about to end
+        self._tries: Counter[str] = Counter()  # recipient -> how often, since they were last reached
+        self._attempts: dict[int, int] = {}  # row, of those about to end -> as much, when it is not 1
 
     def accepted(self, messages: Iterable[Message]) -> None:
         """They are on disk, to be sent."""
         for message in messages:
             self.log.info("accepted {id} for {to}", event="accepted", id=_safe(message.id), to=message.to)
 
-    def tried(self, rows: Iterable[int], attempts: int) -> None:
-        """These may be about to end, after so many attempts in a row at their recipient."""
-        self._attempts.update(dict.fromkeys(rows, attempts))
+    def attempt(self, recipient: str) -> None:
+        """They are tried."""
+        self._tries[recipient] += 1
+
+    def ending(self, recipient: str, rows: Iterable[int]) -> None:
+        """Some that wait for them may be about to end."""
+        tries = self._tries[recipient]
+        if tries != 1 and len(self._attempts) < ENDING_MAX:
+            self._attempts.update(dict.fromkeys(rows, tries))
+
+    def reached(self, recipient: str) -> None:
+        """Or nothing waits for them any more."""
+        self._tries.pop(recipient, None)
 
     def ended(self, messages: Sequence[Kept]) -> None:
         """Their ends are on disk."""
@@ -48,7 +62,7 @@ class MessageLog:
                 id=_safe(message.id),
                 to=message.to,
                 ms=max(0, message.changed_at - message.sent_at),
-                attempts=self._attempts.pop(message.row, 0),
+                attempts=self._attempts.pop(message.row, 1),
                 **why,
             )
 

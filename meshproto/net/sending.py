@@ -294,12 +294,15 @@ class Sending(Service):
         return End(status, "it is being delivered at this moment, and cancelled if that fails")
 
     def _end(self, recipient: str, rows: Sequence[int], status: Status, reason: str) -> None:
-        self._tried(recipient, rows)
+        if self._message_log is not None:
+            self._message_log.ending(recipient, rows)
         self._carry_out(self._core.end(recipient, rows, status, reason, self._now()))
         self._unwatch_if_done(recipient)
 
     def _unwatch_if_done(self, recipient: str) -> None:
         if recipient not in self._core.queues:
+            if self._message_log is not None:
+                self._message_log.reached(recipient)
             ensureDeferred(self._seeds.unwatch(recipient))
 
     def status_of(self, recipient: str, row: int, on_disk: Status) -> Status:
@@ -435,6 +438,8 @@ class Sending(Service):
 
     async def _attempt(self, attempt: Attempt) -> None:
         self.tally.attempts += 1
+        if self._message_log is not None:
+            self._message_log.attempt(attempt.key)
         try:
             receipt = await self._locate_and_deliver(attempt)
         except MeshError as error:
@@ -445,7 +450,8 @@ class Sending(Service):
             self._failed(attempt, cause_of(error), error.detail, wait_s or 0.0)
         except _ForAnotherKey as strict:
             self.tally.failures[Cause.KEY_CHANGED] += 1
-            self._tried(attempt.key, strict.reasons)
+            if self._message_log is not None:
+                self._message_log.ending(attempt.key, strict.reasons)
             withheld = self._core.withheld(attempt.key, strict.reasons, self._now(), for_good=strict.for_good)
             self._carry_out(withheld)
             self._unwatch_if_done(attempt.key)
@@ -478,12 +484,8 @@ class Sending(Service):
             batch = tuple(message for message in batch if message.id in ids)
         self.tally.arrived(batch, self._now_ms())
         if self._message_log is not None:
-            self._tried(attempt.key, [message.row for message in attempt.batch])
-
-    def _tried(self, recipient: str, rows: Iterable[int]) -> None:
-        """For the log: these are about to end."""
-        if self._message_log is not None and (queue := self._core.queues.get(recipient)) is not None:
-            self._message_log.tried(rows, queue.attempts + bool(queue.under_way))
+            self._message_log.ending(attempt.key, [message.row for message in attempt.batch])
+            self._message_log.reached(attempt.key)
 
     def _failed(self, attempt: Attempt, cause: Cause, reason: str, retry_after_s: float = 0.0) -> None:
         self.tally.failures[cause] += 1
