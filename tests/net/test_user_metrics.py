@@ -1,6 +1,7 @@
 """GET /metrics of a user node: what happens is counted, where it happens, once."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -211,6 +212,24 @@ def test_who_reads(world: World) -> None:
     stream.addErrback(lambda _: None)
     values = page(world, "Bobby").values
     assert values[f"{USER}stream_readers"] == values[f"{USER}inbox_polls"] == 0
+
+
+def test_programs(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How far each is behind. When the disk does not tell, all else is told."""
+    shown = [{"kind": "deliver-to", "behind": 3, "attempts": 2}]
+
+    async def tell() -> list[dict[str, Any]]:
+        if not shown:
+            raise Unavailable("the disk")
+        return shown
+
+    monkeypatch.setattr(world.users["UserX"].programs, "shown", tell)
+    values = page(world, "UserX").values
+    assert values[f'{USER}program_behind{{kind="deliver-to"}}'] == 3
+    assert values[f'{USER}program_attempts{{kind="deliver-to"}}'] == 2
+    shown.clear()
+    values = page(world, "UserX").values
+    assert f"{USER}waiting" in values and not any("program" in name for name in values)
 
 
 def test_what_is_deleted() -> None:
