@@ -36,8 +36,6 @@ class _AtHome(NamedTuple):
 
 
 class Finding:
-    """`tally`: what it counts in."""
-
     log = Logger()
 
     def __init__(
@@ -47,9 +45,8 @@ class Finding:
         clock: IReactorTime,
         connect: Connect,
         greet: Greet,
-        tally: LookupTally | None = None,
     ) -> None:
-        self._tally = tally or LookupTally()
+        self.tally = LookupTally()
         self._addresses = addresses
         self._store = store
         self._clock = clock
@@ -68,29 +65,29 @@ class Finding:
         if not fresh:
             cached = self._cache.get(name, now)
             if cached is not None and (_has_key(cached, print_) or self._cache.is_missing(f"{name}~{print_}", now)):
-                self._tally.cached += 1
+                self.tally.cached += 1
                 return cached
             if self._cache.is_missing(name, now):
-                self._tally.missing += 1
+                self.tally.missing += 1
                 raise _not_found(name)
         search = await self._search(name, print_)
         found = search.found or search.other
         if found is not None:
-            self._tally.seed += 1
+            self.tally.seed += 1
             located = await self._newest(found)
             self._cache.found(name, located, self._clock.seconds())
             if search.found is None:
                 self._cache.missing(f"{name}~{print_}", self._clock.seconds())
             return located
         if search.verdict is Said.MISSING:
-            self._tally.missing += 1
+            self.tally.missing += 1
             self._cache.missing(name, self._clock.seconds())
             raise _not_found(name)
         contact = await self._store.contacts.get(name)
         if contact is None:
-            self._tally.silent += 1
+            self.tally.silent += 1
             raise NoSeedAnswers(f"{search.why}, and no address of {name} is known", retry_after_s=LOOKUP_S)
-        self._tally.known += 1
+        self.tally.known += 1
         return Located(verify_once(contact.signed), contact.signed, None)
 
     async def _newest(self, located: Located) -> Located:

@@ -33,7 +33,7 @@ from meshproto.net.receiving import Receiving
 from meshproto.net.retention import KEEP_ALL, Keep, Retention
 from meshproto.net.seeds import Seeds
 from meshproto.net.sending import Sending
-from meshproto.net.tallies import HTTPTally, Tallies
+from meshproto.net.tallies import HTTPTally
 from meshproto.net.treq_client import TreqClient
 from meshproto.net.user_metrics import UserMetrics
 from meshproto.net.user_store import Start, UserStore
@@ -46,7 +46,8 @@ class UserNode(Service):
     time that messages and records are stamped with; `reactor`: timers only, which must not stand still when somebody
     sets the clock. `peers`: the client for other users' nodes; `client`: the one for this node's own addresses.
     `programs`: what the inbox is handed over to, each with the cursor it begins after. `accept`: who may write to
-    it. `commits`: what the store counts in; `message_log`: None where messages are not in the log."""
+    it. `commits`: what the store counts in; `message_log`: None where messages are not in the log.
+    `http_tally`: what its listeners count in, for one more of them."""
 
     log = Logger()
 
@@ -75,8 +76,8 @@ class UserNode(Service):
         commits: Commits | None = None,
         message_log: MessageLog | None = None,
     ) -> None:
-        self._tallies = tallies = Tallies()
         self._commits = commits or Commits()
+        self.http_tally = HTTPTally()
         self._store = store
         self._waiting = start.waiting
         self.keys = Keys(identity, save, reactor, now_ms, entropy, rotated=self._renew)
@@ -94,21 +95,11 @@ class UserNode(Service):
             connect=connect,
             applicant=Applicant(name, register_tokens, entropy),
             changed=self._is_back,
-            tally=tallies.lookups,
         )
         courier = Courier(peers)
         contacts = Contacts(store.contacts, now_ms)
         self.sending = Sending(
-            Outbox(rng),
-            store.outbox,
-            self.seeds,
-            contacts,
-            courier,
-            reactor,
-            now_ms,
-            entropy,
-            tallies.sent,
-            message_log,
+            Outbox(rng), store.outbox, self.seeds, contacts, courier, reactor, now_ms, entropy, message_log
         )
         accepting = Accepting(self.seeds, contacts, store.outbox, self.sending, reactor)
         writers = Writers(accept, name, b64(identity.key), contacts, partial(self.seeds.locate, fresh=True), reactor)
@@ -120,17 +111,14 @@ class UserNode(Service):
             entropy,
             writers.check,
             heard=self.sending.wake,
-            tally=tallies.received,
             message_log=message_log,
         )
         self.programs = Programs(programs, self.receiving, store, reactor, now_ms, rng)
         self.history = history
-        self.retention = Retention(
-            keep, store, self.programs, history, reactor, now_ms, self._mail_keys_made_ms, tallies.deleted
-        )
+        self.retention = Retention(keep, store, self.programs, history, reactor, now_ms, self._mail_keys_made_ms)
         doctor = Doctor(self.seeds, connect, client, reactor, now_ms)
         self.front = self._make_front(identity.fingerprint, contacts, accepting, doctor, reactor, now_ms, entropy)
-        self.face = Face(PublicFront(self.seeds, self.receiving, store), self.front, tally=tallies.http)
+        self.face = Face(PublicFront(self.seeds, self.receiving, store), self.front, tally=self.http_tally)
         self.site: Site = site(self.face, reactor)
 
     def _make_front(
@@ -162,22 +150,18 @@ class UserNode(Service):
 
     def _metrics(self, clock: IReactorTime, now_ms: NowMs) -> UserMetrics:
         return UserMetrics(
-            self._tallies,
+            self._store,
             self._commits,
             self.seeds,
             self.sending,
             self.receiving,
             self.programs,
-            self._store,
+            self.retention,
+            self.http_tally,
             lambda: self.front.stream_readers,
             clock,
             now_ms,
         )
-
-    @property
-    def http_tally(self) -> HTTPTally:
-        """For another listener of the node's."""
-        return self._tallies.http
 
     def _mail_keys_made_ms(self) -> Sequence[int]:
         return self.keys.current.made_at_ms

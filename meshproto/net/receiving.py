@@ -44,7 +44,7 @@ def shown(message: Received) -> dict[str, Any]:
 class Receiving:
     """`identity`: the keys in use. `check` raises :class:`MeshError` unless the user may write (:class:`Writers`).
     `heard` gets the name of everyone who has written: a sign of life. `listeners` are called when something may have
-    come. `tally`: what it counts in; `message_log`: None where messages are not in the log."""
+    come. `message_log`: None where messages are not in the log."""
 
     log = Logger()
 
@@ -57,10 +57,9 @@ class Receiving:
         entropy: Entropy,
         check: Callable[[Record, str, int], Awaitable[None]],
         heard: Callable[[str], None],
-        tally: ReceivedTally | None = None,
         message_log: MessageLog | None = None,
     ) -> None:
-        self.tally = tally or ReceivedTally()
+        self.tally = ReceivedTally()
         self._message_log = message_log
         self._identity = identity
         self._table = table

@@ -64,9 +64,8 @@ class Retention(Service):
         clock: IReactorTime,
         now_ms: NowMs,
         mail_keys_made_ms: Callable[[], Sequence[int]],
-        deleted: Counter[Kept] | None = None,
     ) -> None:
-        self.deleted: Counter[Kept] = Counter() if deleted is None else deleted
+        self.deleted: Counter[Kept] = Counter()
         self._keep = keep
         self._store = store
         self._programs = programs

@@ -72,7 +72,6 @@ class Seeds(Service):
         connect: Connect,
         applicant: Applicant,
         changed: Callable[[str, bool], None],
-        tally: LookupTally | None = None,
     ) -> None:
         self.user = user
         self._identity = identity
@@ -88,7 +87,7 @@ class Seeds(Service):
         self._renewing = succeed(None)
         self._addresses = Addresses(given, learnt, rng)
         self._home = HomeService(self, self._addresses, clock, connect)
-        self._finding = Finding(self._addresses, store, clock, connect, self._greet_link, tally)
+        self._finding = Finding(self._addresses, store, clock, connect, self._greet_link)
         self.presence: set[Callable[[str], None]] = set()
         self._watching = Watching(changed=self._changed, back=changed)
         self._learning = Learning(self._addresses, store, clock, rng)
@@ -119,6 +118,10 @@ class Seeds(Service):
     def answered(self) -> bool:
         """Whether a seed has answered the last try to register."""
         return self._home.answered
+
+    @property
+    def lookups(self) -> LookupTally:
+        return self._finding.tally
 
     @property
     def seeds(self) -> list[wire.SeedInfo]:

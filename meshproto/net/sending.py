@@ -101,7 +101,7 @@ class _Waiting:
 
 class Sending(Service):
     """`listeners` are called with a recipient, folded, whose queue has changed, or None; and with the rows of messages
-    that were taken in, or whose end is on disk. `tally`: what it counts in. `message_log`: None where messages are not
+    that were taken in, or whose end is on disk. `message_log`: None where messages are not
     in the log."""
 
     log = Logger()
@@ -116,11 +116,10 @@ class Sending(Service):
         clock: IReactorTime,
         now_ms: NowMs,
         entropy: Entropy,
-        tally: SentTally | None = None,
         message_log: MessageLog | None = None,
     ) -> None:
         self._outbox = core
-        self.tally = tally or SentTally()
+        self.tally = SentTally()
         self._message_log = message_log
         self._fresh: dict[tuple[str, bool], list[Message]] = {}
         self._table = table

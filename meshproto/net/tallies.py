@@ -1,6 +1,5 @@
-"""What a user node counts of what it does. Each part is given the object that it counts in, and does so where the
-thing happens: a batch at a time, so that a message costs next to nothing more. Who shows it is
-:mod:`meshproto.net.user_metrics`.
+"""What the parts of a user node count of what they do: each in an object of its own, where the thing happens, and a
+batch at a time, so that a message costs next to nothing more. Who shows it is :mod:`meshproto.net.user_metrics`.
 """
 
 from collections import Counter
@@ -96,16 +95,3 @@ class HTTPTally:
 
     def __init__(self) -> None:
         self.parts = {part: [0] * ANSWER_CLASSES for part in Part}
-
-
-class Tallies:
-    """All of a node."""
-
-    __slots__ = ("deleted", "http", "lookups", "received", "sent")
-
-    def __init__(self) -> None:
-        self.sent = SentTally()
-        self.received = ReceivedTally()
-        self.lookups = LookupTally()
-        self.http = HTTPTally()
-        self.deleted: Counter[Kept] = Counter()

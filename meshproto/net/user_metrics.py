@@ -15,9 +15,10 @@ from meshproto.net.exposition import Family, counted, each, one
 from meshproto.net.process_metrics import Commits, of_disk, of_node, of_process
 from meshproto.net.programs import Programs
 from meshproto.net.receiving import Receiving
+from meshproto.net.retention import Retention
 from meshproto.net.seeds import Seeds
 from meshproto.net.sending import Sending
-from meshproto.net.tallies import HTTPTally, Kept, LookupTally, ReceivedTally, SentTally, Tallies
+from meshproto.net.tallies import HTTPTally, Kept, LookupTally, ReceivedTally, SentTally
 from meshproto.net.user_store import UserStore
 
 PREFIX: Final = "meshproto_user_"
@@ -25,28 +26,30 @@ ENDS: Final = tuple(status for status in Status if status.final)
 
 
 class UserMetrics:
-    """`readers`: how many streams are open."""
+    """`commits` and `http`: what the store and the listeners count in; `readers`: how many streams are open."""
 
     def __init__(
         self,
-        tallies: Tallies,
+        store: UserStore,
         commits: Commits,
         seeds: Seeds,
         sending: Sending,
         receiving: Receiving,
         programs: Programs,
-        store: UserStore,
+        retention: Retention,
+        http: HTTPTally,
         readers: Callable[[], int],
         clock: IReactorTime,
         now_ms: NowMs,
     ) -> None:
-        self._tallies = tallies
+        self._store = store
         self._commits = commits
         self._seeds = seeds
         self._sending = sending
         self._receiving = receiving
         self._programs = programs
-        self._store = store
+        self._retention = retention
+        self._http = http
         self._readers = readers
         self._clock = clock
         self._now_ms = now_ms
@@ -54,19 +57,19 @@ class UserMetrics:
 
     async def families(self) -> list[Family]:
         """Only what a program is behind by is read from the disk: whatever that does, all else can be seen."""
-        tallies = self._tallies
+        deleted = self._retention.deleted
         return [
             *of_process(),
             *of_node(PREFIX, "user", self._seeds.user, round(self._clock.seconds() - self._started, 3)),
             *self._of_mesh(),
-            *_of_sent(tallies.sent),
+            *_of_sent(self._sending.tally),
             *self._of_waiting(),
-            *_of_received(tallies.received),
-            *_of_lookups(tallies.lookups),
-            *_of_http(tallies.http),
+            *_of_received(self._receiving.tally),
+            *_of_lookups(self._seeds.lookups),
+            *_of_http(self._http),
             *self._of_readers(),
             *of_disk(PREFIX, self._commits, refuses=self._store.problem is not None),
-            counted(f"{PREFIX}deleted_total", "Messages that are no longer kept.", "what", Kept, tallies.deleted),
+            counted(f"{PREFIX}deleted_total", "Messages that are no longer kept.", "what", Kept, deleted),
             *await self._of_programs(),
         ]
 
