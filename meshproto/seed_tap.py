@@ -23,6 +23,7 @@ from meshproto.net.large_pages import use_large_pages
 from meshproto.net.lines import LineHandler, LinesFactory
 from meshproto.net.listening import is_loopback, local_address
 from meshproto.net.names_file import NamesFile
+from meshproto.net.process_metrics import Commits
 from meshproto.net.redis_address import RedisAddress
 from meshproto.net.seeding import SeedService
 from meshproto.net.state import REGISTER_TOKEN_FILE, StateDir
@@ -31,7 +32,7 @@ from meshproto.net.syncing import SyncThread
 from meshproto.net.tls_listening import check_endpoint, is_tls
 from meshproto.net.together import read_together
 from meshproto.net.turns import Turns
-from meshproto.tap import NodeOptions, NodeService, addresses, read_keys
+from meshproto.tap import NodeOptions, NodeService, addresses, read_keys, yes_or_no
 from meshproto.wire import TLS_PREFIX, EntryValue, split_address
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Options(NodeOptions):
             "listen on this port of this machine too, together with other seeds that do (as many as it has cores, say)",
         ],
         ["advertise", None, None, "HOST:PORT or tls:HOST:PORT at which others reach this seed"],
+        ["log-format", None, None, "how the log is written: text or json [default: text]"],
         ["state", None, None, "directory for what must outlive a restart"],
         ["http", None, None, "a Twisted server endpoint for metrics and a picture of the mesh, such as tcp:5080"],
         ["mesh-key", None, None, "file with the mesh's keys, one a line: gossip with those alone that prove one"],
@@ -80,6 +82,7 @@ class Options(NodeOptions):
         "shared-port": "MESH_SHARED_PORT",
         "advertise": "MESH_ADVERTISE",
         "state": "MESH_STATE",
+        "log-format": "MESH_LOG_FORMAT",
         "peer": "MESH_PEERS",
         "mesh-key": "MESH_KEY_FILE",
         "ca": "MESH_CA",
@@ -90,7 +93,13 @@ class Options(NodeOptions):
         "directory-import": "MESH_DIRECTORY_IMPORT",
         "directory-password": "MESH_DIRECTORY_PASSWORD",
     }
-    fallbacks: ClassVar[dict[str, Any]] = {"port": 5001, "names": "yes", "register": "open", "peer": []}
+    fallbacks: ClassVar[dict[str, Any]] = {
+        "port": 5001,
+        "names": "yes",
+        "register": "open",
+        "peer": [],
+        "log-format": "text",
+    }
     lists = frozenset({"peer"})
 
     def __init__(self) -> None:
@@ -109,7 +118,7 @@ class Options(NodeOptions):
         self._check("peer", addresses)
         if self["shared-port"] is not None:
             self._check("shared-port", _shared_port)
-        self._check("names", _yes_or_no)
+        self._check("names", yes_or_no)
         if self["http"] is not None:
             self._check("http", check_endpoint)
         if self["advertise"] is not None:
@@ -138,12 +147,6 @@ def _shared_port(given: str) -> tuple[str, int]:
     if not port:
         raise BadParams("a port that is shared has a number: not 0")
     return host, port
-
-
-def _yes_or_no(given: str) -> bool:
-    if given not in ("yes", "no"):
-        raise BadParams(f"{given!r} is neither yes nor no")
-    return given == "yes"
 
 
 class SeedNode(NodeService):
@@ -180,10 +183,11 @@ class SeedNode(NodeService):
         )
         if len(core.directory) >= MANY_NAMES:
             use_large_pages()
-        store = seed_store.SeedStore(SQLiteDatabase(connection, reactor, SyncThread(connection, reactor)))
+        commits = Commits()
+        store = seed_store.SeedStore(SQLiteDatabase(connection, reactor, SyncThread(connection, reactor), commits))
         self.seed = SeedService(core, store, reactor, self.endpoints.seed, time.time, turns, sharing, bringing)
         if options["http"] is not None:
-            self._open_http(core)
+            self._open_http(core, commits)
         self.announce(state, prefix + local_address(where) if where else address)
         self.log.info("{name} listens, and says that it is at {address}", name=options["name"], address=address)
         return self.seed
@@ -228,12 +232,12 @@ class SeedNode(NodeService):
             version=__version__,
         )
 
-    def _open_http(self, core: Seed) -> None:
+    def _open_http(self, core: Seed, commits: Commits) -> None:
         # Klein costs seven megabytes: of a million names, seven bytes each.
         from meshproto.net.http import LOOPBACK_HOSTS  # noqa: PLC0415
         from meshproto.net.seed_front import SeedFront, site  # noqa: PLC0415
 
-        front = SeedFront(core, self.seed)
+        front = SeedFront(core, self.seed, commits)
         where = self.listen(site(front, self.reactor), self.options["http"])
         if where is not None and is_loopback(where[0]):
             front.hosts = LOOPBACK_HOSTS

@@ -14,17 +14,21 @@ from typing import Any, ClassVar, Final
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
-from twisted.logger import Logger
+from twisted.logger import ILogObserver, Logger
 from twisted.python import usage
+from twisted.python.components import Componentized
 
 from meshproto.core.meshkey import Domain, Keyring
 from meshproto.errors import BadParams, BadState, MeshError
+from meshproto.net.json_log import json_observer
 from meshproto.net.listening import WILDCARD_HOSTS, host_port, join_address, listen, listen_together, with_backlog
 from meshproto.net.state import StateDir, default_path, read_secret
 from meshproto.net.tls import Endpoints, Trust
 from meshproto.net.tls_listening import check_endpoint, server_endpoint
 from meshproto.net.unix_socket import UnixSockets, is_unix
 from meshproto.wire import NAME_PATTERN, NAME_RULE, split_address
+
+LOG_FORMATS: Final = ("text", "json")
 
 
 class NodeOptions(usage.Options):
@@ -53,6 +57,7 @@ class NodeOptions(usage.Options):
         self._check("port", self._port)
         if self["listen"] is not None:
             self._check("listen", check_endpoint)
+        self._check("log-format", _log_format)
         self["ca"] = Path(self["ca"]) if self["ca"] else None
         self["state"] = Path(self["state"]) if self["state"] else default_path(self.kind, self["name"])
 
@@ -90,6 +95,19 @@ def addresses(given: list[str]) -> list[str]:
     for address in given:
         split_address(address)
     return given
+
+
+def _log_format(given: str) -> str:
+    if given not in LOG_FORMATS:
+        raise BadParams(f"{given!r} is neither {' nor '.join(LOG_FORMATS)}")
+    return given
+
+
+def yes_or_no(given: str) -> bool:
+    """Raises :class:`BadParams`."""
+    if given not in ("yes", "no"):
+        raise BadParams(f"{given!r} is neither yes nor no")
+    return given == "yes"
 
 
 def read_keys(path: Path, domain: Domain, text: bytes | None = None) -> Keyring:
@@ -137,6 +155,13 @@ class NodeService(Service):
     def open(self, state: StateDir) -> Service:
         """Raises :class:`BadState`."""
         raise NotImplementedError
+
+    def setServiceParent(self, parent: Any) -> None:
+        """Called by twistd with the application, before it begins to log: what an application brings along is asked
+        before twistd makes a log of its own, and has twistd's first lines too."""
+        super().setServiceParent(parent)
+        if self.options["log-format"] == "json" and isinstance(parent, Componentized):
+            parent.setComponent(ILogObserver, json_observer(self.options.parent or {}, self.reactor.callFromThread))
 
     def privilegedStartService(self) -> None:
         _raise_open_files()

@@ -12,6 +12,7 @@ from meshproto.core.peering import Peering
 from meshproto.core.quick import not_found
 from meshproto.core.rates import Rates
 from meshproto.core.registry import InOwnSpace, MayRegister, Registry
+from meshproto.core.seed_tally import SeedTally
 from meshproto.core.sessions import Sessions
 from meshproto.errors import MeshError
 from meshproto.wire import EntryValue, Nothing, RegisterResult, SignedRecord
@@ -27,14 +28,14 @@ class Parts(NamedTuple):
     lease_s: float
     claim_ttl_s: float
     may_register: MayRegister | None
+    tally: SeedTally
 
 
 class Names(Protocol):
     """All that takes a :class:`Reply` answers there, sooner or later, and raises :class:`MeshError` for what is wrong
-    with the request at once. `registrations`: so many were accepted. `quick`: whether lookups may be answered from
-    :attr:`directory` alone (:mod:`meshproto.core.quick`)."""
+    with the request at once. `quick`: whether lookups may be answered from :attr:`directory` alone
+    (:mod:`meshproto.core.quick`)."""
 
-    registrations: int
     quick: bool
 
     @property
@@ -113,7 +114,7 @@ class Embedded:
             claim_ttl_s=parts.claim_ttl_s,
             may_register=parts.may_register,
         )
-        self.registrations = 0
+        self._tally = parts.tally
         self.renew = registry.renew
         self.mark = registry.mark
         self.take = registry.take
@@ -142,12 +143,15 @@ class Embedded:
     def lookup(self, reply: Reply, name: str, now: float) -> list[Effect]:
         found, effects = self.registry.find(name, now)
         self._sessions[reply.link].welcome = True  # it is a request, whoever it is for
-        return [*effects, *(reply.error(not_found(name)) if found is None else reply.result(found))]
+        if found is None:
+            self._tally.missed += 1
+            return [*effects, *reply.error(not_found(name))]
+        return [*effects, *reply.result(found)]
 
     def register(self, reply: Reply, signed: SignedRecord, now: float) -> list[Effect]:
         (key, value), effects = self.registry.register(reply.link, signed, now)
         effects += self.registry.registered(reply.link, key, now)
-        self.registrations += 1
+        self._tally.registrations += 1
         return [*effects, self._save_then(reply, (key, value), RegisterResult(self._seed, value.since, self._lease_s))]
 
     def unregister(self, reply: Reply, signed: SignedRecord, now: float) -> list[Effect]:

@@ -6,6 +6,7 @@ Puts together what seeds tell each other (:mod:`meshproto.core.peering`), who is
 """
 
 import random
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -22,7 +23,8 @@ from meshproto.core.names import MakeNames, Parts, embedded
 from meshproto.core.peering import Peering, SeedView
 from meshproto.core.rates import COSTS, REQUESTS_AT_ONCE, Rates
 from meshproto.core.registry import MayRegister
-from meshproto.core.sessions import WATCHES_PER_LINK_MAX, Session, Sessions
+from meshproto.core.seed_tally import SeedTally
+from meshproto.core.sessions import WATCHES_PER_LINK_MAX, Role, Session, Sessions
 from meshproto.errors import (
     BadParams,
     CallerError,
@@ -77,6 +79,7 @@ class Seed:
         self.gossip = self.peering.gossip
         self._sessions = Sessions(self._settings.lease_s)
         self._rates = Rates()
+        self.tally = SeedTally()
         parts = Parts(
             name,
             self.peering,
@@ -85,9 +88,9 @@ class Seed:
             self._settings.lease_s,
             self._settings.claim_ttl_s,
             self._settings.may_register,
+            self.tally,
         )
         self._names = (make_names or embedded(entries))(parts, now)
-        self._lookups = 0
         self.peering.begin()
 
     # -- what the shell calls ------------------------------------------------------------------------------------
@@ -129,11 +132,13 @@ class Seed:
             except SlowDown:
                 return []
         misses = session.welcome  # which is not made of them
-        found = quick.answers(lines, self._names.directory, now, self.peering.alive, misses=misses)
+        found, missed = quick.answers(lines, self._names.directory, now, self.peering.alive, misses=misses)
         if found:
             session.credit -= len(found)
             session.welcome = True
-            self._lookups += len(found)
+            self.tally.lookups += len(found)
+            if missed:
+                self.tally.missed += missed
             if session.names:
                 self._sessions.renew(link, now)
         return found
@@ -149,7 +154,14 @@ class Seed:
             session.credit -= cost
             return renewed + self._serve(link, session, request, now)
         except MeshError as error:
+            self._count_refusal(request, error)
             return [*renewed, *Reply(link, request.id).error(error)]
+
+    def _count_refusal(self, request: AnyRequest, error: MeshError) -> None:
+        if isinstance(error, SlowDown):
+            self.tally.slowed += 1
+        if isinstance(request, wire.Register):
+            self.tally.refused_to_register(error)
 
     def _count(self, session: Session, cost: int, now: float) -> None:
         """Count what a link asks as far as it is not counted already, and some more in advance. Raises
@@ -170,6 +182,10 @@ class Seed:
                 return self._gossip(link, session, request, now)
             case _:
                 return self._answer(reply, self._ask(link, session, request, now))
+
+    def links(self) -> Counter[Role]:
+        """How many there are, by what they are for."""
+        return Counter(session.role for session in self._sessions.values())
 
     def is_guest(self, link: int) -> bool:
         """Whether nobody is registered over the link, watches or gossips."""
@@ -233,7 +249,7 @@ class Seed:
     # -- requests ------------------------------------------------------------------------------------------------
 
     def _lookup(self, reply: Reply, name: str, now: float) -> list[Effect]:
-        self._lookups += 1
+        self.tally.lookups += 1
         return self._names.lookup(reply, name, now)
 
     def _register(self, reply: Reply, session: Session, signed: SignedRecord, now: float) -> list[Effect]:
@@ -335,8 +351,8 @@ class Seed:
             seeds=1 + len(self.peering.addresses),
             alive=len(alive),
             links=len(self._sessions),
-            lookups=self._lookups,
-            registrations=self._names.registrations,
+            lookups=self.tally.lookups,
+            registrations=self.tally.registrations,
         )
 
     # -- gossip --------------------------------------------------------------------------------------------------

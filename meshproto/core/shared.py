@@ -214,8 +214,8 @@ class Shared:
         entries: Iterable[tuple[str, EntryValue]] = (),
     ) -> None:
         now = clock()
-        self.registrations = 0
         self.names = 0
+        self._tally = parts.tally
         self._name = parts.seed
         self._store = store
         self._peering = parts.peering
@@ -278,7 +278,10 @@ class Shared:
 
     async def _look_up(self, reply: Reply, name: str) -> list[Effect]:
         found, effects = await self._find(name)
-        return [*effects, *(reply.error(not_found(name)) if found is None else reply.result(found))]
+        if found is None:
+            self._tally.missed += 1
+            return [*effects, *reply.error(not_found(name))]
+        return [*effects, *reply.result(found)]
 
     async def _find(self, name: str) -> tuple[LookupResult | None, list[Effect]]:
         """Raises :class:`Unavailable` for what is not remembered while the store is gone."""
@@ -310,9 +313,13 @@ class Shared:
             (_, value), effects = self._rules.register(link, signed, now)
             return value, effects
 
-        value, effects = await self._decide(key, decide, here=True)
+        try:
+            value, effects = await self._decide(key, decide, here=True)
+        except MeshError as error:
+            self._tally.refused_to_register(error)
+            raise
         now = self._clock()
-        self.registrations += 1
+        self._tally.registrations += 1
         self._mine[key] = value, now + CARE_S
         if link not in self._sessions:
             return effects + await self._mark(key, False)
