@@ -1,5 +1,6 @@
 """Connections to the nodes of a store, as redis-py makes them, and in words why one fails."""
 
+import socket
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,6 +62,10 @@ def is_hopeless(error: BaseException) -> bool:
     """Whether waiting does not help."""
     wrong = (AuthenticationError, AuthorizationError, ssl.SSLError)
     return any(isinstance(reason, wrong) for reason in _reasons(error))
+
+
+def nobody_listens(error: BaseException) -> bool:
+    return any(isinstance(reason, (ConnectionRefusedError, socket.gaierror)) for reason in _reasons(error))
 
 
 def _certificate_words(where: str, reason: ssl.SSLCertVerificationError) -> str:

@@ -13,7 +13,7 @@ from twisted.logger import Logger
 
 from meshproto.errors import BadState
 from meshproto.net.redis_address import RedisAddress
-from meshproto.net.redis_connection import FAILURES, Connecting, failure_words, is_hopeless
+from meshproto.net.redis_connection import FAILURES, Connecting, failure_words, is_hopeless, nobody_listens
 from meshproto.net.redis_lane import Lane, Lost, Told
 
 SLOTS: Final = REDIS_CLUSTER_HASH_SLOTS
@@ -74,13 +74,21 @@ class Places:
                 words = failure_words(*host, error)
                 if not self.known and is_hopeless(error):
                     raise BadState(words) from None
-                said.append(words)
+                said.append(words + self._hint(error))
             else:
                 if found:
                     self._take(found)
                     return
                 said.append(f"{host[0]}:{host[1]} is in a cluster that has no slots")
         raise NoPlace("; ".join(said))
+
+    def _hint(self, error: BaseException) -> str:
+        """A server that speaks TLS hangs up on one who does not, and one that does not waits for ever."""
+        if self.known or nobody_listens(error):
+            return ""
+        if self._address.tls:
+            return " (if it does not speak TLS, its address begins with redis://)"
+        return " (if it speaks TLS, its address begins with rediss://)"
 
     async def _ask(self, host: Host) -> list[tuple[int, int, Host, list[Host]]]:
         """First and last slot, the master, its replicas."""

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.internet import reactor as _reactor  # noqa: F401 - pytest-twisted has chosen it by now
 from twisted.internet.defer import Deferred, gatherResults
 
 from meshproto.errors import BadState, Unavailable
@@ -111,15 +110,14 @@ class TestALostMaster:
         store, other = await on_cluster.make(heard), await on_cluster.make()
         store.watch([key])
         await heard.at_least(1, key)
-        value: bytes | None = None
         for number, server in enumerate(the_cluster.masters()):
             server.kill()
             the_cluster.wait_for_failover(server)
             the_cluster.restart(server)
             await until_found(other, [key])
             while heard.changes[key] < number + 2:  # it may hear nothing yet, which it then says
-                if await other.swap(key, value, b"%d" % time.monotonic_ns(), LONG_MS):
-                    value = await other.get(key)
+                value = await other.get(key)
+                await outcomes([other.swap(key, value, b"%d" % time.monotonic_ns(), LONG_MS)])
                 await later()
         await heard.at_least(1)
 
@@ -242,11 +240,14 @@ class TestAtTheDoor:
                 await stores.make(ca=other)
             with pytest.raises(BadState, match="is not for that host"):
                 await stores.make(ca=pem, address=f"rediss://localhost:{server.port}")
+            with pytest.raises(Unavailable, match="if it speaks TLS, its address begins with rediss://"):
+                await stores.make(address=f"redis://{server.address}")
             await stores.close()
 
     async def test_tls_with_one_that_has_none(self, the_server: RedisServer) -> None:
+        """It says nothing at all to a beginning that it does not understand."""
         stores = RedisStores(f"rediss://{the_server.address}")
-        with pytest.raises(BadState, match="without TLS its address begins with redis://"):
+        with pytest.raises(Unavailable, match="if it does not speak TLS, its address begins with redis://"):
             await stores.make()
         await stores.close()
 
