@@ -133,6 +133,10 @@ class Cluster:
     def masters(self) -> list[RedisServer]:
         return [self._at(row[2][1]) for row in self._any("CLUSTER", "SLOTS")]
 
+    def subscribed(self, channel: str) -> RedisServer:
+        """Where somebody listens to it."""
+        return next(server for server in self.servers if server.ask("PUBSUB", "NUMSUB", channel)[1])
+
     def replica_of(self, master: RedisServer) -> RedisServer:
         row = next(row for row in self._any("CLUSTER", "SLOTS") if row[2][1] == master.port)
         return self._at(row[3][1])
