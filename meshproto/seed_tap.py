@@ -11,14 +11,16 @@ from twisted.application.service import IService
 from meshproto import __version__
 from meshproto.core.meshkey import NO_KEYS
 from meshproto.core.seed import Seed, Settings
-from meshproto.errors import BadParams
+from meshproto.errors import BadParams, BadState
 from meshproto.net import seed_store
+from meshproto.net.asyncio_reactor import run_on_asyncio
 from meshproto.net.clocks import wait_by_monotonic_time
 from meshproto.net.database_file import connect
 from meshproto.net.large_pages import use_large_pages
 from meshproto.net.lines import LineHandler, LinesFactory
 from meshproto.net.listening import is_loopback, local_address
 from meshproto.net.names_file import NamesFile
+from meshproto.net.redis_address import RedisAddress
 from meshproto.net.seeding import SeedService
 from meshproto.net.state import REGISTER_TOKEN_FILE, StateDir
 from meshproto.net.store import SQLiteDatabase
@@ -49,6 +51,8 @@ class Options(NodeOptions):
         ["ca", None, None, "file with certificates (PEM): who is trusted with tls:, in place of the system's"],
         ["register", None, None, "who may register: open, token, or a file of names [default: open]"],
         ["names", None, None, "whether clients may list names: yes or no [default: yes]"],
+        ["directory", None, None, "a directory that seeds share: redis://HOST:PORT[,HOST:PORT...], rediss:// with TLS"],
+        ["directory-password", None, None, "file with that directory's password"],
     ]
     twins: ClassVar[dict[str, str]] = {
         "port": "PORT",
@@ -62,6 +66,8 @@ class Options(NodeOptions):
         "register": "MESH_REGISTER",
         "names": "MESH_NAMES",
         "http": "MESH_HTTP",
+        "directory": "MESH_DIRECTORY",
+        "directory-password": "MESH_DIRECTORY_PASSWORD_FILE",
     }
     fallbacks: ClassVar[dict[str, Any]] = {"port": 5001, "names": "yes", "register": "open", "peer": []}
     lists = frozenset({"peer"})
@@ -83,6 +89,9 @@ class Options(NodeOptions):
         self._check("names", _yes_or_no)
         if self["http"] is not None:
             self._check("http", check_endpoint)
+        if self["directory"] is not None:
+            self._check("directory", _directory)
+        self["directory-password"] = Path(self["directory-password"]) if self["directory-password"] else None
         if self["advertise"] is not None:
             self._check("advertise", lambda address: addresses([address])[0])
 
@@ -93,12 +102,22 @@ def _yes_or_no(given: str) -> bool:
     return given == "yes"
 
 
+def _directory(given: str) -> RedisAddress:
+    """Its address; from then on this process has the reactor that it needs."""
+    address = RedisAddress.parse(given)
+    run_on_asyncio()
+    return address
+
+
 class SeedNode(NodeService):
     program = "meshseed"
     seed: SeedService
 
     def open(self, state: StateDir) -> SeedService:
         options, reactor = self.options, self.reactor
+        if options["directory"] is not None:
+            options["directory"].with_password_of(options["directory-password"])
+            raise BadState("a seed in front of a shared directory is not built yet")
         settings = self._settings(state)
         connection = connect(
             state.database("seed.db"), seed_store.SCHEMA, seed_store.SCHEMA_VERSION, seed_store.UPGRADES
