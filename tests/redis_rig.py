@@ -1,10 +1,9 @@
-"""A real Redis Cluster of six processes, or a single server, on free ports in a folder of its own: Debian's redis-server.
+"""A real Redis Cluster of six processes, or a single server (Debian's redis-server), on free ports in a folder.
 
 Nothing here sleeps for a time that is hoped to be long enough: what is waited for is asked for.
 """
 
 import contextlib
-import os
 import shutil
 import signal
 import socket
@@ -143,7 +142,7 @@ class Cluster:
 
     @contextlib.contextmanager
     def moving(self, key: str) -> Iterator[Callable[[list[str]], None]]:
-        """Meanwhile its slot is on its way from one master to another; given keys are moved. Afterwards it has moved."""
+        """Meanwhile its slot is on its way from one master to another: moves the keys it is given. Then it is there."""
         source = self.master(key)
         target = next(master for master in self.masters() if master is not source)
         slot = str(source.ask("CLUSTER", "KEYSLOT", key))
@@ -185,9 +184,7 @@ class Cluster:
     def _knows_all(self, server: RedisServer) -> bool:
         rows = server.ask("CLUSTER", "SLOTS")
         replication = server.ask("INFO", "replication")
-        in_step = (
-            b"master_link_status:up" in replication or b"slave0:" in replication and b"state=online" in replication
-        )
+        in_step = b"master_link_status:up" in replication or b"state=online" in replication
         covered = sum(last + 1 - first for first, last, *_ in rows) == 16384
         known = len({node[1] for row in rows for node in row[2:]}) == CLUSTER
         return covered and known and in_step and b"cluster_state:ok" in server.ask("CLUSTER", "INFO")
@@ -235,9 +232,3 @@ def single(folder: Path, *options: str, plain: bool = True) -> Iterator[RedisSer
         yield server.start()
     finally:
         server.kill()
-
-
-def secret_file(path: Path, text: str) -> Path:
-    path.write_text(text)
-    os.chmod(path, 0o600)
-    return path

@@ -3,6 +3,8 @@
 import itertools
 from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Awaitable
+from typing import TypeVar
 
 from twisted.internet.defer import Deferred, gatherResults
 
@@ -11,6 +13,8 @@ from meshproto.core.shared import SharedStore
 LONG_MS = 600_000
 SWAPPERS = 50
 ROUNDS = 10
+
+T = TypeVar("T")
 
 _numbers = itertools.count()
 
@@ -155,6 +159,6 @@ class SharedStoreSuite:
         assert await store.count() >= before + 10
 
 
-def _deferred(awaitable: object) -> "Deferred[object]":
+def _deferred(awaitable: Awaitable[T]) -> "Deferred[T]":
     assert isinstance(awaitable, Deferred)
     return awaitable

@@ -1,6 +1,7 @@
 """The shared store of the fake world does what a real one does, and fails as one may."""
 
 import random
+from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
@@ -39,7 +40,7 @@ def slow(shared: Shared, seed: int, failing: float = 0.0) -> MemoryStore:
     return MemoryStore(shared, Heard().changed, Heard().resumed, random.Random(seed), 0.1, failing)
 
 
-def outcome(shared: Shared, answer: "Deferred[object]") -> object:
+def outcome(shared: Shared, answer: "Deferred[Any]") -> object:
     """What comes of it, as the fake clock runs."""
     found: list[object] = []
     answer.addCallbacks(found.append, lambda failure: found.append(failure.value))

@@ -22,6 +22,5 @@ def test_on_the_asyncio_reactor(tmp_path: Path) -> None:
     done = subprocess.run(
         command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
     )
-    print(done.stdout, done.stderr)
-    assert done.returncode == 0
+    assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout and "skipped" not in done.stdout

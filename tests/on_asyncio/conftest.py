@@ -6,11 +6,11 @@ and within the suite as tests/net/test_redis_store.py.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_twisted
+import pytest_twisted  # type: ignore[import-untyped]
+from twisted.internet.defer import ensureDeferred
 
 from meshproto.core.shared import SharedStore
 from meshproto.net.redis_address import RedisAddress
@@ -49,14 +49,16 @@ class RedisStores(Stores):
         self.address = address
         self.made: list[Any] = []
 
-    async def make(self, heard: Heard | None = None, address: str | None = None, **options: Any) -> Any:
-        from twisted.internet import reactor
+    async def make(
+        self, heard: Heard | None = None, address: str | None = None, reactor: Any = None, **options: Any
+    ) -> Any:
+        from twisted.internet import reactor as real
 
         from meshproto.net.redis_store import RedisStore
 
         heard = heard or Heard()
         parsed = RedisAddress.parse(address or self.address)
-        store = RedisStore(parsed, reactor, heard.changed, heard.resumed, **options)
+        store = RedisStore(parsed, reactor or real, heard.changed, heard.resumed, **options)
         self.made.append(store)
         await store.open()
         return store
@@ -70,15 +72,15 @@ class RedisStores(Stores):
             await store.close()
 
 
-@pytest_twisted.async_yield_fixture
-async def on_cluster(the_cluster: Cluster) -> Any:
+@pytest.fixture
+def on_cluster(the_cluster: Cluster) -> Iterator[RedisStores]:
     made = RedisStores(f"redis://{the_cluster.addresses()}")
     yield made
-    await made.close()
+    pytest_twisted.blockon(ensureDeferred(made.close()))
 
 
-@pytest_twisted.async_yield_fixture
-async def on_server(the_server: RedisServer) -> Any:
+@pytest.fixture
+def on_server(the_server: RedisServer) -> Iterator[RedisStores]:
     made = RedisStores(f"redis://{the_server.address}")
     yield made
-    await made.close()
+    pytest_twisted.blockon(ensureDeferred(made.close()))
