@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from redis.asyncio.connection import Connection, SSLConnection
+from redis.asyncio.connection import Connection, RedisSSLContext, SSLConnection
 from redis.exceptions import AuthenticationError, AuthorizationError, RedisError
 
 from meshproto.net.listening import join_address
@@ -36,11 +36,16 @@ class Connecting:
             "socket_timeout": None,
             "socket_connect_timeout": None,
         }
+        self._context: RedisSSLContext | None = None
         if address.tls and ca is not None:
             self._options["ssl_ca_certs"] = str(ca)
 
     def to(self, host: str, port: int) -> Connection:
-        return self._class(host=host, port=port, **self._options)
+        """All share what is read of certificates, which takes longer than the rest of a handshake."""
+        connection = self._class(host=host, port=port, **self._options)
+        if isinstance(connection, SSLConnection):
+            self._context = connection.ssl_context = self._context or connection.ssl_context
+        return connection
 
 
 def failure_words(host: str, port: int, error: BaseException) -> str:

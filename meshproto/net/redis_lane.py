@@ -1,9 +1,9 @@
 """The way to one node of a store and back: one connection, one batch on it at a time, while the next one gathers.
 
 What is asked within one turn of the reactor goes out together, and under load a batch is whatever came while the one
-before travelled. redis-py's own pipelines cost twice as much (of 64 GETs each takes 25 us of CPU through a RedisCluster's,
-12 through a store on these lanes, Deferreds and all), with them a node that does not answer makes the questions to all
-others wait, and they ask again what may have been carried out.
+before travelled. redis-py's own pipelines cost twice as much (of 64 GETs each takes 25 us of CPU through a
+RedisCluster's, 12 through a store on these lanes, Deferreds and all), with them a node that does not answer makes the
+questions to all others wait, and they ask again what may have been carried out.
 """
 
 import asyncio

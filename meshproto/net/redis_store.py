@@ -86,6 +86,7 @@ class RedisStore:
         self._mend_since: float | None = None
         self._is_outage = False
         self._why = "it was not asked yet"
+        self._opening: tuple[Deferred[None], IDelayedCall] | None = None
         self._closed = False
 
     def open(self) -> "Deferred[None]":
@@ -96,26 +97,18 @@ class RedisStore:
         return opened
 
     def _open(self, opened: "Deferred[None]") -> None:
-        def end(result: Any) -> None:
+        def too_late() -> None:
+            self._end_opening(Failure(self._unavailable(self._why)))
+
+        self._opening = opened, self._reactor.callLater(OPERATION_S, too_late)
+        self._mend()
+
+    def _end_opening(self, result: Any) -> None:
+        if self._opening is not None:
+            (opened, timer), self._opening = self._opening, None
             if timer.active():
                 timer.cancel()
-            if not opened.called:
-                opened.callback(result)
-
-        async def begin() -> None:
-            try:
-                await self._places.refresh()
-            except NoPlace as nobody:
-                self._why = str(nobody)
-                self._mend(outage=True)
-            except BadState as error:
-                self._why = error.detail
-                end(Failure(error))
-            else:
-                end(None)
-
-        timer: IDelayedCall = self._reactor.callLater(OPERATION_S, lambda: end(Failure(self._unavailable(self._why))))
-        self._begin_task(begin())
+            opened.callback(result)
 
     # -- what it is asked ----------------------------------------------------------------------------------------
 
@@ -151,6 +144,7 @@ class RedisStore:
     def close(self) -> "Deferred[None]":
         self._closed = True
         self._alarm.stop()
+        self._end_opening(Failure(self._unavailable("it is closed")))
         for ask in list(self._timeline):
             self._refuse(ask, "gone", "it is closed")
         self._timeline.clear()
@@ -323,9 +317,11 @@ class RedisStore:
             self._why = str(nobody)
             self._mend(outage=True)
             return False
-        except BadState as error:  # it was never there, and now is, but not for us
+        except BadState as error:  # nobody was known yet, and whoever answers does not want us
             self._why = error.detail
+            self._end_opening(Failure(error))
             return False
+        self._end_opening(None)
         return True
 
     def _probe(self, lane: Lane) -> Ask:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tests.on_asyncio.conftest import RedisStores
 from tests.redis_rig import Cluster, RedisServer, single
 from tests.shared_suite import LONG_MS, Heard, fresh
 
+ROOT = Path(__file__).parent.parent.parent
 KEYS = 300
 """Enough that each node of a cluster has some."""
 
@@ -238,6 +240,28 @@ class TestAtTheDoor:
             with pytest.raises(BadState, match="Authentication required"):
                 await stores.make(address=f"redis://{server.address}")
             await stores.close()
+
+    async def test_a_user_who_may_do_no_more_than_is_needed(self, the_server: RedisServer) -> None:
+        """What docs/operating.md says that the store's user needs is enough."""
+        said = (ROOT / "docs" / "operating.md").read_text("utf-8")
+        found = re.search(r"Its user\nneeds the commands (.*?), on the", said, re.DOTALL)
+        assert found is not None
+        commands = [
+            word.strip().lower().replace(" ", "|") for word in re.split(r",|\band\b", found[1].replace("\n", " "))
+        ]
+        rights = ("resetkeys", "~mesh:*", "~mesh-directory", "resetchannels", "&mesh:*", "-@all")
+        the_server.ask("ACL", "SETUSER", "seeds", "on", ">open", *rights, *(f"+{command}" for command in commands))
+        heard, key = Heard(), fresh()
+        stores = RedisStores(f"redis://seeds:open@{the_server.address}")
+        store = await stores.make(heard)
+        store.watch([key])
+        await heard.at_least(1, key)
+        assert await store.swap(key, None, b"1", LONG_MS)
+        assert await store.swap(key, await store.get(key), None, LONG_MS)
+        await heard.at_least(3, key)
+        store.unwatch([key])
+        assert await store.identity() and await store.count() >= 0
+        await stores.close()
 
     async def test_tls(self, tmp_path: Path) -> None:
         """With the certificate that signed it; one clear line without it, for another host, and for plain text."""
