@@ -210,7 +210,8 @@ class TestGone:
             the_server.thaw()
 
     async def test_too_much_under_way(self, on_server: RedisStores, the_server: RedisServer) -> None:
-        store = await on_server.make()
+        """One more than may be is refused at once; the others are answered, for which there is time on a fake clock."""
+        store = await on_server.make(reactor=OwnClock())
         the_server.freeze()
         asked = [store.get("a") for _ in range(UNDER_WAY_MAX)]
         (error,) = await outcomes([store.get("a")])
