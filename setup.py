@@ -6,6 +6,9 @@ from pathlib import Path
 
 from setuptools import setup
 
+# A seed that keeps its directory in Redis or Valkey. Whoever works on meshproto needs it too.
+REDIS = "redis[hiredis]>=8,<9"
+
 setup(
     name="meshproto",
     version="0.1.0",
@@ -39,7 +42,9 @@ setup(
         "httptools>=0.6.4,<1",
     ],
     extras_require={
+        "redis": [REDIS],
         "dev": [
+            REDIS,
             "pytest>=8.3,<10",
             "pytest-twisted>=1.14.3,<2",
             "hypothesis>=6.100,<7",

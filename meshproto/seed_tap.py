@@ -2,21 +2,19 @@
 
 import os
 import random
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from twisted.application.service import IService
-from twisted.internet import asyncioreactor
-from twisted.python import usage
 
 from meshproto import __version__
 from meshproto.core.meshkey import NO_KEYS
 from meshproto.core.seed import Seed, Settings
-from meshproto.errors import BadParams, BadState
+from meshproto.errors import BadParams
 from meshproto.net import seed_store
+from meshproto.net.asyncio_reactor import run_on_asyncio
 from meshproto.net.clocks import wait_by_monotonic_time
 from meshproto.net.database_file import connect
 from meshproto.net.large_pages import use_large_pages
@@ -91,7 +89,7 @@ class Options(NodeOptions):
         "http": "MESH_HTTP",
         "directory": "MESH_DIRECTORY",
         "directory-import": "MESH_DIRECTORY_IMPORT",
-        "directory-password": "MESH_DIRECTORY_PASSWORD",
+        "directory-password": "MESH_DIRECTORY_PASSWORD_FILE",
     }
     fallbacks: ClassVar[dict[str, Any]] = {
         "port": 5001,
@@ -121,24 +119,12 @@ class Options(NodeOptions):
         self._check("names", yes_or_no)
         if self["http"] is not None:
             self._check("http", check_endpoint)
-        if self["advertise"] is not None:
-            self._check("advertise", lambda address: addresses([address])[0])
         for option in ("directory", "directory-import"):
             if self[option] is not None:
-                self._check(option, RedisAddress.parse)
-                _use_asyncio()
-
-
-def _use_asyncio() -> None:
-    """The client of a shared directory runs on asyncio's loop. Options are read before twistd takes a reactor of its
-    own choice. Raises :class:`usage.UsageError`."""
-    if "twisted.internet.reactor" not in sys.modules:
-        asyncioreactor.install()
-        return
-    from twisted.internet import reactor  # noqa: PLC0415 - it is there
-
-    if not isinstance(reactor, asyncioreactor.AsyncioSelectorReactor):
-        raise usage.UsageError("--directory needs asyncio's reactor: leave out --reactor, or say --reactor asyncio")
+                self._check(option, _directory)
+        self["directory-password"] = Path(self["directory-password"]) if self["directory-password"] else None
+        if self["advertise"] is not None:
+            self._check("advertise", lambda address: addresses([address])[0])
 
 
 def _shared_port(given: str) -> tuple[str, int]:
@@ -147,6 +133,13 @@ def _shared_port(given: str) -> tuple[str, int]:
     if not port:
         raise BadParams("a port that is shared has a number: not 0")
     return host, port
+
+
+def _directory(given: str) -> RedisAddress:
+    """Its address; from then on this process has the reactor that it needs."""
+    address = RedisAddress.parse(given)
+    run_on_asyncio()
+    return address
 
 
 class SeedNode(NodeService):
@@ -197,10 +190,9 @@ class SeedNode(NodeService):
         options, reactor = self.options, self.reactor
         if options["directory"] is None and options["directory-import"] is None:
             return None, None
-        try:  # whoever has a directory of their own need not have the client of another
-            from meshproto.net.sharing import Bringing, Sharing  # noqa: PLC0415
-        except ImportError:
-            raise BadState("a shared directory needs redis-py: pip install 'meshproto[redis]'") from None
+        # Whoever has a directory of their own need not have the client of another.
+        from meshproto.net.sharing import Bringing, Sharing  # noqa: PLC0415
+
         sharing = bringing = None
         if options["directory"] is not None:
             sharing = Sharing(self._make_store("directory"), reactor, time.time, list(entries))
@@ -213,8 +205,7 @@ class SeedNode(NodeService):
         from meshproto.net.redis_store import RedisStore  # noqa: PLC0415
 
         options = self.options
-        given = options["directory-password"]
-        address = options[option].with_password_of(None if given is None else Path(given))
+        address = options[option].with_password_of(options["directory-password"])
         return lambda changed, resumed: RedisStore(address, self.reactor, changed, resumed, options["ca"])
 
     def _settings(self, state: StateDir) -> Settings:

@@ -272,6 +272,17 @@ def test_a_port_in_use(service: str, tmp_path: Path) -> None:
         (["meshuser", "--name", "B"], {"MESH_LOG_MESSAGES": "all"}, "--log-messages (or MESH_LOG_MESSAGES)"),
         (["meshseed", "--peer", "nowhere"], {}, "--peer (or MESH_PEERS): 'nowhere' is not HOST:PORT"),
         (["meshseed", "--names", "maybe"], {}, "--names (or MESH_NAMES)"),
+        (["meshseed", "--directory", "localhost:6379"], {}, "--directory (or MESH_DIRECTORY): this is no address"),
+        (
+            ["meshseed"],
+            {"MESH_DIRECTORY": "redis://:secret@x"},
+            "--directory (or MESH_DIRECTORY): 'x' is not HOST:PORT",
+        ),
+        (
+            ["--reactor=select", "meshseed", "--directory", "redis://localhost:6379"],
+            {},
+            "this is SelectReactor: leave twistd's --reactor out",
+        ),
         (["meshseed"], {"PORT": "-1"}, "--port (or PORT): '-1' is not a port"),
         (["meshseed", "--port", "0", "--listen", "tcp:0"], {}, "give --advertise"),
     ],

@@ -16,7 +16,7 @@ from typing import Any, Final
 from redis.asyncio import Redis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.exceptions import AuthenticationError, AuthorizationError, RedisClusterException, RedisError
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -31,6 +31,8 @@ TOGETHER_MAX: Final = 256
 """Look-ups in one pipeline: some milliseconds of work, for the nodes and for this process."""
 PIPELINES_MAX: Final = 8
 """Under way at a time to one node. While they are, others gather."""
+COMMANDS_MAX: Final = 64
+"""Others under way at a time, each on a connection of its own."""
 WAITING_MAX: Final = 20_000
 """Operations that were not answered: a second's, and 20 MB."""
 RETRY_AFTER_S: Final = 1.0
@@ -94,8 +96,8 @@ class RedisStore:
         self._options: dict[str, Any] = {
             "username": address.user,
             "password": address.password,
-            "socket_timeout": OPERATION_S,
-            "socket_connect_timeout": OPERATION_S,
+            "socket_timeout": OPERATION_S / 3,
+            "socket_connect_timeout": OPERATION_S / 3,
         }
         if address.tls:
             self._options |= {"ssl": True, "ssl_ca_certs": None if ca is None else str(ca)}
@@ -105,6 +107,7 @@ class RedisStore:
         self._lanes: dict[str, _Lane] = {}
         self._is_gathering = False
         self._waiting = 0
+        self._turns = DeferredSemaphore(COMMANDS_MAX)
         self._trouble: str | None = None
         self._failed_at = 0.0
         self._calm = Alarm(reactor, self._is_it_over)
@@ -141,6 +144,11 @@ class RedisStore:
             raise
         self._client, self._swap = client, client.register_script(SWAP)
         self._news.start()
+
+    async def open(self) -> None:
+        """Find out who has what; whoever asks something would do so too. Raises :class:`BadState` for what waiting does
+        not mend, a wrong password say, and :class:`Unavailable` while nobody answers."""
+        await self._run(self._open())
 
     # -- what it is asked ----------------------------------------------------------------------------------------
 
@@ -288,7 +296,10 @@ class RedisStore:
             return result
 
         self._waiting += 1
-        return self._run(asked()).addBoth(over)
+        return self._turns.run(self._run_later, asked).addBoth(over)
+
+    def _run_later(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> "Deferred[Any]":
+        return self._run(work())
 
     def _run(self, work: Coroutine[Any, Any, Any]) -> "Deferred[Any]":
         """Fails with :class:`Unavailable` when it takes too long, or does not work; with :class:`BadState` for what no
