@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Final
 from twisted.application.service import IService
 
 from meshproto import __version__
+from meshproto.core.configuration import ENDPOINT, NUMBER, PATH, SWITCH, TEXT, TEXTS, Kind, path_or
 from meshproto.core.meshkey import NO_KEYS
 from meshproto.core.seed import Seed, Settings
 from meshproto.errors import BadParams
@@ -18,7 +19,7 @@ from meshproto.net.database_file import connect
 from meshproto.net.large_pages import use_large_pages
 from meshproto.net.lines import LineHandler, LinesFactory
 from meshproto.net.listening import is_loopback, local_address
-from meshproto.net.names_file import NamesFile
+from meshproto.net.names_file import NamesFile, read_names
 from meshproto.net.seeding import SeedService
 from meshproto.net.state import REGISTER_TOKEN_FILE, StateDir
 from meshproto.net.store import SQLiteDatabase
@@ -62,7 +63,22 @@ class Options(NodeOptions):
         "register": "MESH_REGISTER",
         "names": "MESH_NAMES",
         "http": "MESH_HTTP",
+        "config": "MESH_CONFIG",
     }
+    kinds: ClassVar[dict[str, Kind]] = {
+        "name": TEXT,
+        "port": NUMBER,
+        "listen": ENDPOINT,
+        "advertise": TEXT,
+        "state": PATH,
+        "peer": TEXTS,
+        "mesh-key": PATH,
+        "ca": PATH,
+        "register": path_or("open", "token"),
+        "names": SWITCH,
+        "http": ENDPOINT,
+    }
+    reloads = frozenset({"peer", "ca", "names"})
     fallbacks: ClassVar[dict[str, Any]] = {"port": 5001, "names": "yes", "register": "open", "peer": []}
     lists = frozenset({"peer"})
 
@@ -75,9 +91,6 @@ class Options(NodeOptions):
         self["peer"].append(address)
 
     def postOptions(self) -> None:
-        if self["name"] is None and "USER_NAME" not in self.environ:
-            port = self["port"] or self.environ.get("PORT") or self.fallbacks["port"]
-            self["name"] = f"seed-{port}"
         super().postOptions()
         self._check("peer", addresses)
         self._check("names", _yes_or_no)
@@ -85,6 +98,17 @@ class Options(NodeOptions):
             self._check("http", check_endpoint)
         if self["advertise"] is not None:
             self._check("advertise", lambda address: addresses([address])[0])
+
+    def _name_by_default(self) -> None:
+        if self["name"] is None:
+            self["name"] = f"seed-{self['port']}"
+
+    def look(self) -> None:
+        super().look()
+        if self["mesh-key"] is not None:
+            read_keys(Path(self["mesh-key"]), "mesh")
+        if self["register"] not in ("open", "token"):
+            read_names(Path(self["register"]))
 
 
 def _yes_or_no(given: str) -> bool:

@@ -7,9 +7,9 @@ import re
 import resource
 import sqlite3
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Self
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred
@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.logger import Logger
 from twisted.python import usage
 
+from meshproto.core.configuration import FILE_BYTES_MAX, Kind, Setting, parse, place
 from meshproto.core.meshkey import Domain, Keyring
 from meshproto.errors import BadParams, BadState, MeshError
 from meshproto.net.listening import WILDCARD_HOSTS, host_port, join_address, listen, with_backlog
@@ -29,32 +30,106 @@ from meshproto.wire import NAME_PATTERN, NAME_RULE, split_address
 
 class NodeOptions(usage.Options):
     """`twins`: option -> environment variable. Options win over the environment, the environment over defaults. `lists`
-    are the options that may be given several times; in the environment they are separated by commas."""
+    are the options that may be given several times; in the environment they are separated by commas. `kinds`: how each
+    is written in a configuration file, which comes after the environment; `reloads`: what counts without a restart."""
 
     kind: ClassVar[str]
     about: ClassVar[str]
     twins: ClassVar[dict[str, str]]
     fallbacks: ClassVar[dict[str, Any]]
     lists: ClassVar[frozenset[str]] = frozenset()
+    kinds: ClassVar[dict[str, Kind]]
+    reloads: ClassVar[frozenset[str]]
     environ: ClassVar[Mapping[str, str]] = os.environ
+    optParameters: ClassVar[list[list[Any]]] = [
+        ["config", "c", None, "configuration file (TOML), with these options' names"],
+    ]
+    optFlags: ClassVar[list[list[Any]]] = [
+        ["check", None, "say whether the configuration is good, and start nothing"],
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.arguments: list[str] = []
+        self._file: Path | None = None
+        self._written = ""
+        self._settings: dict[str, Setting] = {}
 
     @property
     def longdesc(self) -> str:
         """What `--help` begins with."""
-        return f"{self.about} Every option has a twin in the environment ({', '.join(self.twins.values())})."
+        twins = ", ".join(self.twins.values())
+        return f"{self.about} Every option has a twin in the environment ({twins}), and may stand in --config FILE."
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """As twistd calls it. Ends the process with one line when the configuration file is wrong, and with what is
+        known of it after `--check`."""
+        try:
+            self.parse(options or ())
+            if self["check"]:
+                self.look()
+        except BadState as wrong:
+            print(f"mesh{self.kind}: {wrong.detail}", file=sys.stderr)  # noqa: T201
+            raise SystemExit(1) from None
+        if self["check"]:
+            print(f"mesh{self.kind}: the configuration is good")  # noqa: T201
+            raise SystemExit(0)
+
+    def parse(self, arguments: Sequence[str]) -> None:
+        """Raises :class:`BadState` for the configuration file, and :class:`usage.UsageError`, which twistd shows under
+        the usage text, for the rest."""
+        self.arguments = list(arguments)
+        super().parseOptions(self.arguments)
+
+    def again(self) -> Self:
+        """The same options, as the configuration file has them now. Raises as :meth:`parse` does."""
+        fresh = type(self)()
+        fresh._file = self._file  # as it was found from where the program was started
+        fresh.parse(self.arguments)
+        return fresh
+
+    def look(self) -> None:
+        """Read the files that the options name, as a start would. Raises :class:`BadState`."""
+        Trust.read(self["ca"])
+        if self["advertise"] is None and _ANYWHERE.match(self.endpoint) and "interface=" not in self.endpoint:
+            raise BadState(where_to_dial(self.endpoint))
 
     def postOptions(self) -> None:
-        """Raises :class:`usage.UsageError`, which twistd shows under the usage text."""
+        """Raises as :meth:`parse` does."""
+        self._read_file()
         for option, variable in self.twins.items():
-            if self[option] in (None, []):
-                given = self.environ.get(variable)
-                self[option] = self._from_environment(option, given) if given else self.fallbacks.get(option)
+            if self[option] not in (None, []):
+                self._settings.pop(option, None)
+            elif given := self.environ.get(variable):
+                self._settings.pop(option, None)
+                self[option] = self._from_environment(option, given)
+            else:
+                self[option] = self._settings.get(option, self.fallbacks.get(option))
+        self._name_by_default()
         self._check("name", self._name)
         self._check("port", self._port)
         if self["listen"] is not None:
             self._check("listen", check_endpoint)
         self["ca"] = Path(self["ca"]) if self["ca"] else None
         self["state"] = Path(self["state"]) if self["state"] else default_path(self.kind, self["name"])
+
+    def _read_file(self) -> None:
+        given = self["config"] or self.environ.get(self.twins["config"])
+        if not given:
+            return
+        self._file = self._file or Path(given).absolute()
+        try:
+            with self._file.open("rb") as file:
+                text = file.read(FILE_BYTES_MAX + 1)
+            self._settings = parse(text, self.kinds, self._file.parent)
+        except OSError as reason:
+            raise BadState(f"{self._file} cannot be read: {reason.strerror}") from None
+        except BadParams as wrong:
+            raise BadState(f"{self._file}: {wrong.detail}") from None
+        self._written = text.decode("utf-8-sig")
+
+    def _name_by_default(self) -> None:
+        """For a kind of node that has one."""
 
     def _from_environment(self, option: str, given: str) -> str | list[str]:
         return [part.strip() for part in given.split(",") if part.strip()] if option in self.lists else given
@@ -64,6 +139,8 @@ class NodeOptions(usage.Options):
             self[option] = parse(self[option])
         except (MeshError, ValueError, TypeError, KeyError) as reason:
             detail = reason.detail if isinstance(reason, MeshError) else str(reason)
+            if option in self._settings:
+                raise BadState(f"{self._file}: {place(self._written, option)}{detail}") from None
             raise usage.UsageError(f"--{option} (or {self.twins[option]}): {detail}") from None
 
     def _name(self, given: str | None) -> str:
@@ -83,6 +160,15 @@ class NodeOptions(usage.Options):
     def endpoint(self) -> str:
         """The server endpoint string to listen on: loopback unless --listen says otherwise."""
         return str(self["listen"] or f"tcp:{self['port']}:interface=127.0.0.1")
+
+
+_ANYWHERE: Final = re.compile("(tcp6?|ssl):", re.IGNORECASE)
+"""Endpoints that listen on every interface, unless they say on which."""
+
+
+def where_to_dial(endpoint: str) -> str:
+    """Only the operator can know."""
+    return f"{endpoint} does not say what others should dial: give --advertise too"
 
 
 def addresses(given: list[str]) -> list[str]:
@@ -178,7 +264,7 @@ class NodeService(Service):
     def dialled_at(self, where: tuple[str, int] | None) -> str:
         """HOST:PORT for others to dial. Raises :class:`BadState` when only the operator can know."""
         if where is None or where[0] in WILDCARD_HOSTS:
-            raise BadState(f"{self.options.endpoint} does not say what others should dial: give --advertise too")
+            raise BadState(where_to_dial(self.options.endpoint))
         return join_address(*where)
 
     def announce(self, state: StateDir, address: str) -> None:

@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 from twisted.web.client import HTTPConnectionPool
 
+from meshproto.core.configuration import COMMAND, ENDPOINT, NUMBER, PATH, TEXT, TEXTS, Kind, path_or
 from meshproto.core.identity import check_uri
 from meshproto.core.meshkey import NO_KEYS
 from meshproto.errors import BadParams
@@ -29,7 +30,7 @@ from meshproto.net.history_file import HistoryFile
 from meshproto.net.http import LOOPBACK_HOSTS
 from meshproto.net.http_client import HTTPClient
 from meshproto.net.listening import is_loopback, local_address
-from meshproto.net.names_file import NamesFile
+from meshproto.net.names_file import NamesFile, read_names
 from meshproto.net.node import UserNode
 from meshproto.net.program import Program
 from meshproto.net.retention import Keep
@@ -92,7 +93,25 @@ class Options(NodeOptions):
         "keep-days": "MESH_KEEP_DAYS",
         "keep-messages": "MESH_KEEP_MESSAGES",
         "accept": "MESH_ACCEPT",
+        "config": "MESH_CONFIG",
     }
+    kinds: ClassVar[dict[str, Kind]] = {
+        "name": TEXT,
+        "port": NUMBER,
+        "listen": ENDPOINT,
+        "api": ENDPOINT,
+        "advertise": TEXT,
+        "state": PATH,
+        "seed": TEXTS,
+        "ca": PATH,
+        "register-token": PATH,
+        "deliver-to": TEXT,
+        "deliver-exec": COMMAND,
+        "keep-days": NUMBER,
+        "keep-messages": NUMBER,
+        "accept": path_or(*_ACCEPTS),
+    }
+    reloads = frozenset({"seed", "ca", "register-token", "keep-days", "keep-messages", "accept"})
     fallbacks: ClassVar[dict[str, Any]] = {"port": 3000, "seed": ["localhost:5001"], "accept": "anyone"}
     lists = frozenset({"seed"})
 
@@ -118,6 +137,13 @@ class Options(NodeOptions):
             self._check("deliver-to", check_url)
         if self["deliver-exec"] is not None:
             self._check("deliver-exec", parse_command)
+
+    def look(self) -> None:
+        super().look()
+        if self["register-token"] is not None:
+            read_keys(Path(self["register-token"]), "register")
+        if self["accept"] not in _ACCEPTS:
+            read_names(Path(self["accept"]))
 
 
 def _uri(text: str) -> str:
