@@ -10,7 +10,7 @@ from twisted.application.service import IService
 
 from meshproto import __version__
 from meshproto.core.configuration import ENDPOINT, NUMBER, PATH, SWITCH, TEXT, TEXTS, Kind, path_or
-from meshproto.core.meshkey import NO_KEYS
+from meshproto.core.meshkey import NO_KEYS, Keyring
 from meshproto.core.seed import Seed, Settings
 from meshproto.errors import BadParams
 from meshproto.net import seed_store
@@ -24,6 +24,7 @@ from meshproto.net.seeding import SeedService
 from meshproto.net.state import REGISTER_TOKEN_FILE, StateDir
 from meshproto.net.store import SQLiteDatabase
 from meshproto.net.syncing import SyncThread
+from meshproto.net.tls import Trust
 from meshproto.net.tls_listening import check_endpoint, is_tls
 from meshproto.net.together import read_together
 from meshproto.net.turns import Turns
@@ -120,10 +121,29 @@ def _yes_or_no(given: str) -> bool:
 class SeedNode(NodeService):
     program = "meshseed"
     seed: SeedService
+    core: Seed
+
+    def status(self) -> str:
+        told = self.core.status(self.seed.now())
+        return f"{told.online} of {told.names} names online, {told.alive} of {told.seeds} seeds alive"
+
+    def take(self, fresh: NodeOptions) -> set[str]:
+        """There stay as many mesh keys or none, since others are connected who have proven one, or not."""
+        options = self.options
+        left = set(options.changed(fresh)) - options.reloads
+        if None not in (options["mesh-key"], fresh["mesh-key"]):
+            left.discard("mesh-key")
+        key_file = options["mesh-key"] if "mesh-key" in left else fresh["mesh-key"]
+        trust, mesh_keys, tokens = Trust.read(fresh["ca"]), self._mesh_keys(key_file), self._register_tokens()
+        self.trust.follow(trust)
+        self.core.reconfigure(list_names=fresh["names"], mesh_keys=mesh_keys, register_tokens=tokens)
+        before, now = set(options["peer"]), set(fresh["peer"])
+        self.core.peering.give(fresh["peer"], before - now)
+        return left
 
     def open(self, state: StateDir) -> SeedService:
         options, reactor = self.options, self.reactor
-        settings = self._settings(state)
+        settings = self._settings()
         connection = connect(
             state.database("seed.db"), seed_store.SCHEMA, seed_store.SCHEMA_VERSION, seed_store.UPGRADES
         )
@@ -144,7 +164,9 @@ class SeedNode(NodeService):
         )
         if len(core.directory) >= MANY_NAMES:
             use_large_pages()
-        store = seed_store.SeedStore(SQLiteDatabase(connection, reactor, SyncThread(connection, reactor)))
+        self.syncing = SyncThread(connection, reactor)
+        store = seed_store.SeedStore(SQLiteDatabase(connection, reactor, self.syncing))
+        self.core = core
         self.seed = SeedService(core, store, reactor, self.endpoints.seed, time.time, turns)
         if options["http"] is not None:
             self._open_http(core)
@@ -152,20 +174,27 @@ class SeedNode(NodeService):
         self.log.info("{name} listens, and says that it is at {address}", name=options["name"], address=address)
         return self.seed
 
-    def _settings(self, state: StateDir) -> Settings:
+    def _settings(self) -> Settings:
         """Raises :class:`BadState`."""
-        options, tokens, may_register = self.options, NO_KEYS, None
-        if options["register"] == "token":
-            tokens = read_keys(state.path / REGISTER_TOKEN_FILE, "register", state.register_token(os.urandom))
-        elif options["register"] != "open":
+        options, may_register = self.options, None
+        if options["register"] not in ("open", "token"):
             may_register = NamesFile(Path(options["register"]), self.reactor).allow
         return Settings(
             list_names=options["names"],
-            mesh_keys=NO_KEYS if options["mesh-key"] is None else read_keys(Path(options["mesh-key"]), "mesh"),
-            register_tokens=tokens,
+            mesh_keys=self._mesh_keys(options["mesh-key"]),
+            register_tokens=self._register_tokens(),
             may_register=may_register,
             version=__version__,
         )
+
+    def _mesh_keys(self, file: str | None) -> Keyring:
+        return NO_KEYS if file is None else read_keys(Path(file), "mesh")
+
+    def _register_tokens(self) -> Keyring:
+        if self.state is None or self.options["register"] != "token":
+            return NO_KEYS
+        made = self.state.register_token(os.urandom)
+        return read_keys(self.state.path / REGISTER_TOKEN_FILE, "register", made)
 
     def _open_http(self, core: Seed) -> None:
         # Klein costs seven megabytes: of a million names, seven bytes each.

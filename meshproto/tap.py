@@ -5,25 +5,30 @@ import gc
 import os
 import re
 import resource
+import signal
 import sqlite3
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Final, Self
+from typing import IO, Any, ClassVar, Final, Self, cast
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
-from twisted.logger import Logger
+from twisted.logger import ILogObserver, Logger, textFileLogObserver
 from twisted.python import usage
+from twisted.python.logfile import LogFile
 
 from meshproto.core.configuration import FILE_BYTES_MAX, Kind, Setting, parse, place
 from meshproto.core.meshkey import Domain, Keyring
 from meshproto.errors import BadParams, BadState, MeshError
 from meshproto.net.listening import WILDCARD_HOSTS, host_port, join_address, listen, with_backlog
+from meshproto.net.log_file import log_path, open_log
 from meshproto.net.state import StateDir, default_path, read_secret
+from meshproto.net.supervisor import Supervisor, Vigil
+from meshproto.net.syncing import SyncThread
 from meshproto.net.tls import Endpoints, Trust
-from meshproto.net.tls_listening import check_endpoint, server_endpoint
+from meshproto.net.tls_listening import Renew, check_endpoint, server_endpoint
 from meshproto.net.unix_socket import UnixSockets, is_unix
 from meshproto.wire import NAME_PATTERN, NAME_RULE, split_address
 
@@ -87,6 +92,10 @@ class NodeOptions(usage.Options):
         fresh._file = self._file  # as it was found from where the program was started
         fresh.parse(self.arguments)
         return fresh
+
+    def changed(self, other: "NodeOptions") -> list[str]:
+        """The options that are not the same there."""
+        return [option for option in self.kinds if self[option] != other[option]]
 
     def look(self) -> None:
         """Read the files that the options name, as a start would. Raises :class:`BadState`."""
@@ -219,10 +228,33 @@ class NodeService(Service):
         self.inner: Service | None = None
         self.trust = Trust()
         self.endpoints = Endpoints(reactor, self.trust)
+        self.syncing: SyncThread | None = None
+        self._renewals: list[Renew] = []
+        self._log_file: LogFile | None = None
+        self._supervisor: Supervisor | None = None
+        self._vigil: Vigil | None = None
+        self._terminal = False
 
     def open(self, state: StateDir) -> Service:
         """Raises :class:`BadState`."""
         raise NotImplementedError
+
+    def status(self) -> str:
+        """In one line how it is, for who supervises it."""
+        raise NotImplementedError
+
+    def take(self, fresh: NodeOptions) -> set[str]:
+        """Go by the options that can be changed while it runs, and read anew the files that they name. Those that have
+        changed and were not taken. Raises :class:`BadState` before anything has changed."""
+        raise NotImplementedError
+
+    def setServiceParent(self, parent: Any) -> None:
+        """twistd asks the application which log there is before it opens one."""
+        path = log_path(self.options.parent)
+        if path is not None:
+            self._log_file = open_log(path)
+            parent.setComponent(ILogObserver, textFileLogObserver(cast(IO[Any], self._log_file)))
+        super().setServiceParent(parent)
 
     def privilegedStartService(self) -> None:
         _raise_open_files()
@@ -243,9 +275,62 @@ class NodeService(Service):
         if self.inner is not None:
             self.inner.startService()
             _leave_what_is_there()
+            self.reactor.callWhenRunning(self._serve)
+
+    def _serve(self) -> None:
+        """The reactor minds its signals now; so whoever is told that this node serves may send one."""
+        self._terminal = os.isatty(sys.__stdout__.fileno()) if sys.__stdout__ else False
+        for number, handle in ((signal.SIGHUP, self._hung_up), (signal.SIGUSR1, self._reopen_log)):
+            signal.signal(number, lambda *_, handle=handle: self.reactor.callFromThread(handle))
+        self._supervisor = Supervisor(os.environ, os.getpid())
+        self._vigil = Vigil(self._supervisor, self.reactor, self.status, self._alive)
+        self._supervisor.tell(ready=1)
+        self._vigil.start()
+
+    def _alive(self) -> bool:
+        return self.syncing is not None and self.syncing.alive
+
+    def _hung_up(self) -> None:
+        """SIGHUP means two things: the terminal is gone, which ends a program that was started on it; or somebody
+        wants this one to look at its files again."""
+        if self._terminal and not os.isatty(sys.__stdout__.fileno() if sys.__stdout__ else -1):
+            self.reactor.stop()
+        else:
+            self.reload()
+
+    def _reopen_log(self) -> None:
+        if self._log_file is not None:
+            self._log_file.reopen()
+
+    def reload(self) -> None:
+        """Take what has changed in the files. What is wrong with them is logged, and then nothing has changed."""
+        self._reopen_log()
+        if self._supervisor is not None:
+            self._supervisor.reloading()
+        try:
+            fresh = self.options.again()
+            left = self.take(fresh)
+        except (BadState, usage.UsageError) as wrong:
+            reason = wrong.detail if isinstance(wrong, BadState) else str(wrong)
+            self.log.error("nothing is reloaded, all stays as it was: {reason}", reason=reason)
+        else:
+            for renew in self._renewals:
+                renew()
+            taken = [option for option in self.options.changed(fresh) if option not in left]
+            for option in taken:
+                self.options[option] = fresh[option]
+            self.log.info("reloaded: {options}", options=", ".join([*taken, "the files that the options name"]))
+            for option in sorted(left):
+                self.log.warn("{option} has changed: that needs a restart", option=option)
+        if self._supervisor is not None:
+            self._supervisor.tell(ready=1)
 
     def stopService(self) -> "Deferred[None]":
         super().stopService()
+        if self._supervisor is not None:
+            self._supervisor.tell(stopping=1)
+        if self._vigil is not None:
+            self._vigil.stop()
         return ensureDeferred(self._stop())
 
     def listen(self, factory: IProtocolFactory, described: str | None = None) -> tuple[str, int] | None:
@@ -254,7 +339,7 @@ class NodeService(Service):
         described = described or self.options.endpoint
         reactor = UnixSockets(self.reactor) if is_unix(described) else self.reactor
         try:
-            endpoint = server_endpoint(reactor, with_backlog(described))
+            endpoint = server_endpoint(reactor, with_backlog(described), self._renewals)
         except BadParams as wrong:  # it did read when the options did, perhaps in another directory or as another user
             raise BadState(wrong.detail) from None
         port = listen(endpoint, factory, described)
@@ -278,3 +363,5 @@ class NodeService(Service):
             await maybeDeferred(self.inner.stopService)
         if self.state is not None:
             self.state.close()
+        if self._supervisor is not None:
+            self._supervisor.close()

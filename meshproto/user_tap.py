@@ -14,7 +14,7 @@ from twisted.web.client import HTTPConnectionPool
 
 from meshproto.core.configuration import COMMAND, ENDPOINT, NUMBER, PATH, TEXT, TEXTS, Kind, path_or
 from meshproto.core.identity import check_uri
-from meshproto.core.meshkey import NO_KEYS
+from meshproto.core.meshkey import NO_KEYS, Keyring
 from meshproto.errors import BadParams
 from meshproto.net import user_store
 from meshproto.net.clocks import wait_by_monotonic_time, wall_ms
@@ -29,6 +29,7 @@ from meshproto.net.history import History
 from meshproto.net.history_file import HistoryFile
 from meshproto.net.http import LOOPBACK_HOSTS
 from meshproto.net.http_client import HTTPClient
+from meshproto.net.inherited import is_inherited_unix
 from meshproto.net.listening import is_loopback, local_address
 from meshproto.net.names_file import NamesFile, read_names
 from meshproto.net.node import UserNode
@@ -37,6 +38,7 @@ from meshproto.net.retention import Keep
 from meshproto.net.state import TOKEN_FILE, StateDir
 from meshproto.net.store import SQLiteDatabase
 from meshproto.net.syncing import SyncThread
+from meshproto.net.tls import Trust
 from meshproto.net.tls_listening import check_endpoint, is_tls
 from meshproto.net.treq_client import TreqClient, treq_client, treq_pool
 from meshproto.net.unix_socket import is_unix, socket_path
@@ -140,8 +142,7 @@ class Options(NodeOptions):
 
     def look(self) -> None:
         super().look()
-        if self["register-token"] is not None:
-            read_keys(Path(self["register-token"]), "register")
+        _register_tokens(self)
         if self["accept"] not in _ACCEPTS:
             read_names(Path(self["accept"]))
 
@@ -149,6 +150,11 @@ class Options(NodeOptions):
 def _uri(text: str) -> str:
     check_uri(text)
     return text.rstrip("/")
+
+
+def _register_tokens(options: NodeOptions) -> Keyring:
+    given = options["register-token"]
+    return NO_KEYS if given is None else read_keys(Path(given), "register")
 
 
 def _scheme(described: str) -> str:
@@ -173,12 +179,27 @@ class UserService(NodeService):
     program = "meshuser"
     uri: str
     _pool: HTTPConnectionPool
+    node: UserNode
     _peers: HTTPClient
+    _dialling: Dialling
+
+    def status(self) -> str:
+        home, waiting = self.node.seeds.home, self.node.sending.outbox.waiting
+        where = self.node.seeds.problem or (f"registered at {home.name}" if home else "not registered yet")
+        return f"{where}, {waiting} waiting"
+
+    def take(self, fresh: NodeOptions) -> set[str]:
+        left = set(self.options.changed(fresh)) - self.options.reloads
+        trust, tokens, accept = Trust.read(fresh["ca"]), _register_tokens(fresh), self._accept(fresh["accept"])
+        self.trust.follow(trust)
+        self._dialling.give(fresh["seed"])
+        keep = Keep(fresh["keep-days"], fresh["keep-messages"])
+        self.node.reconfigure(seeds=fresh["seed"], register_tokens=tokens, keep=keep, accept=accept)
+        return left
 
     def open(self, state: StateDir) -> UserNode:
         options, reactor = self.options, self.reactor
-        given = options["register-token"]
-        tokens = NO_KEYS if given is None else read_keys(Path(given), "register")
+        tokens = _register_tokens(options)
         identity = state.identity(os.urandom, wall_ms())
         database = state.database("user.db")
         connection = connect(database, user_store.SCHEMA, user_store.SCHEMA_VERSION, user_store.UPGRADES)
@@ -187,8 +208,10 @@ class UserService(NodeService):
         client = treq_client(reactor, self._pool, self.endpoints.http(CONNECT_TIMEOUT_S))
         programs = self._programs(client)
         cursors = user_store.begin_cursors(connection, [program.kind for program in programs])
-        store = user_store.UserStore(SQLiteDatabase(connection, reactor, SyncThread(connection, reactor)))
-        node = UserNode(
+        self.syncing = SyncThread(connection, reactor)
+        store = user_store.UserStore(SQLiteDatabase(connection, reactor, self.syncing))
+        self._dialling = Dialling(reactor, self.trust, options["seed"])
+        node = self.node = UserNode(
             options["name"],
             identity,
             save=state.save,
@@ -198,7 +221,7 @@ class UserService(NodeService):
             start=user_store.read_start(connection),
             peers=self._peers,
             client=client,
-            connect=Dialling(reactor, self.trust, options["seed"]),
+            connect=self._dialling,
             history=self._history(state, database, store),
             reactor=reactor,
             now_ms=wall_ms,
@@ -231,7 +254,7 @@ class UserService(NodeService):
         if described is not None:
             face = Face(None, node.front)
             where = self.listen(site(face, self.reactor), described)
-            if is_unix(described):
+            if is_unix(described) or is_inherited_unix(described):
                 face.door = Door(None, LOOPBACK_HOSTS)
                 return f"unix:{socket_path(self.ports[-1])}"
         if where is not None and is_loopback(where[0]):

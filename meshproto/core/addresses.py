@@ -35,17 +35,23 @@ class Addresses:
     """`given` has one address at least; `rng` chooses among seeds, and spreads delays."""
 
     def __init__(self, given: Iterable[str], learnt: Iterable[str], rng: random.Random) -> None:
-        self._given = list(dict.fromkeys(given))
-        self._tls_only = all(address.startswith(TLS_PREFIX) for address in self._given)
-        self._reach: Reach = FAR | LOCAL & {kind_of(split_address(address)[0]) for address in self._given}
-        usable = [address for address in dict.fromkeys(learnt) if self._is_usable(address, self._reach)]
-        self._learnt = [address for address in usable if address not in self._given][:SEEDS_MAX]
+        self._learnt = list(dict.fromkeys(learnt))
+        self._round: list[str] = []
+        self.give(given)
         self._rng = rng
         self._names: dict[str, str] = {}  # address -> the seed that answered there last, or is said to
         self._standing: Counter[str] = Counter()  # connections on which hello was answered
         self._dead: set[str] = set()  # where seeds are that the last home, or this node, found dead
-        self._round: list[str] = []
         self._failed = 0
+
+    def give(self, given: Iterable[str]) -> None:
+        """The owner's choice, in place of the one before. A home stays one."""
+        self._given = list(dict.fromkeys(given))
+        self._tls_only = all(address.startswith(TLS_PREFIX) for address in self._given)
+        self._reach: Reach = FAR | LOCAL & {kind_of(split_address(address)[0]) for address in self._given}
+        usable = [address for address in self._learnt if self._is_usable(address, self._reach)]
+        self._learnt = [address for address in usable if address not in self._given][:SEEDS_MAX]
+        self._round.clear()
 
     @property
     def learnt(self) -> list[str]:

@@ -122,6 +122,11 @@ class Gate:
         self._rings: dict[Domain, Keyring] = {"mesh": keys, "register": tokens}
         self._entropy = entropy
 
+    def rekey(self, keys: Keyring, tokens: Keyring) -> None:
+        """What is proven from now on, to whom nothing else was proven before: a connection that has done so stands."""
+        self._keys = keys
+        self._rings = {"mesh": keys, "register": tokens}
+
     @property
     def keyed(self) -> bool:
         """Whether this seed gossips with those alone that prove the mesh key."""
@@ -187,6 +192,10 @@ class Applicant:
         self._name = name
         self._tokens = tokens
         self._entropy = entropy
+
+    def rekey(self, tokens: Keyring) -> None:
+        """What is proven from the next hello on."""
+        self._tokens = tokens
 
     def hello(self) -> HelloParams:
         """What is said first on a connection."""

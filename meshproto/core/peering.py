@@ -108,6 +108,12 @@ class Peering:
         if address in self._bootstrap and seed != self.name:
             self._names[address] = seed
 
+    def give(self, added: Iterable[str], removed: Iterable[str]) -> None:
+        """The operator's choice has changed: whom to call besides those who are known."""
+        gone = frozenset(removed)
+        kept = [peer for peer in self._bootstrap if peer not in gone]
+        self._bootstrap = [peer for peer in dict.fromkeys([*kept, *added]) if peer != self.address]
+
     def begin(self) -> None:
         """What was written up to here is no news to anybody."""
         self._pushed = self.gossip.own.version

@@ -7,7 +7,7 @@ Puts together what seeds tell each other (:mod:`meshproto.core.peering`), who is
 
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from msgspec import UNSET, Struct, UnsetType, structs
@@ -96,6 +96,14 @@ class Seed:
     @property
     def dropped(self) -> int:
         return self._registry.dropped
+
+    def reconfigure(self, *, list_names: bool, mesh_keys: Keyring, register_tokens: Keyring) -> None:
+        """What may change while it runs. There are mesh keys, or tokens, if and only if there were before: else some
+        would stay who have proven nothing."""
+        self._settings = replace(
+            self._settings, list_names=list_names, mesh_keys=mesh_keys, register_tokens=register_tokens
+        )
+        self.gate.rekey(mesh_keys, register_tokens)
 
     @property
     def wake_at(self) -> float:

@@ -328,8 +328,8 @@ class Program(Struct):
 
 
 class Summary(Struct):
-    """The node at a glance; `problem`: why the node is registered nowhere, `seed_answers`: whether a seed has said so,
-    `disk`: what is wrong with it."""
+    """The node at a glance; `problem`: why the node is registered nowhere, or who else has its key, `seed_answers`:
+    whether a seed has said so, `disk`: what is wrong with it."""
 
     name: str
     fingerprint: str

@@ -72,6 +72,7 @@ class UserNode(Service):
         self._store = store
         self._waiting = start.waiting
         self.keys = Keys(identity, save, reactor, now_ms, entropy, rotated=self._renew)
+        self._applicant = Applicant(name, register_tokens, entropy)
         self.seeds = Seeds(
             name,
             lambda: self.keys.current,
@@ -84,21 +85,23 @@ class UserNode(Service):
             now_ms=now_ms,
             rng=rng,
             connect=connect,
-            applicant=Applicant(name, register_tokens, entropy),
+            applicant=self._applicant,
             changed=self._is_back,
         )
         courier = Courier(peers)
         contacts = Contacts(store.contacts, now_ms)
         self.sending = Sending(Outbox(rng), store.outbox, self.seeds, contacts, courier, reactor, now_ms, entropy)
         accepting = Accepting(self.seeds, contacts, store.outbox, self.sending, reactor)
-        writers = Writers(accept, name, b64(identity.key), contacts, partial(self.seeds.locate, fresh=True), reactor)
+        self._writers = Writers(
+            accept, name, b64(identity.key), contacts, partial(self.seeds.locate, fresh=True), reactor
+        )
         self.receiving = Receiving(
             lambda: self.keys.current,
             store.inbox,
             reactor,
             now_ms,
             entropy,
-            writers.check,
+            self._writers.check,
             heard=self.sending.wake,
         )
         self.programs = Programs(programs, self.receiving, store, reactor, now_ms, rng)
@@ -134,6 +137,13 @@ class UserNode(Service):
             now_ms,
             entropy,
         )
+
+    def reconfigure(self, *, seeds: list[str], register_tokens: Keyring, keep: Keep, accept: Accept) -> None:
+        """What may change while it runs. Nobody is sent away by it."""
+        self.seeds.give(seeds)
+        self._applicant.rekey(register_tokens)
+        self.retention.keep = keep
+        self._writers.accept = accept
 
     def _mail_keys_made_ms(self) -> Sequence[int]:
         return self.keys.current.made_at_ms

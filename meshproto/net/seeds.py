@@ -22,7 +22,7 @@ from twisted.logger import Logger
 
 from meshproto import wire
 from meshproto.core.addresses import Addresses
-from meshproto.core.identity import Identity, next_seq
+from meshproto.core.identity import Identity, next_seq, verify
 from meshproto.core.lookup import Located
 from meshproto.core.meshkey import Applicant
 from meshproto.core.reach import Reach, reach_of
@@ -82,6 +82,7 @@ class Seeds(Service):
         self._clock = clock
         self._own: Own | None = None
         self._told: Own | None = None  # to the home
+        self._double: str | None = None
         self._calls: Calls | None = None
         self._renewing = succeed(None)
         self._addresses = Addresses(given, learnt, rng)
@@ -93,6 +94,7 @@ class Seeds(Service):
 
     def startService(self) -> None:
         super().startService()
+        background(self._watching.hold(self.user), self.log)  # for somebody else with this node's key
         self._home.startService()
 
     def stopService(self) -> None:
@@ -109,9 +111,14 @@ class Seeds(Service):
         return self._home.home
 
     @property
+    def registered(self) -> bool:
+        """Whether a seed leads others here."""
+        return self.home is not None and self._double is None
+
+    @property
     def problem(self) -> str | None:
         """Why not, in words for the owner."""
-        return self._home.problem
+        return self._home.problem or self._double
 
     @property
     def answered(self) -> bool:
@@ -127,6 +134,10 @@ class Seeds(Service):
     def known(self) -> list[str]:
         """Where a seed is, or may be: those given, and those learnt of."""
         return self._addresses.known()
+
+    def give(self, addresses: Iterable[str]) -> None:
+        """The seeds that the owner has chosen, in place of those before. A home stays one."""
+        self._addresses.give(addresses)
 
     async def say_hello(self, address: str, calls: Calls) -> str:
         """On a connection that is nobody's home: the seed's name. Raises :class:`MeshError`."""
@@ -200,7 +211,7 @@ class Seeds(Service):
     async def register(self, calls: Calls) -> int:
         own = await self._sign_anew()
         since = (await calls.call("register", own.signed, wire.RegisterResult)).since
-        self._told = own
+        self._told, self._double = own, None
         return since
 
     async def _sign_anew(self) -> Own:
@@ -250,4 +261,20 @@ class Seeds(Service):
 
     def notified(self, method: str, params: Raw) -> None:
         if method == "changed":
-            self._watching.notified(wire.decode_value(params, wire.ChangedParams))
+            changed = wire.decode_value(params, wire.ChangedParams)
+            if wire.fold(changed.name) == wire.fold(self.user) and changed.entry is not None:
+                self._look_for_double(changed.entry)
+            self._watching.notified(changed)
+
+    def _look_for_double(self, told: wire.LookupResult) -> None:
+        """A record that is signed with this node's key, and later than all that this node has signed: there is another
+        with the key, a copy of the state directory, or the one that it was copied from. The later record counts, so
+        what is sent to the name goes there; to take it back by force would have the two go on doing so for ever."""
+        record = verify(wire.SignedRecord(told.record, told.sig))
+        if record.key_bytes != self._identity().key or record.seq <= self._seq or not record.uris:
+            return
+        where = ", ".join(record.uris)
+        double = f"another node has this one's key and name, and gets what is sent to {self.user}: {where}; stop one"
+        if self._double != double:
+            self.log.error("{what}", what=double)
+        self._double = double

@@ -340,7 +340,7 @@ def test_watched_at_the_next_home(node: Node) -> None:
     start(node.seeds.watch("Eve"))
     far = node.street.far("a:1")
     waiting = [request for request in far.asked if request["method"] == "watch"]
-    assert [request["params"]["names"] for request in waiting] == [["Bobby"], ["Eve"]]
+    assert [request["params"]["names"] for request in waiting] == [["UserX", "Bobby"], ["Eve"]]
     for request in waiting:
         far.answer(wire.Nothing(), request["id"])
     node.street.run(TICK_S)
@@ -349,14 +349,14 @@ def test_watched_at_the_next_home(node: Node) -> None:
 
 
 def test_watches_max(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    """WATCHES_MAX names are watched; one more is not, until there is room."""
-    monkeypatch.setattr(watching, "WATCHES_MAX", 2)
+    """WATCHES_MAX names are watched, the node's own among them; one more is not, until there is room."""
+    monkeypatch.setattr(watching, "WATCHES_MAX", 3)
     for name in ("Bobby", "Eve", "Mallory"):
         node.watch(name)
     node.unwatch("Bobby")
     node.watch("Alice")
     asked = [request["params"]["names"] for request in node.street.far("a:1").asked if request["method"] == "watch"]
-    assert asked == [["Bobby"], ["Eve"], ["Alice"]]
+    assert asked == [["UserX"], ["Bobby"], ["Eve"], ["Alice"]]
 
 
 def test_a_watch_that_is_refused(node: Node) -> None:
