@@ -20,7 +20,9 @@ from meshproto.errors import BadParams
 
 FILE_BYTES_MAX: Final = 1024 * 1024
 """A thousand addresses, each with a remark, have room in a tenth of it. A larger file is another one."""
-SHOWN_CHARS_MAX: Final = 60
+SHOWN_CHARS_MAX: Final = 24
+"""Of a value that is wrong: fewer than any key has that somebody has written here instead of into a file of its own."""
+NAME_CHARS_MAX: Final = 40
 
 _CALLED: Final[dict[type, str]] = {
     str: "text",
@@ -103,7 +105,9 @@ def place(text: str, option: str) -> str:
     """`line 3: port: `, or without the line where it is not found, which it is if it was written as anybody would."""
     begins = re.compile(rf"\s*\[?\s*[\"']?{re.escape(option)}[\"']?\s*[=.\]]")
     line = next((number for number, line in enumerate(text.splitlines(), 1) if begins.match(line)), None)
-    return f"{option}: " if line is None else f"line {line}: {option}: "
+    plain = re.fullmatch(rf"[\w-]{{1,{NAME_CHARS_MAX}}}", option)
+    name = option if plain else repr(option[:NAME_CHARS_MAX])
+    return f"{name}: " if line is None else f"line {line}: {name}: "
 
 
 def _setting(option: str, value: Any, kinds: Mapping[str, Kind], folder: Path) -> Setting:
