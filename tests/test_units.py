@@ -7,8 +7,11 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -174,3 +177,100 @@ def test_a_terminal_that_is_gone(tmp_path: Path) -> None:
     os.close(terminal)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert not (tmp_path / "s" / "address").exists()
+
+
+# -- sockets that are not what they should be ---------------------------------------------------------------------
+
+
+def listening(family: socket.AddressFamily, where: Any, mode: int = 0o600) -> socket.socket:
+    opened = socket.socket(family)
+    opened.bind(where)
+    opened.listen()
+    if isinstance(where, str) and where.startswith("/"):
+        Path(where).chmod(mode)
+    return opened
+
+
+LOOPBACK = ("127.0.0.1", 0)
+
+
+@pytest.mark.parametrize(
+    ("make", "lines", "says"),
+    [
+        (
+            lambda root: listening(socket.AF_UNIX, f"{root}/s", 0o666),
+            ["port = 0", 'api = "systemd:domain=UNIX:name=given"'],
+            "everybody may open the socket ROOT/s: give it a path, and SocketMode=0600",
+        ),
+        (
+            lambda root: listening(socket.AF_UNIX, f"\0{root}/s"),
+            ["port = 0", 'api = "systemd:domain=UNIX:name=given"'],
+            "everybody may open the socket ROOT/s: give it a path, and SocketMode=0600",
+        ),
+        (
+            lambda root: listening(socket.AF_UNIX, f"{root}/s"),
+            ['listen = "systemd:domain=INET:name=given"'],
+            "the socket that systemd hands over is of UNIX",
+        ),
+        (
+            lambda _: listening(socket.AF_INET, LOOPBACK),
+            ["port = 0", 'api = "systemd:domain=UNIX:name=given"'],
+            "the socket that systemd hands over is of INET",
+        ),
+        (
+            lambda _: socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
+            ['listen = "systemd:domain=INET:name=given"'],
+            "the socket that systemd hands over does not listen: ListenStream=, and Accept=no",
+        ),
+        (
+            lambda _: listening(socket.AF_INET, LOOPBACK),
+            ['listen = "systemd:domain=INET:name=other"'],
+            "systemd has handed over no socket of name other: is its .socket unit started?",
+        ),
+        (
+            lambda _: listening(socket.AF_INET, LOOPBACK),
+            ['listen = "systemd:domain=INET:index=1"'],
+            "systemd has handed over no socket of index 1: is its .socket unit started?",
+        ),
+        (
+            lambda _: listening(socket.AF_INET6, ("::", 0)),
+            ['listen = "systemd:domain=INET:name=given"'],
+            "systemd:domain=INET:name=given does not say what others should dial: give --advertise too",
+        ),
+        (
+            lambda root: listening(socket.AF_UNIX, f"{root}/s"),
+            ['listen = "systemd:domain=UNIX:name=given"'],
+            "systemd:domain=UNIX:name=given does not say what others should dial: give --advertise too",
+        ),
+    ],
+)
+def test_a_socket_that_is_another(
+    make: Callable[[Path], socket.socket], lines: list[str], says: str, tmp_path: Path
+) -> None:
+    """What is wrong with a socket that is handed over is said in one line, and the node does not start."""
+    with Manager(tmp_path, Unit(USER, "UserX")) as manager:
+        manager.sockets["given"] = make(tmp_path)
+        configure(tmp_path, "user-UserX", *lines)
+        manager.start()
+        assert manager.process is not None
+        assert manager.process.wait(TIMEOUT_S) == 1
+        assert f"meshuser: {says.replace('ROOT', str(tmp_path))}\n" in manager.log.read_text()
+        assert "Traceback" not in manager.log.read_text()
+
+
+def test_who_comes_by_an_open_socket_is_not_the_owner(tmp_path: Path) -> None:
+    """A socket on every interface, which is IPv6 although INET was said, as systemd makes it of a port alone: the
+    owner's part asks for the token, also those who come by IPv4 from this machine; the rest is answered."""
+    with Manager(tmp_path, Unit(USER, "UserX")) as manager:
+        manager.sockets["mesh"] = listening(socket.AF_INET6, ("::", 0))
+        port = manager.sockets["mesh"].getsockname()[1]
+        listen = 'listen = "systemd:domain=INET:name=mesh"'
+        configure(tmp_path, "user-UserX", listen, 'advertise = "http://localhost:1"', 'seed = ["localhost:1"]')
+        manager.start()
+        manager.until("READY", "1")
+        assert urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=TIMEOUT_S).status == 200
+        with pytest.raises(urllib.error.HTTPError, match="401") as refused:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/status", timeout=TIMEOUT_S)
+        refused.value.close()
+        token = (tmp_path / "var/lib/meshproto/user-UserX/token").read_text().strip()
+        assert Node(f"http://127.0.0.1:{port}", token=token, timeout_s=TIMEOUT_S).status().document["name"] == "UserX"

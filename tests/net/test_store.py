@@ -515,6 +515,26 @@ class TestConnect:
         copy.close()
         assert (tmp_path / "words.db.schema1").stat().st_mode & 0o777 == 0o600
 
+    def test_no_upgrade_without_a_copy(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """When the disk does not sync the copy there is no upgrade, and nothing that looks like a copy; the next start
+        tries again, over what this one has left."""
+        connect(tmp_path / "words.db", SCHEMA, 1).close()
+        steps = {1: "ALTER TABLE words ADD COLUMN a"}
+
+        def broken(_: int) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        with monkeypatch.context() as failing:
+            failing.setattr(os, "fsync", broken)
+            with pytest.raises(BadState, match="cannot be opened as a database: Input/output error"):
+                connect(tmp_path / "words.db", SCHEMA, 2, steps)
+        assert not (tmp_path / "words.db.schema1").exists()
+        assert (tmp_path / "words.db.schema1.part").exists()
+        connect(tmp_path / "words.db", SCHEMA, 1).close()
+        connect(tmp_path / "words.db", SCHEMA, 2, steps).close()
+        assert not (tmp_path / "words.db.schema1.part").exists()
+        assert (tmp_path / "words.db.schema1").exists()
+
     def test_an_upgraded_one_can_shrink(self, tmp_path: Path) -> None:
         """A database of a time when none could shrink can after its upgrade."""
         former = sqlite3.connect(tmp_path / "words.db", isolation_level=None)
