@@ -93,9 +93,18 @@ def test_and_back(former: Path, children: Children) -> None:
         ((known,),) = later.execute("PRAGMA user_version").fetchall()
         later.execute(f"PRAGMA user_version={known + 1}")
     copy.rename(f"{database}.schema{known}")
-    command = [Path(sys.executable).parent / "twistd", "-n", "--pidfile=", "meshuser", "--name", "olga", "--port", "0"]
+    command = [
+        str(Path(sys.executable).parent / "twistd"),
+        "-n",
+        "--pidfile=",
+        "meshuser",
+        "--name",
+        "olga",
+        "--port",
+        "0",
+    ]
     ended = subprocess.run(
-        [*command, "--state", former / "olga"],
+        [*command, "--state", str(former / "olga")],
         cwd=former,
         capture_output=True,
         text=True,

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 
 from meshproto import wire
 from meshproto.core.addresses import RETRY_MAX_S, SWITCH_MAX_S
-from meshproto.core.identity import b64
+from meshproto.core.identity import b64, verify
 from meshproto.core.lookup import FOUND_TTL_S, Located
 from meshproto.core.meshkey import NO_KEYS, Applicant
 from meshproto.errors import SlowDown, UserNotFound
@@ -364,3 +364,27 @@ def test_a_watch_that_is_refused(node: Node) -> None:
     node.says["seedA", "watch"] = node.says["seedA", "unwatch"] = SlowDown("enough")
     node.watch("Bobby")
     node.unwatch("Bobby")
+
+
+def test_another_node_with_the_same_key(node: Node) -> None:
+    """A record of this node's own key that is later than its own says that there is another: that is the problem until
+    this node has registered again. What another key has signed, a forgery, an older record and this node's own say
+    nothing."""
+    own = node.seeds.own_record()
+    seq = verify(own).seq
+    forged = record_of("UserX", 1, seq + 9)
+    for harmless in (
+        record_of("UserX", 2, seq + 1),
+        record_of("UserX", 1, seq - 1),
+        wire.LookupResult(own.record, own.sig, 0, "seedA", True, 0),
+        wire.LookupResult(forged.record.replace("192.0.2.1", "192.0.2.2"), forged.sig, 0, "seedA", True, 0),
+    ):
+        node.notify("a:1", wire.ChangedParams("UserX", harmless))
+        assert (node.seeds.problem, node.seeds.registered) == (None, True)
+    node.notify("a:1", wire.ChangedParams("UserX", forged))
+    assert not node.seeds.registered
+    assert "another node has this one's key and name" in (node.seeds.problem or "")
+    assert "http://192.0.2.1:3000" in (node.seeds.problem or "")
+    node.seeds.renew()
+    node.street.run(1)
+    assert (node.seeds.problem, node.seeds.registered) == (None, True)
