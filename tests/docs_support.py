@@ -45,7 +45,7 @@ COMMAND_S = 60.0
 
 _FENCE = re.compile(r"^```(\S*)")
 _DIRECTIVE = re.compile(r"^<!-- test: (\w+) (.+) -->$")
-_TWISTD = re.compile(r"^(?:[A-Z_]+=\S* )*twistd ")
+_TWISTD = re.compile(r"^(?:[A-Z_]+=\S* )*twistd (?!.* --check$)")
 _CHANGES = re.compile(r" -d | --data| (send|chat|export|import|backup) | -X ")
 _SETUP = re.compile(r"^(make|\.|python3 -m venv|\S+/bin/pip) ")
 """What sets up the very thing under test; :func:`setup_commands` hands these out to be checked in another way."""

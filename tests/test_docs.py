@@ -27,7 +27,8 @@ from meshproto.user_tap import Options as UserOptions
 from tests.docs_support import DOCUMENTS, ROOT, Session, fences, matches, setup_commands, steps
 
 DOCS = ROOT / "docs"
-LANGUAGES = {"console", "json", "ini"}
+LANGUAGES = {"console", "json", "sh", "nginx", "caddy"}
+"""The last three are tested in test_operating.py."""
 RESULTS: dict[str, Any] = {
     "hello": wire.HelloResult,
     "register": wire.RegisterResult,
@@ -128,7 +129,7 @@ def test_options_are_complete(kind: str, options: NodeOptions) -> None:
     assert {name: twin for name, (twin, _) in documented.items()} == {
         name: f"`{variable}`" for name, variable in options.twins.items()
     }
-    real = {flag.rstrip("=") for flag in options.longOpt} - {"help", "version"}
+    real = {flag.rstrip("=") for flag in options.longOpt} - {"help", "version", "check"}  # the last three end at once
     assert documented.keys() == real
     for name, fallback in options.fallbacks.items():
         assert documented[name][1] == (", ".join(fallback) if isinstance(fallback, list) else str(fallback)), name
@@ -141,7 +142,8 @@ def test_options_that_are_named_exist() -> None:
     ours |= {flag for command in commands for option in command.params for flag in option.opts}
     for benchmark in (backlog, chaos, effort, gossip, peers, retention, store, wear):
         ours |= set(re.findall(r"--[a-z][\w-]*", benchmark.parser().format_help()))
-    foreign = {"--pidfile", "--data-binary", "--unix-socket"}  # twistd's and curl's
+    foreign = {"--pidfile", "--logfile", "--data-binary", "--unix-socket", "--init", "--stop-timeout", "--now"}
+    # which are of twistd, curl, podman and systemctl
     for document in DOCUMENTS:
         named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", document.read_text(encoding="utf-8")))
         assert named <= ours | foreign, document.name
