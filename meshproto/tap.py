@@ -17,13 +17,12 @@ from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.logger import ILogObserver, Logger, textFileLogObserver
 from twisted.python import usage
-from twisted.python.logfile import LogFile
 
 from meshproto.core.configuration import FILE_BYTES_MAX, Kind, Setting, parse, place
 from meshproto.core.meshkey import Domain, Keyring
 from meshproto.errors import BadParams, BadState, MeshError
 from meshproto.net.listening import WILDCARD_HOSTS, host_port, join_address, listen, with_backlog
-from meshproto.net.log_file import log_path, open_log
+from meshproto.net.log_file import Log, log_path, open_log
 from meshproto.net.state import StateDir, default_path, read_secret
 from meshproto.net.supervisor import Supervisor, Vigil
 from meshproto.net.syncing import SyncThread
@@ -230,7 +229,7 @@ class NodeService(Service):
         self.endpoints = Endpoints(reactor, self.trust)
         self.syncing: SyncThread | None = None
         self._renewals: list[Renew] = []
-        self._log_file: LogFile | None = None
+        self._log_file: Log | None = None
         self._supervisor: Supervisor | None = None
         self._vigil: Vigil | None = None
         self._terminal = False
@@ -304,6 +303,8 @@ class NodeService(Service):
 
     def reload(self) -> None:
         """Take what has changed in the files. What is wrong with them is logged, and then nothing has changed."""
+        if not self.running:
+            return  # it stops
         self._reopen_log()
         if self._supervisor is not None:
             self._supervisor.reloading()

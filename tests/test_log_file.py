@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from zope.interface import implementer
 
 from meshproto.cli.processes import until
 from meshproto.net import log_file
@@ -75,6 +77,30 @@ def test_a_daemon(tmp_path: Path) -> None:
     says(log, "Server Shut Down.")
     assert {path.name for path in tmp_path.iterdir()} >= {"moved", "twistd.log"}
     assert not list(tmp_path.glob("twistd.log.*"))
+
+
+def test_where_it_cannot_be_opened(tmp_path: Path) -> None:
+    """What is logged goes where it went, and that it is so is logged, too."""
+    (tmp_path / "logs").mkdir()
+    log = open_log(tmp_path / "logs" / "mesh.log")
+    (tmp_path / "logs").rename(tmp_path / "moved")
+    heard = Heard()
+    globalLogPublisher.addObserver(heard)
+    log.reopen()
+    globalLogPublisher.removeObserver(heard)
+    log.write("still here\n")
+    log.close()
+    assert (tmp_path / "moved" / "mesh.log").read_text() == "still here\n"
+    assert [event["log_format"] for event in heard.events] == ["{path} cannot be opened anew: {reason}"]
+
+
+@implementer(ILogObserver)
+class Heard:
+    def __init__(self) -> None:
+        self.events: list[LogEvent] = []
+
+    def __call__(self, event: LogEvent) -> None:
+        self.events.append(event)
 
 
 def test_it_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

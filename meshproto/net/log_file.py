@@ -5,9 +5,11 @@ none of which goes together with logrotate. This one is opened anew where it was
 a tool leaves it, so that a node without one does not fill the disk.
 """
 
+import os
 from pathlib import Path
 from typing import Any, Final
 
+from twisted.logger import Logger
 from twisted.python.logfile import LogFile
 
 ROTATE_BYTES: Final = 64 * 1024 * 1024
@@ -26,5 +28,19 @@ def log_path(twistd: Any) -> Path | None:
     return None if twistd.get("nodaemon") else Path("twistd.log").absolute()
 
 
-def open_log(path: Path) -> LogFile:
-    return LogFile(path.name, str(path.parent), ROTATE_BYTES, MODE, ROTATED_FILES_MAX)
+class Log(LogFile):
+    log = Logger()
+
+    def reopen(self) -> None:
+        """Write on where it was, in a new file if that is gone. The one before stays in use when it cannot be opened,
+        as after root was given up."""
+        try:
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE))
+        except OSError as reason:
+            self.log.error("{path} cannot be opened anew: {reason}", path=self.path, reason=reason.strerror)
+        else:
+            super().reopen()
+
+
+def open_log(path: Path) -> Log:
+    return Log(path.name, str(path.parent), ROTATE_BYTES, MODE, ROTATED_FILES_MAX)
