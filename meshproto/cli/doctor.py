@@ -76,7 +76,9 @@ def of_home(status: Document) -> Finding:
     """Whether others find the node."""
     home = status["home"]
     if home and status.get("registered") is False:  # there is another with this one's key
-        return Finding(WRONG, "registered", status["problem"], "one of them is a copy: see which has the latest messages")
+        return Finding(
+            WRONG, "registered", status["problem"], "one of them is a copy: see which has the latest messages"
+        )
     if home:
         return Finding(OK, "registered", f"at {home['name']} ({home['address']})")
     remedy = "give the address of a seed that runs with --seed HOST:PORT, or see what it says"
