@@ -19,7 +19,8 @@ MUTANTS: Final = [
     Mutant(
         "the receipt goes out before the letters are on disk",
         "net/receiving.py",
-        "await self._table.receive(sender, opened.signed, letters, self._now_ms())",
+        "repeated = await self._table.receive(sender, opened.signed, letters, self._now_ms())",
+        "repeated = frozenset(); "
         "self._table.receive(sender, opened.signed, letters, self._now_ms()).addErrback(lambda _: None)",
     ),
     Mutant(

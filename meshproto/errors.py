@@ -199,6 +199,14 @@ class NobodyListens(Unreachable):
     """The connection was refused: there is no process at the address."""
 
 
+class NotInTime(Unreachable):
+    """No connection came about in the time that there is for it."""
+
+
+class TLSFailed(Unreachable):
+    """Somebody is there, and no TLS connection came about."""
+
+
 class NoAnswer(Unreachable):
     """What was asked went out, and no answer came: whether it was done nobody knows."""
 
@@ -225,6 +233,17 @@ class Unavailable(OwnError):
 
     code = 503
     title = "unavailable"
+
+
+class ShuttingDown(Unavailable):
+    """This node ends."""
+
+    def __init__(self) -> None:
+        super().__init__("this node is shutting down")
+
+
+class NoSeedAnswers(Unavailable):
+    """Nobody says where a user is, and it is not known from before."""
 
 
 class BadState(OwnError):

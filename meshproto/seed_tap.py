@@ -12,7 +12,6 @@ from meshproto import __version__
 from meshproto.core.configuration import ENDPOINT, NUMBER, PATH, SWITCH, TEXT, TEXTS, Kind, path_or
 from meshproto.core.meshkey import NO_KEYS, Keyring
 from meshproto.core.seed import Seed, Settings
-from meshproto.errors import BadParams
 from meshproto.net import seed_store
 from meshproto.net.clocks import wait_by_monotonic_time
 from meshproto.net.database_file import connect
@@ -20,6 +19,7 @@ from meshproto.net.large_pages import use_large_pages
 from meshproto.net.lines import LineHandler, LinesFactory
 from meshproto.net.listening import is_loopback, local_address
 from meshproto.net.names_file import NamesFile, read_names
+from meshproto.net.process_metrics import Commits
 from meshproto.net.seeding import SeedService
 from meshproto.net.state import REGISTER_TOKEN_FILE, StateDir
 from meshproto.net.store import SQLiteDatabase
@@ -28,7 +28,7 @@ from meshproto.net.tls import Trust
 from meshproto.net.tls_listening import check_endpoint, is_tls
 from meshproto.net.together import read_together
 from meshproto.net.turns import Turns
-from meshproto.tap import NodeOptions, NodeService, addresses, read_keys
+from meshproto.tap import NodeOptions, NodeService, addresses, read_keys, yes_or_no
 from meshproto.wire import TLS_PREFIX
 
 MANY_NAMES: Final = 100_000
@@ -45,6 +45,7 @@ class Options(NodeOptions):
         ["port", "p", None, "the port to listen on, on this machine only; 0: any free one [default: 5001]"],
         ["listen", None, None, "a Twisted server endpoint instead of --port, such as tcp:5001"],
         ["advertise", None, None, "HOST:PORT or tls:HOST:PORT at which others reach this seed"],
+        ["log-format", None, None, "how the log is written: text or json [default: text]"],
         ["state", None, None, "directory for what must outlive a restart"],
         ["http", None, None, "a Twisted server endpoint for metrics and a picture of the mesh, such as tcp:5080"],
         ["mesh-key", None, None, "file with the mesh's keys, one a line: gossip with those alone that prove one"],
@@ -58,6 +59,7 @@ class Options(NodeOptions):
         "listen": "MESH_LISTEN",
         "advertise": "MESH_ADVERTISE",
         "state": "MESH_STATE",
+        "log-format": "MESH_LOG_FORMAT",
         "peer": "MESH_PEERS",
         "mesh-key": "MESH_KEY_FILE",
         "ca": "MESH_CA",
@@ -72,6 +74,7 @@ class Options(NodeOptions):
         "listen": ENDPOINT,
         "advertise": TEXT,
         "state": PATH,
+        "log-format": TEXT,
         "peer": TEXTS,
         "mesh-key": PATH,
         "ca": PATH,
@@ -80,7 +83,13 @@ class Options(NodeOptions):
         "http": ENDPOINT,
     }
     reloads = frozenset({"peer", "ca", "names"})
-    fallbacks: ClassVar[dict[str, Any]] = {"port": 5001, "names": "yes", "register": "open", "peer": []}
+    fallbacks: ClassVar[dict[str, Any]] = {
+        "port": 5001,
+        "names": "yes",
+        "register": "open",
+        "peer": [],
+        "log-format": "text",
+    }
     lists = frozenset({"peer"})
 
     def __init__(self) -> None:
@@ -94,7 +103,7 @@ class Options(NodeOptions):
     def postOptions(self) -> None:
         super().postOptions()
         self._check("peer", addresses)
-        self._check("names", _yes_or_no)
+        self._check("names", yes_or_no)
         if self["http"] is not None:
             self._check("http", check_endpoint)
         if self["advertise"] is not None:
@@ -110,12 +119,6 @@ class Options(NodeOptions):
             read_keys(Path(self["mesh-key"]), "mesh")
         if self["register"] not in ("open", "token"):
             read_names(Path(self["register"]))
-
-
-def _yes_or_no(given: str) -> bool:
-    if given not in ("yes", "no"):
-        raise BadParams(f"{given!r} is neither yes nor no")
-    return given == "yes"
 
 
 class SeedNode(NodeService):
@@ -165,11 +168,12 @@ class SeedNode(NodeService):
         if len(core.directory) >= MANY_NAMES:
             use_large_pages()
         self.syncing = SyncThread(connection, reactor)
-        store = seed_store.SeedStore(SQLiteDatabase(connection, reactor, self.syncing))
+        commits = Commits()
+        store = seed_store.SeedStore(SQLiteDatabase(connection, reactor, self.syncing, commits))
         self.core = core
         self.seed = SeedService(core, store, reactor, self.endpoints.seed, time.time, turns)
         if options["http"] is not None:
-            self._open_http(core)
+            self._open_http(core, commits)
         self.announce(state, prefix + local_address(where) if where else address)
         self.log.info("{name} listens, and says that it is at {address}", name=options["name"], address=address)
         return self.seed
@@ -196,12 +200,12 @@ class SeedNode(NodeService):
         made = self.state.register_token(os.urandom)
         return read_keys(self.state.path / REGISTER_TOKEN_FILE, "register", made)
 
-    def _open_http(self, core: Seed) -> None:
+    def _open_http(self, core: Seed, commits: Commits) -> None:
         # Klein costs seven megabytes: of a million names, seven bytes each.
         from meshproto.net.http import LOOPBACK_HOSTS  # noqa: PLC0415
         from meshproto.net.seed_front import SeedFront, site  # noqa: PLC0415
 
-        front = SeedFront(core, self.seed)
+        front = SeedFront(core, self.seed, commits)
         where = self.listen(site(front, self.reactor), self.options["http"])
         if where is not None and is_loopback(where[0]):
             front.hosts = LOOPBACK_HOSTS

@@ -15,12 +15,14 @@ from typing import IO, Any, ClassVar, Final, Self, cast
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
-from twisted.logger import ILogObserver, Logger, textFileLogObserver
+from twisted.logger import FileLogObserver, ILogObserver, Logger, textFileLogObserver
 from twisted.python import usage
+from twisted.python.components import Componentized
 
 from meshproto.core.configuration import FILE_BYTES_MAX, Kind, Setting, parse, place
 from meshproto.core.meshkey import Domain, Keyring
 from meshproto.errors import BadParams, BadState, MeshError
+from meshproto.net.json_log import json_line, json_observer
 from meshproto.net.listening import WILDCARD_HOSTS, host_port, join_address, listen, with_backlog
 from meshproto.net.log_file import Log, log_path, open_log
 from meshproto.net.state import StateDir, default_path, read_secret
@@ -30,6 +32,8 @@ from meshproto.net.tls import Endpoints, Trust
 from meshproto.net.tls_listening import Renew, check_endpoint, server_endpoint
 from meshproto.net.unix_socket import UnixSockets, is_unix
 from meshproto.wire import NAME_PATTERN, NAME_RULE, split_address
+
+LOG_FORMATS: Final = ("text", "json")
 
 
 class NodeOptions(usage.Options):
@@ -118,6 +122,7 @@ class NodeOptions(usage.Options):
         self._check("port", self._port)
         if self["listen"] is not None:
             self._check("listen", check_endpoint)
+        self._check("log-format", _log_format)
         self["ca"] = Path(self["ca"]) if self["ca"] else None
         self["state"] = Path(self["state"]) if self["state"] else default_path(self.kind, self["name"])
 
@@ -186,6 +191,19 @@ def addresses(given: list[str]) -> list[str]:
     return given
 
 
+def _log_format(given: str) -> str:
+    if given not in LOG_FORMATS:
+        raise BadParams(f"{given!r} is neither {' nor '.join(LOG_FORMATS)}")
+    return given
+
+
+def yes_or_no(given: str) -> bool:
+    """Raises :class:`BadParams`."""
+    if given not in ("yes", "no"):
+        raise BadParams(f"{given!r} is neither yes nor no")
+    return given == "yes"
+
+
 def read_keys(path: Path, domain: Domain, text: bytes | None = None) -> Keyring:
     """The keys in a file that its owner alone can read; `text`: what is in it. Raises :class:`BadState`."""
     try:
@@ -248,12 +266,18 @@ class NodeService(Service):
         raise NotImplementedError
 
     def setServiceParent(self, parent: Any) -> None:
-        """twistd asks the application which log there is before it opens one."""
-        path = log_path(self.options.parent)
+        """Called by twistd with the application, before it begins to log: what an application brings along is asked
+        before twistd makes a log of its own, and has twistd's first lines too."""
+        super().setServiceParent(parent)
+        path, json = log_path(self.options.parent), self.options["log-format"] == "json"
+        if not isinstance(parent, Componentized):
+            return
         if path is not None:
             self._log_file = open_log(path)
-            parent.setComponent(ILogObserver, textFileLogObserver(cast(IO[Any], self._log_file)))
-        super().setServiceParent(parent)
+            file = cast(IO[Any], self._log_file)
+            parent.setComponent(ILogObserver, FileLogObserver(file, json_line) if json else textFileLogObserver(file))
+        elif json:
+            parent.setComponent(ILogObserver, json_observer(self.options.parent or {}, self.reactor.callFromThread))
 
     def privilegedStartService(self) -> None:
         _raise_open_files()

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 from twisted.web.client import HTTPConnectionPool
 
-from meshproto.core.configuration import COMMAND, ENDPOINT, NUMBER, PATH, TEXT, TEXTS, Kind, path_or
+from meshproto.core.configuration import COMMAND, ENDPOINT, NUMBER, PATH, SWITCH, TEXT, TEXTS, Kind, path_or
 from meshproto.core.identity import check_uri
 from meshproto.core.meshkey import NO_KEYS, Keyring
 from meshproto.errors import BadParams
@@ -31,8 +31,10 @@ from meshproto.net.http import LOOPBACK_HOSTS
 from meshproto.net.http_client import HTTPClient
 from meshproto.net.inherited import is_inherited_unix
 from meshproto.net.listening import is_loopback, local_address
+from meshproto.net.message_log import MessageLog
 from meshproto.net.names_file import NamesFile, read_names
 from meshproto.net.node import UserNode
+from meshproto.net.process_metrics import Commits
 from meshproto.net.program import Program
 from meshproto.net.retention import Keep
 from meshproto.net.state import TOKEN_FILE, StateDir
@@ -43,7 +45,7 @@ from meshproto.net.tls_listening import check_endpoint, is_tls
 from meshproto.net.treq_client import TreqClient, treq_client, treq_pool
 from meshproto.net.unix_socket import is_unix, socket_path
 from meshproto.net.writers import ANYONE, CONTACTS, Accept
-from meshproto.tap import NodeOptions, NodeService, addresses, read_keys
+from meshproto.tap import NodeOptions, NodeService, addresses, read_keys, yes_or_no
 
 HISTORY_FILE: Final = "history.db"
 KEEP_DAYS_MAX: Final = 36500.0
@@ -71,6 +73,7 @@ class Options(NodeOptions):
             "a Twisted server endpoint for the owner's part alone, such as unix:mesh.sock",
         ],
         ["advertise", None, None, "the URI at which others reach this node, such as http://192.0.2.7:3000"],
+        ["log-format", None, None, "how the log is written: text or json [default: text]"],
         ["state", None, None, "directory for keys and messages"],
         ["ca", None, None, "file with certificates (PEM): who is trusted, in place of the system's"],
         ["register-token", None, None, "file with the register tokens of seeds that ask for one, one a line"],
@@ -78,6 +81,7 @@ class Options(NodeOptions):
         ["deliver-exec", None, None, "command line that is run with each message on its standard input"],
         ["keep-days", None, None, "delete messages that are older [default: the inbox keeps all]"],
         ["keep-messages", None, None, "keep so many messages in the inbox, the latest [default: all]"],
+        ["log-messages", None, None, "a line in the log for each step of each message: yes or no [default: no]"],
         ["accept", None, None, "who may write to me: anyone, contacts, or a file of names [default: anyone]"],
     ]
     twins: ClassVar[dict[str, str]] = {
@@ -87,6 +91,7 @@ class Options(NodeOptions):
         "api": "MESH_API",
         "advertise": "MESH_ADVERTISE",
         "state": "MESH_STATE",
+        "log-format": "MESH_LOG_FORMAT",
         "seed": "MESH_SEEDS",
         "ca": "MESH_CA",
         "register-token": "MESH_REGISTER_TOKEN",
@@ -95,6 +100,7 @@ class Options(NodeOptions):
         "keep-days": "MESH_KEEP_DAYS",
         "keep-messages": "MESH_KEEP_MESSAGES",
         "accept": "MESH_ACCEPT",
+        "log-messages": "MESH_LOG_MESSAGES",
         "config": "MESH_CONFIG",
     }
     kinds: ClassVar[dict[str, Kind]] = {
@@ -104,6 +110,8 @@ class Options(NodeOptions):
         "api": ENDPOINT,
         "advertise": TEXT,
         "state": PATH,
+        "log-format": TEXT,
+        "log-messages": SWITCH,
         "seed": TEXTS,
         "ca": PATH,
         "register-token": PATH,
@@ -114,7 +122,13 @@ class Options(NodeOptions):
         "accept": path_or(*_ACCEPTS),
     }
     reloads = frozenset({"seed", "ca", "register-token", "keep-days", "keep-messages", "accept"})
-    fallbacks: ClassVar[dict[str, Any]] = {"port": 3000, "seed": ["localhost:5001"], "accept": "anyone"}
+    fallbacks: ClassVar[dict[str, Any]] = {
+        "port": 3000,
+        "seed": ["localhost:5001"],
+        "accept": "anyone",
+        "log-format": "text",
+        "log-messages": "no",
+    }
     lists = frozenset({"seed"})
 
     def __init__(self) -> None:
@@ -128,6 +142,7 @@ class Options(NodeOptions):
     def postOptions(self) -> None:
         super().postOptions()
         self._check("seed", addresses)
+        self._check("log-messages", yes_or_no)
         if self["api"] is not None:
             self._check("api", check_endpoint)
         if self["advertise"] is not None:
@@ -209,7 +224,8 @@ class UserService(NodeService):
         programs = self._programs(client)
         cursors = user_store.begin_cursors(connection, [program.kind for program in programs])
         self.syncing = SyncThread(connection, reactor)
-        store = user_store.UserStore(SQLiteDatabase(connection, reactor, self.syncing))
+        commits = Commits()
+        store = user_store.UserStore(SQLiteDatabase(connection, reactor, self.syncing, commits))
         self._dialling = Dialling(reactor, self.trust, options["seed"])
         node = self.node = UserNode(
             options["name"],
@@ -231,6 +247,8 @@ class UserService(NodeService):
             register_tokens=tokens,
             keep=Keep(options["keep-days"], options["keep-messages"]),
             accept=self._accept(options["accept"]),
+            commits=commits,
+            message_log=MessageLog() if options["log-messages"] else None,
         )
         where = self.listen(node.site)
         self.uri = options["advertise"] or f"{_scheme(options.endpoint)}://{self.dialled_at(where)}"
@@ -252,7 +270,7 @@ class UserService(NodeService):
         The address of the owner's part. Raises :class:`BadState`."""
         face, described = node.face, self.options["api"]
         if described is not None:
-            face = Face(None, node.front)
+            face = Face(None, node.front, tally=node.http_tally)
             where = self.listen(site(face, self.reactor), described)
             if is_unix(described) or is_inherited_unix(described):
                 face.door = Door(None, LOOPBACK_HOSTS)

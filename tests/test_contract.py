@@ -14,6 +14,7 @@ from meshproto.errors import MeshError
 from meshproto.net import contract, http_channel, http_limits, http_request
 from meshproto.net.contract import document
 from meshproto.net.door import Door
+from meshproto.net.exposition import CONTENT_TYPE
 from meshproto.net.face import Face, site
 from meshproto.net.front import Front
 from meshproto.net.history_front import HistoryFront
@@ -97,6 +98,7 @@ def test_errors_are_problem_documents(operation: contract.Operation) -> None:
     others = {
         "/qr": ["image/svg+xml"],
         "/contacts/{name}/qr": ["image/svg+xml"],
+        "/metrics": [CONTENT_TYPE.decode()],
         "/inbox/stream": ["text/event-stream", "application/x-ndjson"],
     }
     for code, answer in answers.items():

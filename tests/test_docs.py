@@ -142,8 +142,8 @@ def test_options_that_are_named_exist() -> None:
     ours |= {flag for command in commands for option in command.params for flag in option.opts}
     for benchmark in (backlog, chaos, effort, gossip, peers, retention, store, wear):
         ours |= set(re.findall(r"--[a-z][\w-]*", benchmark.parser().format_help()))
-    foreign = {"--pidfile", "--logfile", "--data-binary", "--unix-socket", "--init", "--stop-timeout", "--now"}
-    # which are of twistd, curl, podman and systemctl
+    foreign = {"--logfile", "--syslog", "--pidfile", "--data-binary", "--unix-socket"}  # twistd's and curl's
+    foreign |= {"--init", "--stop-timeout", "--now"}  # podman's and systemctl's
     for document in DOCUMENTS:
         named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", document.read_text(encoding="utf-8")))
         assert named <= ours | foreign, document.name

@@ -268,6 +268,8 @@ def test_a_port_in_use(service: str, tmp_path: Path) -> None:
         (["meshuser", "--name", "B", "--api", "nonsense:1"], {}, "--api (or MESH_API)"),
         (["meshuser", "--name", "B"], {"MESH_API": "unix"}, "--api (or MESH_API)"),
         (["meshuser", "--name", "B", "--nonsense"], {}, "--nonsense"),
+        (["meshuser", "--name", "B", "--log-format", "xml"], {}, "--log-format (or MESH_LOG_FORMAT): 'xml' is neither"),
+        (["meshuser", "--name", "B"], {"MESH_LOG_MESSAGES": "all"}, "--log-messages (or MESH_LOG_MESSAGES)"),
         (["meshseed", "--peer", "nowhere"], {}, "--peer (or MESH_PEERS): 'nowhere' is not HOST:PORT"),
         (["meshseed", "--names", "maybe"], {}, "--names (or MESH_NAMES)"),
         (["meshseed"], {"PORT": "-1"}, "--port (or PORT): '-1' is not a port"),

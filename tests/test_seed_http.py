@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from meshproto.cli.processes import TWISTD, Children, until
-from tests.net.test_seed_front import parse_metrics
+from tests.prometheus import read
 
 ROOT = Path(__file__).parent.parent
 TIMEOUT_S = 20.0
@@ -59,7 +59,7 @@ def test_every_route(seed: tuple[Children, int]) -> None:
     assert json.loads(bodies["/healthz"]) == {"status": "ok"}
     assert json.loads(bodies["/status"])["seed"] == "seedX"
     assert [one["name"] for one in json.loads(bodies["/mesh"])["seeds"]] == ["seedX"]
-    assert parse_metrics(bodies["/metrics"].decode())['meshproto_seed_known_alive{seed="seedX"}'] == 1
+    assert read(bodies["/metrics"].decode()).values['meshproto_seed_known_alive{seed="seedX"}'] == 1
 
 
 def test_it_ends_with_the_seed(seed: tuple[Children, int]) -> None:

@@ -39,7 +39,9 @@ from meshproto.net.history_file import HistoryFile
 from meshproto.net.http import LOOPBACK_HOSTS
 from meshproto.net.http_client import HTTPClient
 from meshproto.net.lines import LinesFactory
+from meshproto.net.message_log import MessageLog
 from meshproto.net.node import UserNode
+from meshproto.net.process_metrics import Commits
 from meshproto.net.retention import KEEP_ALL, Keep
 from meshproto.net.seeding import SeedService
 from meshproto.net.store import Database, SQLiteDatabase
@@ -74,7 +76,8 @@ class _UserPlan(NamedTuple):
 
 class World(Network):
     """What happens is drawn from `seed`; `latency_s`: how long bytes take from one host to another; `directory`: where
-    the nodes' disks are files, as `NAME.db`. Else they are in memory."""
+    the nodes' disks are files, as `NAME.db`. Else they are in memory. `commits`: what those disks count in.
+    `logs_messages`: whether users that are started from now on do."""
 
     def __init__(self, seed: int = 0, latency_s: float = 0.0, directory: Path | None = None) -> None:
         super().__init__(seed, latency_s)
@@ -85,11 +88,13 @@ class World(Network):
         self.identities: dict[str, Identity] = {}
         self._plans: dict[str, _SeedPlan | _UserPlan] = {}
         self.troubles: dict[str, Trouble] = {}
+        self.commits: dict[str, Commits] = {}
         self._databases: dict[str, sqlite3.Connection] = {}
         self._open: dict[str, sqlite3.Connection] = {}
         self._crashed: list[object] = []
         self._number = next(_worlds)
         self._directory = directory
+        self.logs_messages = False
         self.laptop = self._host("laptop")
         self._client = treq_client(self.laptop, treq_pool(self.laptop), Endpoints(self.laptop))
 
@@ -180,6 +185,14 @@ class World(Network):
     def get(self, user: str, path: str, **headers: str) -> Answer:
         return self.ask("GET", user, path, **headers)
 
+    def text(self, user: str, path: str) -> tuple[str, str]:
+        """The type and the text of an answer that is no JSON."""
+        url = f"http://{self.hosts[user].ip}:{USER_PORT}{path}"
+        response = self.wait(self._client.get(url, reactor=self.laptop))
+        assert response.code == 200
+        (kind,) = response.headers.getRawHeaders("content-type")
+        return kind, self.wait(treq.text_content(response))
+
     def post(self, user: str, path: str, body: Any, **headers: str) -> Answer:
         return self.ask("POST", user, path, body, **headers)
 
@@ -239,7 +252,9 @@ class World(Network):
     def _database(self, name: str, connection: sqlite3.Connection) -> Database:
         host, trouble = self.hosts[name], self.troubles[name]
         troubled = TroubledConnection(connection, trouble)
-        database = SQLiteDatabase(cast(sqlite3.Connection, troubled), host, TroubledSync(troubled, trouble))
+        self.commits[name] = commits = Commits(host.seconds)
+        syncing = TroubledSync(troubled, trouble)
+        database = SQLiteDatabase(cast(sqlite3.Connection, troubled), host, syncing, commits)
         return SlowDatabase(database, host, trouble)
 
     def _start_seed(self, name: str) -> None:
@@ -285,6 +300,8 @@ class World(Network):
             entropy=self.rng.randbytes,
             accept=plan.accept,
             keep=plan.keep,
+            commits=self.commits[name],
+            message_log=MessageLog() if self.logs_messages else None,
         )
         node.face.door = Door(None, LOOPBACK_HOSTS)
         host.listenTCP(USER_PORT, node.site)

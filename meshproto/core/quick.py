@@ -38,9 +38,9 @@ _NOBODY: Final = encode_error(0, not_found("NAME")).replace(b'"id":0', b'"id":%b
 
 def answers(
     lines: list[bytes], directory: Directory, now: float, alive: Callable[[str, float], bool], *, misses: bool
-) -> list[bytes]:
+) -> tuple[list[bytes], int]:
     """The answers to the first of the lines, up to one that is no lookup of that kind. `misses`: whether "not found" is
-    one as well."""
+    one as well. And how many of them say so."""
     entries = directory.entries
     asked: list[tuple[Id, str, str]] = []
     for line in lines:
@@ -57,6 +57,7 @@ def answers(
     now_ms, told = int(now * 1000), b""
     oldest = b"%013d" % (now_ms - directory.claim_ttl_ms)
     found: list[bytes] = []
+    missed = 0
     for request_id, name, folded in asked:
         stored = entries.get(folded)
         if type(stored) is bytes:
@@ -71,9 +72,10 @@ def answers(
             found.append(ANSWER % (number, own_name, uris, key, mail, seq, sig, since, home, online, seen))
         elif stored is None and misses and _is_name(name):
             found.append(_NOBODY % (encode_id(request_id), name.encode()))
+            missed += 1
         else:
             break
-    return found
+    return found, missed
 
 
 def _warm(entries: dict[str, Any], keys: list[str]) -> None:

@@ -6,6 +6,7 @@ Puts together what seeds tell each other (:mod:`meshproto.core.peering`), who is
 """
 
 import random
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
@@ -21,7 +22,8 @@ from meshproto.core.meshkey import NO_KEYS, Gate, Handshake, Keyring
 from meshproto.core.peering import Peering, SeedView
 from meshproto.core.rates import COSTS, REQUESTS_AT_ONCE, Rates
 from meshproto.core.registry import MayRegister, Registry
-from meshproto.core.sessions import WATCHES_PER_LINK_MAX, Session, Sessions
+from meshproto.core.seed_tally import SeedTally
+from meshproto.core.sessions import WATCHES_PER_LINK_MAX, Role, Session, Sessions
 from meshproto.errors import (
     BadParams,
     CallerError,
@@ -83,8 +85,7 @@ class Seed:
             may_register=self._settings.may_register,
         )
         self._registry.remember(entries, now)
-        self._lookups = 0
-        self._registrations = 0
+        self.tally = SeedTally()
         self.peering.begin()
 
     # -- what the shell calls ------------------------------------------------------------------------------------
@@ -133,11 +134,13 @@ class Seed:
             except SlowDown:
                 return []
         misses = session.welcome  # which is not made of them
-        found = quick.answers(lines, self._registry.directory, now, self.peering.alive, misses=misses)
+        found, missed = quick.answers(lines, self._registry.directory, now, self.peering.alive, misses=misses)
         if found:
             session.credit -= len(found)
             session.welcome = True
-            self._lookups += len(found)
+            self.tally.lookups += len(found)
+            if missed:
+                self.tally.missed += missed
             if session.names:
                 self._sessions.renew(link, now)
         return found
@@ -153,7 +156,14 @@ class Seed:
             session.credit -= cost
             return renewed + self._serve(link, session, request, now)
         except MeshError as error:
+            self._count_refusal(request, error)
             return renewed + self._refuse(link, request.id, error)
+
+    def _count_refusal(self, request: AnyRequest, error: MeshError) -> None:
+        if isinstance(error, SlowDown):
+            self.tally.slowed += 1
+        if isinstance(request, wire.Register):
+            self.tally.refused_to_register(error)
 
     def _count(self, session: Session, cost: int, now: float) -> None:
         """Count what a link asks as far as it is not counted already, and some more in advance. Raises
@@ -173,6 +183,10 @@ class Seed:
                 return self._gossip(link, session, request, now)
             case _:
                 return self._answer(link, request.id, self._ask(link, session, request, now))
+
+    def links(self) -> Counter[Role]:
+        """How many there are, by what they are for."""
+        return Counter(session.role for session in self._sessions.values())
 
     def is_guest(self, link: int) -> bool:
         """Whether nobody is registered over the link, watches or gossips."""
@@ -232,9 +246,10 @@ class Seed:
     # -- requests ------------------------------------------------------------------------------------------------
 
     def _lookup(self, link: int, request_id: Id | UnsetType, name: str, now: float) -> list[Effect]:
-        self._lookups += 1
+        self.tally.lookups += 1
         found, effects = self._registry.find(name, now)
         if found is None:
+            self.tally.missed += 1
             self._sessions[link].welcome = True  # it is a request, whoever it is for
             return effects + self._refuse(link, request_id, quick.not_found(name))
         return effects + self._answer(link, request_id, found)
@@ -245,7 +260,7 @@ class Seed:
             raise Unauthorized("this seed registers those who prove its token: start the node with --register-token")
         self._rates.register(session.network, now)
         (key, value), effects = self._registry.register(link, request.params, now)
-        self._registrations += 1
+        self.tally.registrations += 1
         result = wire.RegisterResult(self.name, value.since, self._settings.lease_s)
         return [*effects, self._save_then(link, request.id, (key, value), result)]
 
@@ -336,8 +351,8 @@ class Seed:
             seeds=1 + len(self.peering.addresses),
             alive=len(alive),
             links=len(self._sessions),
-            lookups=self._lookups,
-            registrations=self._registrations,
+            lookups=self.tally.lookups,
+            registrations=self.tally.registrations,
         )
 
     # -- gossip --------------------------------------------------------------------------------------------------

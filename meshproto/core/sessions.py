@@ -8,6 +8,7 @@ import ipaddress
 import math
 from collections import Counter
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Final
 
 from meshproto.core.limits import called, network_of
@@ -20,6 +21,16 @@ REGISTRATIONS_PER_LINK_MAX: Final = 100
 """A node registers itself; a gateway may register a few dozen names."""
 WATCHES_PER_LINK_MAX: Final = 10_000
 """A name costs about 200 bytes to watch: 2 MB for one link."""
+
+
+class Role(StrEnum):
+    """What a link is for."""
+
+    SEED = "seed"
+    """It gossips."""
+    USER = "user"
+    """Somebody is registered over it, or watches."""
+    GUEST = "guest"
 
 
 @dataclass
@@ -49,6 +60,12 @@ class Session:
     def guest(self) -> bool:
         """Whether nobody is registered over it, watches or gossips."""
         return not (self.names or self.watched or self.seed)
+
+    @property
+    def role(self) -> Role:
+        if self.seed:
+            return Role.SEED
+        return Role.GUEST if self.guest else Role.USER
 
     @property
     def trusted(self) -> bool:

@@ -19,6 +19,7 @@ from meshproto.core.identity import parse_address
 from meshproto.core.lookup import Located
 from meshproto.core.queue import Message, Status
 from meshproto.errors import MeshError, SlowDown
+from meshproto.net.causes import cause_of
 from meshproto.net.contacts import Contacts
 from meshproto.net.deferred import Soon, shield, together
 from meshproto.net.outbox_table import Accepted, Draft, OutboxTable, Verdict
@@ -121,6 +122,7 @@ class Accepting:
         :class:`meshproto.errors.Unavailable` (no seed and no known address, or the disk); then nothing was kept."""
         located = self._found.get(order.to) or await self._find_one(order.to)
         if isinstance(located, MeshError):
+            self._sending.tally.refused[cause_of(located)] += 1
             raise located
         if not self._asked:
             self._clock.callLater(0, self._keep_asked)
@@ -254,6 +256,7 @@ class Accepting:
         for number, order in enumerate(orders):
             verdict, recipient = verdicts[number], order.draft.recipient
             if isinstance(verdict, MeshError):
+                self._sending.tally.refused[cause_of(verdict)] += 1
                 results.append(verdict)
                 continue
             results.append(self._taken(order, verdict, patient))

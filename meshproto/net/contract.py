@@ -106,6 +106,10 @@ class Stream(Struct):
     """Events without an end: Server-Sent Events, or lines of JSON if that is accepted."""
 
 
+class Metrics(Struct):
+    """Prometheus's text format 0.0.4."""
+
+
 class Kept(Struct):
     """One message of the outbox."""
 
@@ -433,6 +437,7 @@ OPERATIONS: Final = [
     Operation("get", "/qr", "This node's address as a QR code", {200: str}),
     Operation("get", "/status", "A summary", {200: Summary}),
     Operation("get", "/doctor", "What this node finds at its seeds and its own addresses", {200: Report}),
+    Operation("get", "/metrics", "What this node has done, for Prometheus", {200: Metrics}),
     Operation("get", "/openapi.json", "This document", {200: dict[str, Any]}),
     Operation(
         "post",
@@ -532,12 +537,15 @@ def _parameters(operation: Operation) -> Iterator[dict[str, Any]]:
 _KINDS: Final[dict[Any, tuple[str, ...]]] = {
     Problem: ("application/problem+json",),
     Stream: ("text/event-stream", "application/x-ndjson"),
+    Metrics: ("text/plain; version=0.0.4; charset=utf-8",),
     str: ("image/svg+xml",),
 }
+_TEXTS: Final = (Stream, Metrics)
+"""What is no JSON."""
 
 
 def _answer(code: int, shape: Any) -> dict[str, Any]:
-    kinds, schema = _KINDS.get(shape, ("application/json",)), _schema(str if shape is Stream else shape)
+    kinds, schema = _KINDS.get(shape, ("application/json",)), _schema(str if shape in _TEXTS else shape)
     answer: dict[str, Any] = {
         "description": HTTPStatus(code).phrase,
         "content": {kind: {"schema": schema} for kind in kinds},
@@ -560,7 +568,7 @@ def _schemas(operations: Iterable[Operation]) -> dict[str, Any]:
     for operation in operations:
         for shape in (operation.body, *operation.answers.values()):
             shapes += shape if isinstance(shape, tuple) else [shape]
-    _, schemas = msgspec.json.schema_components([one for one in shapes if one is not Stream], ref_template=_REF)
+    _, schemas = msgspec.json.schema_components([one for one in shapes if one not in _TEXTS], ref_template=_REF)
     send = schemas[SendBody.__name__]["properties"]
     schemas[SendBody.__name__]["properties"] = {name: _fitted(name, schema) for name, schema in send.items()}
     return schemas

@@ -142,6 +142,9 @@ class Waiters(Generic[K, V]):
         self._waiting: dict[K, dict[Deferred[V | None], None]] = {}  # by key: in order, and quick to leave
         self._count = 0
 
+    def __len__(self) -> int:
+        return self._count
+
     @property
     def full(self) -> bool:
         return self._count >= self._waiters_max

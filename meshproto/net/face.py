@@ -24,6 +24,7 @@ from meshproto.net.http_channel import Channel
 from meshproto.net.http_request import Handler, QuietSite, ShortRequest
 from meshproto.net.page_front import PageFront, is_page
 from meshproto.net.public_front import PUBLIC_PATHS, PublicFront
+from meshproto.net.tallies import HTTPTally, Part
 
 SHORT_WAY: Final[dict[type, dict[tuple[bytes, bytes], Callable[..., Any]]]] = {
     PublicFront: {(b"POST", b"/deliver"): PublicFront.deliver},
@@ -50,12 +51,15 @@ _PUBLIC: Final = frozenset(path.encode("ascii") for path in PUBLIC_PATHS)
 
 class Face(Resource):
     """`public`: None on a listener that is the owner's alone. `door`: None as long as nobody is the owner here; then
-    the owner's routes are as unknown as any other."""
+    the owner's routes are as unknown as any other. `tally`: what it counts in."""
 
     isLeaf = True
 
-    def __init__(self, public: PublicFront | None, front: Front, door: Door | None = None) -> None:
+    def __init__(
+        self, public: PublicFront | None, front: Front, door: Door | None = None, tally: HTTPTally | None = None
+    ) -> None:
         super().__init__()
+        self._tally = tally or HTTPTally()
         self.door = door
         self._public = public
         self._front = front
@@ -70,6 +74,7 @@ class Face(Resource):
         way = self._way(self.door, head)
         request: FrontRequest | ShortRequest
         request = FrontRequest(channel, head) if way.handler is None else ShortRequest(channel, head, way.handler)
+        request.tally = way.tally
         if way.owners:
             request.owners, request.stranger = True, None if way.is_open else stranger(self.door, head)
             request.set_headers(_OWNERS_HEADERS)
@@ -108,16 +113,27 @@ class Face(Resource):
         routes = SHORT_WAY[Front if owners else PublicFront]
         route = routes.get((head.method, head.target)) if _is_plain(head) else None
         handler = None if route is None else partial(route, self._front if owners else self._public)
-        return _Way(owners, owners and stranger(door, head) is None, handler)
+        tally = self._tally.parts[self._part(owners, head)]
+        return _Way(owners, owners and stranger(door, head) is None, handler, tally)
+
+    def _part(self, owners: bool, head: Head) -> Part:
+        path = _path(head)
+        if owners:
+            return Part.SEND if path.startswith(b"/send") else Part.OWNER
+        if self._has_page(head):
+            return Part.PAGE
+        return Part.DELIVER if path == b"/deliver" else Part.PUBLIC
 
 
 class _Way(NamedTuple):
     """What there is to know of a request by its head. `owners`: whether it is for the owner's part; that is all but the
-    public routes, where there is one. `is_open`: the door is, to whoever asks. `handler`: if it goes the short way."""
+    public routes, where there is one. `is_open`: the door is, to whoever asks. `handler`: if it goes the short way.
+    `tally`: where it is counted."""
 
     owners: bool
     is_open: bool
     handler: Handler | None
+    tally: list[int]
 
 
 def site(face: Face, reactor: Any) -> QuietSite:

@@ -19,10 +19,11 @@ from meshproto.core.addresses import Addresses
 from meshproto.core.identity import fingerprint, verify_once
 from meshproto.core.lookup import LOOKUP_S, MISSING_TTL_S, Cache, Located, Said, Walk
 from meshproto.core.reach import Kind, kind_of
-from meshproto.errors import MeshError, PeerError, Unavailable, Unreachable, UserNotFound
+from meshproto.errors import MeshError, NoSeedAnswers, PeerError, ShuttingDown, Unavailable, Unreachable, UserNotFound
 from meshproto.net.calls import Calls, Connect, Greet, Links
 from meshproto.net.deferred import shield
 from meshproto.net.home import Home
+from meshproto.net.tallies import LookupTally
 from meshproto.net.user_store import UserStore
 
 
@@ -38,8 +39,14 @@ class Finding:
     log = Logger()
 
     def __init__(
-        self, addresses: Addresses, store: UserStore, clock: IReactorTime, connect: Connect, greet: Greet
+        self,
+        addresses: Addresses,
+        store: UserStore,
+        clock: IReactorTime,
+        connect: Connect,
+        greet: Greet,
     ) -> None:
+        self.tally = LookupTally()
         self._addresses = addresses
         self._store = store
         self._clock = clock
@@ -58,23 +65,29 @@ class Finding:
         if not fresh:
             cached = self._cache.get(name, now)
             if cached is not None and (_has_key(cached, print_) or self._cache.is_missing(f"{name}~{print_}", now)):
+                self.tally.cached += 1
                 return cached
             if self._cache.is_missing(name, now):
+                self.tally.missing += 1
                 raise _not_found(name)
         search = await self._search(name, print_)
         found = search.found or search.other
         if found is not None:
+            self.tally.seed += 1
             located = await self._newest(found)
             self._cache.found(name, located, self._clock.seconds())
             if search.found is None:
                 self._cache.missing(f"{name}~{print_}", self._clock.seconds())
             return located
         if search.verdict is Said.MISSING:
+            self.tally.missing += 1
             self._cache.missing(name, self._clock.seconds())
             raise _not_found(name)
         contact = await self._store.contacts.get(name)
         if contact is None:
-            raise Unavailable(f"{search.why}, and no address of {name} is known", retry_after_s=LOOKUP_S)
+            self.tally.silent += 1
+            raise NoSeedAnswers(f"{search.why}, and no address of {name} is known", retry_after_s=LOOKUP_S)
+        self.tally.known += 1
         return Located(verify_once(contact.signed), contact.signed, None)
 
     async def _newest(self, located: Located) -> Located:
@@ -109,12 +122,12 @@ class Finding:
         """Nobody is looked for any more; who still waits is told."""
         self._closed = True
         for search in list(self._searches):
-            search.stop(_shutting_down())
+            search.stop(ShuttingDown())
         self._links.close()
 
     async def _search(self, name: str, print_: str | None) -> "_Search":
         if self._closed:
-            raise _shutting_down()
+            raise ShuttingDown
         home = self._home.home.address if self._home is not None else None
         others = self._addresses.to_ask(at_home=home is not None)
         walk = Walk(home, others, self._clock.seconds())
@@ -244,7 +257,3 @@ def _has_key(located: Located, print_: str | None) -> bool:
 
 def _not_found(name: str) -> UserNotFound:
     return UserNotFound(f"no seed knows {name}", retry_after_s=MISSING_TTL_S)
-
-
-def _shutting_down() -> Unavailable:
-    return Unavailable("this node is shutting down")

@@ -6,6 +6,7 @@ request came through (:class:`meshproto.net.face.Face`).
 """
 
 import heapq
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final
 
@@ -46,6 +47,7 @@ from meshproto.net.contract import document
 from meshproto.net.deferred import together
 from meshproto.net.doctor import Doctor
 from meshproto.net.door import owner
+from meshproto.net.exposition import CONTENT_TYPE, Family, text
 from meshproto.net.front_request import FrontRequest
 from meshproto.net.history import History
 from meshproto.net.history_front import HistoryFront
@@ -61,6 +63,8 @@ from meshproto.net.shown import contact_shown, failed, kept_shown, outcome, reci
 from meshproto.net.streams import EVENTS, LINES, Streams
 from meshproto.net.user_store import UserStore
 from meshproto.wire import ID_CHARS_MAX, encode_value, fold
+
+Metrics = Callable[[], Awaitable[list[Family]]]
 
 
 class _MessageId(BaseConverter):
@@ -88,6 +92,7 @@ class Front:
         programs: Programs,
         history: History,
         doctor: Doctor,
+        metrics: Metrics,
         store: UserStore,
         clock: IReactorTime,
         now_ms: NowMs,
@@ -102,6 +107,7 @@ class Front:
         self._programs = programs
         self.history = HistoryFront(history, sending)
         self._doctor = doctor
+        self._metrics = metrics
         self._store = store
         self._clock = clock
         self._now_ms = now_ms
@@ -109,6 +115,10 @@ class Front:
         self._started = clock.seconds()
         self._bulks: set[Bulk] = set()
         self._streams = Streams(receiving, sending, store.outbox, seeds, clock, now_ms)
+
+    @property
+    def stream_readers(self) -> int:
+        return self._streams.readers
 
     def stop(self) -> None:
         """Streams end with the results that are due."""
@@ -138,9 +148,9 @@ class Front:
     @app.route("/send/<name>", methods=["POST"])
     @owner
     async def send_text(self, request: IRequest, name: str) -> bytes:
-        text = read_body(request, SEND_BYTES_MAX)
+        body_text = read_body(request, SEND_BYTES_MAX)
         try:
-            message = Raw(encode_value(text.decode("utf-8")))
+            message = Raw(encode_value(body_text.decode("utf-8")))
         except UnicodeDecodeError as reason:
             raise BadParams(f"the body is not UTF-8 text ({reason}): send other bytes as base64") from None
         options = parse_query(request, SendQuery)
@@ -394,6 +404,12 @@ class Front:
     @owner
     async def doctor(self, request: IRequest) -> bytes:
         return answer_json(request, await self._doctor.report())
+
+    @app.route("/metrics", methods=["GET"])
+    @owner
+    async def metrics(self, request: IRequest) -> bytes:
+        request.setHeader(b"content-type", CONTENT_TYPE)
+        return text(await self._metrics()).encode()
 
     @app.route("/openapi.json", methods=["GET"])
     @owner

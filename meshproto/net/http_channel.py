@@ -59,6 +59,8 @@ class Incoming(Shape):
     code: int
     """Of the answer."""
     startedWriting: int
+    tally: list[int] | None
+    """Where it is counted by the first digit of its code."""
 
     def received(self, piece: bytes) -> None:
         """So much more of the body has come. Raises the :class:`MeshError` that the client is to be told before the
@@ -241,6 +243,8 @@ class Channel(Protocol):
     def requestDone(self, request: Incoming) -> None:
         """It was answered."""
         self._request = None
+        if request.tally is not None:
+            request.tally[request.code // 100] += 1
         self.limits.body_over(self.number)
         self.limits.idle(self.number)
         if request.counted and request.code < 400:

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from twisted.internet.defer import Deferred, DeferredList, fail, maybeDeferred
-from twisted.internet.error import ConnectionDone
+from twisted.internet.error import ConnectionDone, TCPTimedOutError, TimeoutError
 from twisted.internet.interfaces import IAddress, INegotiated, IReactorTime, ITCPTransport
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
@@ -23,7 +23,7 @@ from twisted.web.client import URI
 from twisted.web.iweb import IAgentEndpointFactory
 
 from meshproto.core.reach import Reach
-from meshproto.errors import NoAnswer, PeerError, Unreachable
+from meshproto.errors import NoAnswer, NotInTime, PeerError, Unreachable
 from meshproto.net import direct
 from meshproto.net.clocks import Deadlines
 from meshproto.net.http_answer import Answer, Reader
@@ -183,7 +183,7 @@ class HTTPClient:
             return
         exchange.connecting = None
         # Connecting fails in as many ways as it has layers.
-        kind = NoAnswer if exchange.may_have_arrived else Unreachable
+        kind = NoAnswer if exchange.may_have_arrived else _kind_of(failure.value)
         self._fail(exchange, kind(_words_of(failure)))
 
     def answered(self, exchange: _Exchange, answer: Answer) -> None:
@@ -211,7 +211,7 @@ class HTTPClient:
         if exchange.connecting is None or exchange.may_have_arrived:
             error: PeerError = NoAnswer(f"no answer in {EXCHANGE_S:g} s")
         else:
-            error = Unreachable(f"no connection in {EXCHANGE_S:g} s")
+            error = NotInTime(f"no connection in {EXCHANGE_S:g} s")
         self._let_go(exchange)
         self._fail(exchange, error)
 
@@ -366,6 +366,13 @@ class _Connection(Protocol):
             self._client.answered(exchange, answer)
         else:
             self._client.lost(exchange, reason, again=self._was_kept and not reader.begun)
+
+
+def _kind_of(reason: BaseException | None) -> type[Unreachable]:
+    """Why a connection did not come about."""
+    if isinstance(reason, (TimeoutError, TCPTimedOutError)):
+        return NotInTime
+    return type(reason) if isinstance(reason, Unreachable) else Unreachable
 
 
 def _words_of(failure: Failure) -> str:

@@ -47,7 +47,7 @@ class Bounded:
 
     `owners`: whether it is for the owner's part; then there is `stranger`: why it is not the owner who asks, or None.
     `stream`: the body as it comes, when it is one. `beside_public`: whether the listener that it came through serves
-    the public routes too."""
+    the public routes too. `tally`: where it is counted by the class of its answer, if anywhere."""
 
     channel: Channel | None
     """None when the client has gone."""
@@ -61,6 +61,7 @@ class Bounded:
     unhurried = False
     answers_early = False
     counted = False
+    tally: list[int] | None = None
     too_large = False
     received_bytes = 0
     pieces = 0

@@ -44,6 +44,8 @@ CREATE TABLE seen (                         -- messages that are no longer kept,
     UNIQUE (key, id)
 )
 """
+_NONE: Final[frozenset[str]] = frozenset()
+_KNOWN: Final = "SELECT 1 FROM inbox WHERE key=? AND id=?"
 _INSERT: Final = "INSERT INTO inbox (sender, name, key, id, type, message, sent_at, received_at)"
 
 
@@ -58,11 +60,13 @@ class InboxTable:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def receive(self, sender: Record, signed: SignedRecord, letters: Iterable[Letter], now_ms: int) -> "Deferred[None]":
-        """Keep the letters that are not there yet, in order, and the sender's record. Fails with :class:`KeyChanged`
-        when the name is known with another key, then nothing of it is kept but that key; and with :class:`StaleRecord`
-        for an older record than the one known: whoever has stolen a mail key does not go on using the record it was
-        in."""
+    def receive(
+        self, sender: Record, signed: SignedRecord, letters: Iterable[Letter], now_ms: int
+    ) -> "Deferred[frozenset[str]]":
+        """Keep the letters that are not there yet, in order, and the sender's record; the ids of the letters that were
+        there. Fails with :class:`KeyChanged` when the name is known with another key, then nothing of it is kept but
+        that key; and with :class:`StaleRecord` for an older record than the one known: whoever has stolen a mail key
+        does not go on using the record it was in."""
         rows = [
             (
                 fold(sender.name),
@@ -77,7 +81,7 @@ class InboxTable:
             for letter in letters
         ]
 
-        def job(connection: sqlite3.Connection) -> MeshError | None:
+        def job(connection: sqlite3.Connection) -> MeshError | frozenset[str]:
             pinned, seq = pin(connection, sender, signed, now_ms)
             if pinned != sender.key:
                 known, found = fingerprint(unb64(pinned)), fingerprint(sender.key_bytes)
@@ -85,21 +89,25 @@ class InboxTable:
                 return KeyChanged(f"{sender.name} is known here with the key {known}, not {found}", news=news)
             if sender.seq < seq:
                 return StaleRecord(f"{sender.name} has a newer record than the one of this batch: seal it anew")
-            new = _unseen(connection, rows)
+            new, repeated = _unseen(connection, rows), _NONE
             connection.execute("SAVEPOINT batch")
             try:
                 connection.executemany(f"{_INSERT} VALUES (?,?,?,?,?,?,?,?)", new)
             except sqlite3.IntegrityError:
                 # Some are there already. OR IGNORE would use up a cursor for each of those.
                 connection.execute("ROLLBACK TO batch")
-                others = "SELECT ?,?,?,?,?,?,?,? WHERE NOT EXISTS (SELECT 1 FROM inbox WHERE key=? AND id=?)"
+                repeated = frozenset(row[3] for row in new if connection.execute(_KNOWN, (row[2], row[3])).fetchone())
+                others = f"SELECT ?,?,?,?,?,?,?,? WHERE NOT EXISTS ({_KNOWN})"
                 connection.executemany(f"{_INSERT} {others}", [(*row, row[2], row[3]) for row in new])
             connection.execute("RELEASE batch")
-            return None
+            if len(new) < len(rows):
+                repeated |= {row[3] for row in rows} - {row[3] for row in new}
+            return repeated
 
-        def judge(refusal: MeshError | None) -> None:
-            if refusal is not None:
-                raise refusal
+        def judge(taken: MeshError | frozenset[str]) -> frozenset[str]:
+            if isinstance(taken, MeshError):
+                raise taken
+            return taken
 
         return self._database.submit(job).addCallback(judge)
 
@@ -136,11 +144,11 @@ class InboxTable:
         """How many messages came after the cursor."""
         return self._database.submit(lambda connection: _after(connection, after), durable=False)
 
-    def prune(self, keep_messages: int | None, came_before_ms: int | None, not_after: int | None) -> "Deferred[bool]":
+    def prune(self, keep_messages: int | None, came_before_ms: int | None, not_after: int | None) -> "Deferred[int]":
         """No longer keep what is not among the last `keep_messages`, and what came before; nothing after the cursor
-        `not_after`. Whether there is more to do."""
+        `not_after`. How many went; as long as some do there may be more."""
 
-        def job(connection: sqlite3.Connection) -> bool:
+        def job(connection: sqlite3.Connection) -> int:
             last = last_cursor(connection)
             by_number = last - keep_messages if keep_messages is not None else 0
             highest = last if not_after is None else not_after
@@ -158,7 +166,7 @@ class InboxTable:
                 "SELECT key, id, received_at FROM inbox WHERE cursor<=? ORDER BY cursor",
                 (end,),
             )
-            return connection.execute("DELETE FROM inbox WHERE cursor<=?", (end,)).rowcount > 0
+            return connection.execute("DELETE FROM inbox WHERE cursor<=?", (end,)).rowcount
 
         return self._database.submit(job, durable=False)
 

@@ -24,6 +24,8 @@ from meshproto.net.front import Front
 from meshproto.net.history import History
 from meshproto.net.http_client import HTTPClient
 from meshproto.net.keys import Keys
+from meshproto.net.message_log import MessageLog
+from meshproto.net.process_metrics import Commits
 from meshproto.net.program import Program
 from meshproto.net.programs import Programs
 from meshproto.net.public_front import PublicFront
@@ -31,7 +33,9 @@ from meshproto.net.receiving import Receiving
 from meshproto.net.retention import KEEP_ALL, Keep, Retention
 from meshproto.net.seeds import Seeds
 from meshproto.net.sending import Sending
+from meshproto.net.tallies import HTTPTally
 from meshproto.net.treq_client import TreqClient
+from meshproto.net.user_metrics import UserMetrics
 from meshproto.net.user_store import Start, UserStore
 from meshproto.net.writers import ANYONE, Accept, Writers
 
@@ -42,7 +46,8 @@ class UserNode(Service):
     time that messages and records are stamped with; `reactor`: timers only, which must not stand still when somebody
     sets the clock. `peers`: the client for other users' nodes; `client`: the one for this node's own addresses.
     `programs`: what the inbox is handed over to, each with the cursor it begins after. `accept`: who may write to
-    it."""
+    it. `commits`: what the store counts in; `message_log`: None where messages are not in the log.
+    `http_tally`: what its listeners count in, for one more of them."""
 
     log = Logger()
 
@@ -68,7 +73,11 @@ class UserNode(Service):
         keep: Keep = KEEP_ALL,
         accept: Accept = ANYONE,
         programs: Iterable[tuple[Program, int]] = (),
+        commits: Commits | None = None,
+        message_log: MessageLog | None = None,
     ) -> None:
+        self._commits = commits or Commits()
+        self.http_tally = HTTPTally()
         self._store = store
         self._waiting = start.waiting
         self.keys = Keys(identity, save, reactor, now_ms, entropy, rotated=self._renew)
@@ -90,7 +99,9 @@ class UserNode(Service):
         )
         courier = Courier(peers)
         contacts = Contacts(store.contacts, now_ms)
-        self.sending = Sending(Outbox(rng), store.outbox, self.seeds, contacts, courier, reactor, now_ms, entropy)
+        self.sending = Sending(
+            Outbox(rng), store.outbox, self.seeds, contacts, courier, reactor, now_ms, entropy, message_log
+        )
         accepting = Accepting(self.seeds, contacts, store.outbox, self.sending, reactor)
         self._writers = Writers(
             accept, name, b64(identity.key), contacts, partial(self.seeds.locate, fresh=True), reactor
@@ -103,13 +114,14 @@ class UserNode(Service):
             entropy,
             self._writers.check,
             heard=self.sending.wake,
+            message_log=message_log,
         )
         self.programs = Programs(programs, self.receiving, store, reactor, now_ms, rng)
         self.history = history
         self.retention = Retention(keep, store, self.programs, history, reactor, now_ms, self._mail_keys_made_ms)
         doctor = Doctor(self.seeds, connect, client, reactor, now_ms)
         self.front = self._make_front(identity.fingerprint, contacts, accepting, doctor, reactor, now_ms, entropy)
-        self.face = Face(PublicFront(self.seeds, self.receiving, store), self.front)
+        self.face = Face(PublicFront(self.seeds, self.receiving, store), self.front, tally=self.http_tally)
         self.site: Site = site(self.face, reactor)
 
     def _make_front(
@@ -132,6 +144,7 @@ class UserNode(Service):
             self.programs,
             self.history,
             doctor,
+            self._metrics(clock, now_ms).families,
             self._store,
             clock,
             now_ms,
@@ -144,6 +157,21 @@ class UserNode(Service):
         self._applicant.rekey(register_tokens)
         self.retention.keep = keep
         self._writers.accept = accept
+
+    def _metrics(self, clock: IReactorTime, now_ms: NowMs) -> UserMetrics:
+        return UserMetrics(
+            self._store,
+            self._commits,
+            self.seeds,
+            self.sending,
+            self.receiving,
+            self.programs,
+            self.retention,
+            self.http_tally,
+            lambda: self.front.stream_readers,
+            clock,
+            now_ms,
+        )
 
     def _mail_keys_made_ms(self) -> Sequence[int]:
         return self.keys.current.made_at_ms

@@ -132,6 +132,13 @@ class Waiting(NamedTuple):
     last_row: int
 
 
+class Pruned(NamedTuple):
+    """`next`: the row to go on after, None at the end."""
+
+    deleted: int
+    next: int | None
+
+
 class Place(NamedTuple):
     """Among what expires, in order; ms since 1970 UTC."""
 
@@ -219,21 +226,21 @@ class OutboxTable:
         nobody, and what it did not take is not there."""
         return self._undoing(job) if self.problem is None else self._database.submit(job, durable=False)
 
-    def prune(self, after: int, ended_before_ms: int) -> Deferred[int | None]:
-        """Delete messages that ended before, among the next :data:`PRUNE_ROWS` after the row. The row to go on after,
-        None at the end."""
+    def prune(self, after: int, ended_before_ms: int) -> Deferred[Pruned]:
+        """Delete messages that ended before, among the next :data:`PRUNE_ROWS` after the row."""
 
-        def job(connection: sqlite3.Connection) -> int | None:
+        def job(connection: sqlite3.Connection) -> Pruned:
             rows = connection.execute(
                 "SELECT row, length(message), status!='queued' AND changed_at<?, sent_at FROM outbox "
                 "WHERE row>? ORDER BY row LIMIT ?",
                 (ended_before_ms, after, PRUNE_ROWS),
             ).fetchall()
             some = within_bytes(rows, PRUNE_BYTES)
-            connection.executemany("DELETE FROM outbox WHERE row=?", [(row,) for row, _, over, _ in some if over])
+            gone = [(row,) for row, _, over, _ in some if over]
+            connection.executemany("DELETE FROM outbox WHERE row=?", gone)
             # Nothing that was accepted later can have ended before.
             more = len(some) < len(rows) or len(rows) == PRUNE_ROWS
-            return int(some[-1][0]) if more and some[-1][3] < ended_before_ms else None
+            return Pruned(len(gone), int(some[-1][0]) if more and some[-1][3] < ended_before_ms else None)
 
         return self._database.submit(job, durable=False)
 

@@ -14,6 +14,8 @@ from meshproto.net.clocks import NowMs
 from meshproto.net.contacts import CHANGED
 from meshproto.net.deferred import Waiters, apart
 from meshproto.net.inbox_table import InboxTable
+from meshproto.net.message_log import MessageLog
+from meshproto.net.tallies import ReceivedTally
 
 READERS_MAX: Final = 1000
 """Long polls at a time."""
@@ -42,7 +44,7 @@ def shown(message: Received) -> dict[str, Any]:
 class Receiving:
     """`identity`: the keys in use. `check` raises :class:`MeshError` unless the user may write (:class:`Writers`).
     `heard` gets the name of everyone who has written: a sign of life. `listeners` are called when something may have
-    come."""
+    come. `message_log`: None where messages are not in the log."""
 
     log = Logger()
 
@@ -55,7 +57,10 @@ class Receiving:
         entropy: Entropy,
         check: Callable[[Record, str, int], Awaitable[None]],
         heard: Callable[[str], None],
+        message_log: MessageLog | None = None,
     ) -> None:
+        self.tally = ReceivedTally()
+        self._message_log = message_log
         self._identity = identity
         self._table = table
         self._clock = clock
@@ -79,17 +84,27 @@ class Receiving:
         sender = opened.sender
         letters, refused = sort(opened.batch)
         try:
-            await self._table.receive(sender, opened.signed, letters, self._now_ms())
+            repeated = await self._table.receive(sender, opened.signed, letters, self._now_ms())
         except KeyChanged as error:
             if error.news:  # once: whoever goes on writing must not fill the log
                 self.log.warn(f"refused mail: {CHANGED}", reason=error.detail)
             raise
+        self.tally.messages += len(letters) - len(repeated)
+        self.tally.repeated += len(repeated)
+        self.tally.refused += len(refused)
+        if self._message_log is not None:
+            self._message_log.received(sender, letters, repeated)
         # Also when all of it is there already: the commit may have been told to have failed, and had not.
         self._readers.tell(None, True)
         for listener in self.listeners:
             listener()
         self._heard(sender.name)
         return seal_receipt(opened, [letter.id for letter in letters], refused, self._entropy)
+
+    @property
+    def readers(self) -> int:
+        """Who wait for messages, each with a request."""
+        return len(self._readers)
 
     async def last(self) -> int:
         """The cursor of the latest message that ever came."""

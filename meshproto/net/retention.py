@@ -4,6 +4,7 @@ Old messages go a few hundred at a time, each portion a job of its own for the d
 longer than that; then the free pages are given back likewise.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
@@ -19,6 +20,7 @@ from meshproto.net.background import background
 from meshproto.net.clocks import NowMs
 from meshproto.net.history import History
 from meshproto.net.programs import Programs
+from meshproto.net.tallies import Kept
 from meshproto.net.user_store import UserStore
 
 DAY_S: Final = 86400.0
@@ -49,7 +51,7 @@ KEEP_ALL: Final = Keep()
 
 class Retention(Service):
     """What `programs` have not got yet is kept, however old. `mail_keys_made_ms`: when the mail keys that open batches
-    at this moment were made, ms since 1970 UTC. `keep` may be changed while it runs."""
+    at this moment were made, ms since 1970 UTC. `deleted`: messages, counted. `keep` may be changed while it runs."""
 
     log = Logger()
 
@@ -63,6 +65,7 @@ class Retention(Service):
         now_ms: NowMs,
         mail_keys_made_ms: Callable[[], Sequence[int]],
     ) -> None:
+        self.deleted: Counter[Kept] = Counter()
         self.keep = keep
         self._store = store
         self._programs = programs
@@ -97,14 +100,18 @@ class Retention(Service):
         keep_ms = None if self.keep.days is None else self.keep.days * DAY_S * 1000
         if keep_ms is not None or self.keep.messages is not None:
             came_before = None if keep_ms is None else int(now_ms - keep_ms)
-            while await self._store.inbox.prune(self.keep.messages, came_before, self._programs.cursor):
+            inbox = self._store.inbox
+            while gone := await inbox.prune(self.keep.messages, came_before, self._programs.cursor):
+                self.deleted[Kept.INBOX] += gone
                 await self._pause()
         while await self._store.inbox.forget(self._ids_forgotten_before(now_ms)):
             await self._pause()
         ends_ms = ENDS_KEPT_S * 1000 if keep_ms is None else max(keep_ms, ENDS_KEPT_S_MIN * 1000)
         row: int | None = 0
         while row is not None:
-            row = await self._store.outbox.prune(row, int(now_ms - ends_ms))
+            pruned = await self._store.outbox.prune(row, int(now_ms - ends_ms))
+            self.deleted[Kept.OUTBOX] += pruned.deleted
+            row = pruned.next
             await self._pause()
         while await self._store.vacuum():
             await self._pause()

@@ -16,24 +16,27 @@ from meshproto.core.http1 import Head
 from meshproto.core.liveness import PHI_DEAD
 from meshproto.core.peering import SeedView
 from meshproto.core.seed import Seed
-from meshproto.net import seed_metrics
+from meshproto.net.exposition import CONTENT_TYPE, text
 from meshproto.net.http import answer_errors, answer_json, check_host
 from meshproto.net.http_channel import Channel
 from meshproto.net.http_request import KleinRequest, QuietSite
+from meshproto.net.process_metrics import Commits
+from meshproto.net.seed_metrics import families
 from meshproto.net.seeding import SeedService
 from meshproto.net.web_files import HEADERS, WebFiles
 
 
 class SeedFront:
     """`hosts`: the names this seed may be called by, where it can be reached from this machine only; None where the
-    network decides who reaches it, under whatever name."""
+    network decides who reaches it, under whatever name. `commits`: what the store counts in."""
 
     app = Klein()
 
-    def __init__(self, core: Seed, service: SeedService) -> None:
+    def __init__(self, core: Seed, service: SeedService, commits: Commits) -> None:
         self.hosts: Collection[str] | None = None
         self._core = core
         self._service = service
+        self._commits = commits
         self._files = WebFiles("seed")
 
     @app.route("/healthz", methods=["GET"])
@@ -61,11 +64,8 @@ class SeedFront:
     @app.route("/metrics", methods=["GET"])
     def metrics(self, request: IRequest) -> bytes:
         self._admit(request)
-        service = self._service
-        now = service.now()
-        traffic = seed_metrics.Traffic(self._core.dropped, service.gossip_sent_bytes, service.gossip_received_bytes)
-        request.setHeader(b"content-type", seed_metrics.CONTENT_TYPE)
-        return seed_metrics.metrics(self._core.status(now), self._core.picture(now), traffic).encode()
+        request.setHeader(b"content-type", CONTENT_TYPE)
+        return text(families(self._core, self._service, self._commits)).encode()
 
     @app.route("/", methods=["GET"])
     def page(self, request: IRequest) -> bytes:

@@ -1,84 +1,74 @@
-"""What a seed tells Prometheus: the text format 0.0.4 (https://prometheus.io/docs/instrumenting/exposition_formats/)."""
+"""What a seed tells Prometheus. The only labels are members of enums and the names of seeds: the core's bound on the
+seeds of a mesh is the bound on the time series."""
 
-from collections.abc import Iterable, Mapping
-from typing import Final, Literal, NamedTuple
+from collections.abc import Iterable
+from typing import Final
 
 from meshproto.core.liveness import PHI_DEAD
 from meshproto.core.peering import SeedView
-from meshproto.wire import StatusResult
+from meshproto.core.seed import Seed
+from meshproto.core.seed_tally import NotRegistered, SeedTally
+from meshproto.core.sessions import Role
+from meshproto.net.exposition import Family, counted, each, one
+from meshproto.net.process_metrics import Commits, of_disk, of_node, of_process
+from meshproto.net.seeding import Ended, SeedService
 
-CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
 PREFIX: Final = "meshproto_seed_"
 
 
-class Traffic(NamedTuple):
-    """What :class:`StatusResult` does not count, since the start."""
-
-    dropped: int
-    gossip_sent_bytes: int
-    gossip_received_bytes: int
-
-
-class Family(NamedTuple):
-    """One metric. `samples`: labels and value; the only labels there are name seeds, so the core's bound on the seeds
-    of a mesh is the bound on the time series."""
-
-    name: str
-    kind: Literal["counter", "gauge"]
-    help: str
-    samples: Iterable[tuple[Mapping[str, str], float]]
-
-
-def metrics(status: StatusResult, seeds: list[SeedView], traffic: Traffic) -> str:
-    return "".join(map(_text, [*_own(status, traffic), *_of_seeds(seeds)]))
-
-
-def _own(status: StatusResult, traffic: Traffic) -> list[Family]:
-    def alone(name: str, kind: Literal["counter", "gauge"], help_: str, value: float) -> Family:
-        return Family(name, kind, help_, [({}, value)])
-
-    info = {"seed": status.seed, "version": status.version}
+def families(core: Seed, service: SeedService, commits: Commits) -> list[Family]:
+    now = service.now()
+    status = core.status(now)
     return [
-        Family("info", "gauge", "This seed's name and the version of its program; always 1.", [(info, 1)]),
-        alone("uptime_seconds", "gauge", "Since this seed has started.", status.uptime),
-        alone("names", "gauge", "Names in the directory, whichever seed they are registered with.", status.names),
-        alone("online", "gauge", "Names that are online.", status.online),
-        alone("links", "gauge", "Connections to this seed, of users and of seeds.", status.links),
-        alone("lookups_total", "counter", "Lookups answered.", status.lookups),
-        alone("registrations_total", "counter", "Registrations accepted.", status.registrations),
-        alone("dropped_records_total", "counter", "Records of other seeds that were forged or bad.", traffic.dropped),
-        alone("gossip_sent_bytes_total", "counter", "Gossip sent to other seeds.", traffic.gossip_sent_bytes),
-        alone("gossip_received_bytes_total", "counter", "Gossip of other seeds.", traffic.gossip_received_bytes),
+        *of_process(),
+        *of_node(PREFIX, "seed", status.seed, status.uptime),
+        one(f"{PREFIX}names", "gauge", "Names in the directory, whichever seed has registered them.", status.names),
+        one(f"{PREFIX}online", "gauge", "Names that are online.", status.online),
+        *_of_links(core, service),
+        *_of_requests(core.tally),
+        *_of_gossip(core, service),
+        *of_disk(PREFIX, commits, refuses=service.problem is not None),
+        *_of_seeds(core.picture(now)),
     ]
+
+
+def _of_links(core: Seed, service: SeedService) -> Iterable[Family]:
+    links = core.links()
+    by_role = [(role.value, links[role]) for role in Role]
+    yield each(f"{PREFIX}links", "gauge", "Connections to this seed, by what they are for.", "role", by_role)
+    about = "Connections that it has ended, or not taken, by cause."
+    yield counted(f"{PREFIX}links_ended_total", about, "cause", Ended, service.ended)
+
+
+def _of_requests(tally: SeedTally) -> Iterable[Family]:
+    lookups = [("found", tally.lookups - tally.missed), ("not_found", tally.missed)]
+    not_registered = tally.not_registered
+    yield each(f"{PREFIX}lookups_total", "counter", "Lookups answered, by result.", "result", lookups)
+    yield one(f"{PREFIX}registrations_total", "counter", "Registrations accepted.", tally.registrations)
+    about = "Registrations refused, by cause."
+    yield counted(f"{PREFIX}registrations_refused_total", about, "cause", NotRegistered, not_registered)
+    yield one(f"{PREFIX}slowed_total", "counter", "Requests refused since there were too many.", tally.slowed)
+
+
+def _of_gossip(core: Seed, service: SeedService) -> Iterable[Family]:
+    forged = "Records of other seeds that were forged or bad."
+    yield one(f"{PREFIX}dropped_records_total", "counter", forged, core.dropped)
+    sent, received = service.gossip_sent_bytes, service.gossip_received_bytes
+    yield one(f"{PREFIX}gossip_sent_bytes_total", "counter", "Gossip sent to other seeds.", sent)
+    yield one(f"{PREFIX}gossip_received_bytes_total", "counter", "Gossip of other seeds.", received)
 
 
 def _of_seeds(seeds: list[SeedView]) -> list[Family]:
-    labels = [{"seed": seed.name} for seed in seeds]
+    def of_each(name: str, help_: str, values: Iterable[float]) -> Family:
+        names = (seed.name for seed in seeds)
+        return each(f"{PREFIX}{name}", "gauge", help_, "seed", zip(names, values, strict=True))
 
-    def each(name: str, help_: str, values: Iterable[float]) -> Family:
-        return Family(name, "gauge", help_, list(zip(labels, values, strict=True)))
-
+    alive = "Whether a seed of the mesh is alive, itself included: 0 or 1."
+    lag = "Writes of it that were not read here yet."
+    phi = f"How surprising its silence is; from {PHI_DEAD:g} on it is dead."
     return [
-        each("known_alive", "Whether a seed of the mesh is alive, itself included: 0 or 1.", (s.alive for s in seeds)),
-        each("known_phi", f"How surprising its silence is; from {PHI_DEAD:g} on it is dead.", (s.phi for s in seeds)),
-        each("known_lag_versions", "Writes of it that were not read here yet.", (s.lag for s in seeds)),
-        each("known_users", "Names registered with it.", (s.users for s in seeds)),
+        of_each("known_alive", alive, (seed.alive for seed in seeds)),
+        of_each("known_phi", phi, (seed.phi for seed in seeds)),
+        of_each("known_lag_versions", lag, (seed.lag for seed in seeds)),
+        of_each("known_users", "Names registered with it.", (seed.users for seed in seeds)),
     ]
-
-
-def _text(family: Family) -> str:
-    name = PREFIX + family.name
-    lines = [f"# HELP {name} {family.help}", f"# TYPE {name} {family.kind}"]
-    for labels, value in family.samples:
-        inside = ",".join(f'{label}="{_escaped(text)}"' for label, text in labels.items())
-        lines.append(f"{name}{{{inside}}} {_number(value)}" if labels else f"{name} {_number(value)}")
-    return "\n".join(lines) + "\n"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
-
-
-def _number(value: float) -> str:
-    """Whole numbers in full: a byte counter must not be rounded."""
-    return str(int(value)) if value == int(value) else repr(float(value))

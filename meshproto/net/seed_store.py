@@ -60,6 +60,11 @@ class SeedStore:
 
         return self._database.submit(job)
 
+    @property
+    def problem(self) -> str | None:
+        """Why the disk does not take anything, while it does not."""
+        return self._database.problem
+
     def close(self) -> "Deferred[None]":
         return self._database.close()
 

@@ -2,7 +2,9 @@
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
+from enum import StrEnum
 from functools import partial
 from typing import Any, Final
 
@@ -17,7 +19,7 @@ from meshproto.core.effects import Effect, Exchange, Log, Push, Save, SavePeer, 
 from meshproto.core.limits import called
 from meshproto.core.notes import Notes
 from meshproto.core.seed import Seed
-from meshproto.errors import BadParams, MeshError, NobodyListens
+from meshproto.errors import BadParams, MeshError, NobodyListens, SlowDown, TooSlow, Unavailable
 from meshproto.net.calls import Calls, Links, say_hello
 from meshproto.net.guests import SWEEP_S, Guests
 from meshproto.net.lines import LineHandler, Lines, Quick
@@ -38,11 +40,32 @@ HTTP: Final = re.compile(rb"[A-Z]{1,20} \S+ HTTP/[0-9.]{1,3}\r?\n")
 NO_HTTP: Final = BadParams("this is a seed of a mesh: it speaks lines of JSON-RPC, not HTTP (docs/protocol.md)")
 
 
+class Ended(StrEnum):
+    """Why a connection was ended that somebody had made."""
+
+    NOT_ADMITTED = "not_admitted"
+    """Their network connects too often."""
+    NO_PLACE = "no_place"
+    SILENT = "silent"
+    TOO_MUCH = "too_much"
+    """That was no request."""
+    PROTOCOL = "protocol"
+    """They speak another."""
+
+
+def _why(error: MeshError) -> Ended:
+    if isinstance(error, TooSlow):
+        return Ended.SILENT
+    if isinstance(error, SlowDown):
+        return Ended.TOO_MUCH
+    return Ended.NO_PLACE if isinstance(error, Unavailable) else Ended.PROTOCOL
+
+
 class SeedService(Service):
     """Effects of the core, carried out. `clock`: what timers and the limits of connections go by; it does not step, or
     all guests would be silent for too long at once. `now`: the wall clock, s since 1970 UTC. Its time is what the core
     is given, because seeds tell each other times; that it steps the core is told (:meth:`now`). `turns`: those that the
-    links take, and what watchers are told."""
+    links take, and what watchers are told. `ended`: connections, counted by why."""
 
     log = Logger()
 
@@ -66,6 +89,7 @@ class SeedService(Service):
         self._guests = Guests()
         self._notes = Notes()
         self._peers = Links(clock, connect, self._greet, self._lost, wire.GOSSIP_SEEDS_MAX)
+        self.ended: Counter[Ended] = Counter()
         self._answered_bytes = 0
         self._asked_bytes = 0
         self._exchanging: set[str] = set()
@@ -86,7 +110,10 @@ class SeedService(Service):
 
     def link(self, network: str) -> LineHandler | None:
         """For a connection that comes in; None: it may not, and is to cost no more."""
-        return _Link(self) if self._guests.admits(network, self._clock.seconds()) else None
+        if self._guests.admits(network, self._clock.seconds()):
+            return _Link(self)
+        self.ended[Ended.NOT_ADMITTED] += 1
+        return None
 
     def startService(self) -> None:
         super().startService()
@@ -104,6 +131,11 @@ class SeedService(Service):
             self.closed(number)  # that its users are away is saved before the disk is closed
             lines.abort()
         return self._store.close()
+
+    @property
+    def problem(self) -> str | None:
+        """Why the disk does not take anything, while it does not."""
+        return self._store.problem
 
     @property
     def gossip_sent_bytes(self) -> int:
@@ -171,6 +203,7 @@ class SeedService(Service):
 
     def _end(self, number: int, error: MeshError) -> None:
         """Send somebody away."""
+        self.ended[_why(error)] += 1
         lines = self._links[number]
         self._note(lines, error.detail)
         self.closed(number)
@@ -178,6 +211,7 @@ class SeedService(Service):
 
     def _no_http(self, number: int, lines: Lines) -> None:
         """In the words of who asked; the rest of what they say is not read."""
+        self.ended[Ended.PROTOCOL] += 1
         self._note(lines, "it speaks HTTP")
         self.closed(number)
         lines.send(last_answer(NO_HTTP))

@@ -33,6 +33,7 @@ from meshproto.net.clocks import NowMs
 from meshproto.net.finding import Finding
 from meshproto.net.home import Home, HomeService
 from meshproto.net.learning import Learning
+from meshproto.net.tallies import LookupTally
 from meshproto.net.user_store import UserStore
 from meshproto.net.watching import Watching
 
@@ -124,6 +125,10 @@ class Seeds(Service):
     def answered(self) -> bool:
         """Whether a seed has answered the last try to register."""
         return self._home.answered
+
+    @property
+    def lookups(self) -> LookupTally:
+        return self._finding.tally
 
     @property
     def seeds(self) -> list[wire.SeedInfo]:

@@ -26,13 +26,16 @@ from meshproto.core.notes import Notes
 from meshproto.core.outbox import Attempt, Effect, Finish, Load, Outbox
 from meshproto.core.queue import Message, Queue, Status
 from meshproto.errors import MeshError, NoAnswer, NotFound, PeerError, PeerRefused, Unavailable, Unreachable, quoted
+from meshproto.net.causes import Cause, cause_of
 from meshproto.net.clocks import Alarm, NowMs
 from meshproto.net.contacts import Contacts
 from meshproto.net.courier import REASON_CHARS_MAX, Courier
 from meshproto.net.deferred import Task
+from meshproto.net.message_log import MessageLog
 from meshproto.net.outbox_table import FIRST, Kept, OutboxTable, Overdue, Place, Waiting
 from meshproto.net.seeds import Seeds
 from meshproto.net.store import RETRY_S
+from meshproto.net.tallies import SentTally
 from meshproto.wire import fold
 
 FOLLOWERS_MAX: Final = 50_000
@@ -98,7 +101,8 @@ class _Waiting:
 
 class Sending(Service):
     """`listeners` are called with a recipient, folded, whose queue has changed, or None; and with the rows of messages
-    that were taken in, or whose end is on disk."""
+    that were taken in, or whose end is on disk. `message_log`: None where messages are not
+    in the log."""
 
     log = Logger()
 
@@ -112,8 +116,11 @@ class Sending(Service):
         clock: IReactorTime,
         now_ms: NowMs,
         entropy: Entropy,
+        message_log: MessageLog | None = None,
     ) -> None:
         self._outbox = core
+        self.tally = SentTally()
+        self._message_log = message_log
         self._fresh: dict[tuple[str, bool], list[Message]] = {}
         self._table = table
         self._seeds = seeds
@@ -184,6 +191,9 @@ class Sending(Service):
         if not self._fresh:
             self._clock.callLater(0, self._let_in)
         self._fresh.setdefault((recipient, doubtful), []).extend(messages)
+        self.tally.accepted += len(messages)
+        if self._message_log is not None:
+            self._message_log.accepted(messages)
 
     def _let_in(self) -> None:
         fresh, self._fresh = self._fresh, {}
@@ -282,12 +292,16 @@ class Sending(Service):
         status = self.status_of(kept.recipient, kept.row, kept.status)
         return End(status, "it is being delivered at this moment, and cancelled if that fails")
 
-    def _end(self, recipient: str, rows: Iterable[int], status: Status, reason: str) -> None:
+    def _end(self, recipient: str, rows: Sequence[int], status: Status, reason: str) -> None:
+        if self._message_log is not None:
+            self._message_log.ending(recipient, rows)
         self._carry_out(self._core.end(recipient, rows, status, reason, self._now()))
         self._unwatch_if_done(recipient)
 
     def _unwatch_if_done(self, recipient: str) -> None:
         if recipient not in self._core.queues:
+            if self._message_log is not None:
+                self._message_log.reached(recipient)
             ensureDeferred(self._seeds.unwatch(recipient))
 
     def status_of(self, recipient: str, row: int, on_disk: Status) -> Status:
@@ -356,6 +370,9 @@ class Sending(Service):
 
     def _marked(self, _: None, finish: Finish) -> None:
         self._marks -= 1
+        self.tally.ended[finish.status] += len(finish.rows)
+        if self._message_log is not None:
+            self._table.by_rows(finish.rows).addCallbacks(self._message_log.ended, self._not_from_disk)
         self._tell(finish.rows, End(finish.status, finish.reason))
         self._carry_out(self._core.marked(finish.rows, self._now()))
         if self.listeners:
@@ -419,6 +436,9 @@ class Sending(Service):
         self._attempted(number)
 
     async def _attempt(self, attempt: Attempt) -> None:
+        self.tally.attempts += 1
+        if self._message_log is not None:
+            self._message_log.attempt(attempt.key)
         try:
             receipt = await self._locate_and_deliver(attempt)
         except MeshError as error:
@@ -426,21 +446,26 @@ class Sending(Service):
                 self._note(attempt.key, f"{attempt.to}: {error.detail}")
             # What a seed says about a name is no reason to leave a peer alone.
             wait_s = error.retry_after_s if isinstance(error, PeerRefused) else None
-            self._failed(attempt, error.detail, wait_s or 0.0)
+            self._failed(attempt, cause_of(error), error.detail, wait_s or 0.0)
         except _ForAnotherKey as strict:
+            self.tally.failures[Cause.KEY_CHANGED] += 1
+            if self._message_log is not None:
+                self._message_log.ending(attempt.key, strict.reasons)
             withheld = self._core.withheld(attempt.key, strict.reasons, self._now(), for_good=strict.for_good)
             self._carry_out(withheld)
             self._unwatch_if_done(attempt.key)
             self._notify(attempt.key, ())
         except CancelledError:
-            self._failed(attempt, "the node was stopped")  # the messages stay on disk
+            self._failed(attempt, Cause.STOPPED, "the node was stopped")  # the messages stay on disk
         except Exception:
             # A bug must not hold a place among the deliveries for ever, nor its messages.
             self.log.failure("a bug in a delivery to {to}", to=attempt.to)
-            self._failed(attempt, "internal error: the node's log says more")
+            self._failed(attempt, Cause.OTHER, "internal error: the node's log says more")
         else:
             refused = {each: quoted(reason, REASON_CHARS_MAX) for each, reason in receipt.refused.items()}
-            self._carry_out(self._core.answered(attempt.key, set(receipt.ids), refused, self._now()))
+            ids = set(receipt.ids)
+            self._arrived(attempt, ids)
+            self._carry_out(self._core.answered(attempt.key, ids, refused, self._now()))
             await self._seeds.unwatch(attempt.to)
 
     def _note(self, recipient: str, text: str) -> None:
@@ -451,7 +476,18 @@ class Sending(Service):
         if line is not None:
             self.log.info("{line}", line=line)
 
-    def _failed(self, attempt: Attempt, reason: str, retry_after_s: float = 0.0) -> None:
+    def _arrived(self, attempt: Attempt, ids: set[str]) -> None:
+        """The recipient has some of a batch on disk; nearly always all."""
+        batch = attempt.batch
+        if len(ids) < len(batch):
+            batch = tuple(message for message in batch if message.id in ids)
+        self.tally.arrived(batch, self._now_ms())
+        if self._message_log is not None:
+            self._message_log.ending(attempt.key, [message.row for message in attempt.batch])
+            self._message_log.reached(attempt.key)
+
+    def _failed(self, attempt: Attempt, cause: Cause, reason: str, retry_after_s: float = 0.0) -> None:
+        self.tally.failures[cause] += 1
         self._carry_out(self._core.failed(attempt.key, reason, self._now(), retry_after_s))
         self._unwatch_if_done(attempt.key)
         self._notify(attempt.key, ())

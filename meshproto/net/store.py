@@ -41,8 +41,9 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from meshproto.errors import MeshError, Unavailable
+from meshproto.errors import MeshError, ShuttingDown, Unavailable
 from meshproto.net.database_file import ADVICE, DAMAGED, END_LOCK, code
+from meshproto.net.process_metrics import Commits
 from meshproto.net.syncing import Syncing
 
 GROUP_JOBS_MAX: Final = 2000
@@ -290,7 +291,7 @@ def _next_group(waiting: deque[_Submitted]) -> list[_Submitted]:
 def _refusal(waiting: int, *, closing: bool) -> Unavailable | None:
     """Why one more job is not taken."""
     if closing:
-        return Unavailable("this node is shutting down")
+        return ShuttingDown()
     if waiting >= QUEUE_JOBS_MAX:
         return Unavailable("the disk does not keep up", retry_after_s=RETRY_S)
     return None
@@ -298,12 +299,19 @@ def _refusal(waiting: int, *, closing: bool) -> Unavailable | None:
 
 class SQLiteDatabase:
     """One group of jobs at a time: it is committed, synced if somebody waits for that, and told. `syncing`: None where
-    there is no disk."""
+    there is no disk. `commits`: what it counts in."""
 
     log = Logger()
 
-    def __init__(self, connection: sqlite3.Connection, clock: IReactorTime, syncing: Syncing | None = None) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        clock: IReactorTime,
+        syncing: Syncing | None = None,
+        commits: Commits | None = None,
+    ) -> None:
         self._connection = connection
+        self._commits = commits or Commits()
         self._writer = _Writer(connection)
         self._clock = clock
         self._syncing = syncing
@@ -343,7 +351,7 @@ class SQLiteDatabase:
     def _commit(self) -> None:
         self._turn, self._busy = None, True
         group = _next_group(self._waiting)
-        before = self._connection.total_changes
+        before, began = self._connection.total_changes, self._commits.seconds()
         results = self._writer.commit(group)
         changes = self._connection.total_changes
         wanted = changes != self._synced_changes and any(one.durable for one in group)
@@ -351,11 +359,12 @@ class SQLiteDatabase:
             self._over(results)
             return
         small = len(group) == 1 and changes - before <= SMALL_ROWS_MAX
-        self._syncing.sync(lambda wrong: self._synced(results, changes, wrong), small=small)
+        self._syncing.sync(lambda wrong: self._synced(results, changes, began, wrong), small=small)
 
-    def _synced(self, results: Results, changes: int, wrong: Exception | None) -> None:
+    def _synced(self, results: Results, changes: int, began: float, wrong: Exception | None) -> None:
         if wrong is None:
             self._synced_changes = changes
+            self._commits.took.observe(self._commits.seconds() - began)
         else:
             results = self._writer.not_synced(wrong, results)
         self._over(results)
@@ -394,6 +403,8 @@ class SQLiteDatabase:
     def _tell(self, results: Results) -> None:
         """One line in the log when the disk begins to refuse and one line when it is over."""
         problem = self._writer.problem
+        if problem is not None:
+            self._commits.failures += bool(results)
         if problem is not None and self._problem is None:
             self.log.error("{path}: {problem}", path=self._writer.path, problem=problem)
         elif problem is None and self._problem is not None:

@@ -92,6 +92,10 @@ class Streams:
         self.now_ms = now_ms
         self._open: set[Stream] = set()
 
+    @property
+    def readers(self) -> int:
+        return len(self._open)
+
     async def run(self, request: KleinRequest, form: Form, wanted: Wanted) -> None:
         """Until the reader goes, or the node stops. Raises :class:`SlowDown` when there are too many, and
         :class:`meshproto.errors.Unavailable` (the disk); then nothing was written."""

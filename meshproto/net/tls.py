@@ -35,7 +35,7 @@ from twisted.web.client import URI
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
-from meshproto.errors import BadState, Unreachable
+from meshproto.errors import BadState, TLSFailed
 from meshproto.net.listening import join_address
 from meshproto.wire import TLS_PREFIX, split_address
 
@@ -150,7 +150,7 @@ class TLSEndpoint:
         self._plain = plain
 
     def connect(self, factory: IProtocolFactory) -> "Deferred[IProtocol]":
-        """Fails with :class:`Unreachable` when the handshake does."""
+        """Fails with :class:`TLSFailed` when the handshake does."""
         checked = _Checked(self._trust.context, self._host)
         handshakes: list[_Handshake] = []
 
@@ -273,7 +273,7 @@ class _Handshake(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if not self._made.called:
-            self._made.errback(Failure(Unreachable(self._words(self._checked, reason))))
+            self._made.errback(Failure(TLSFailed(self._words(self._checked, reason))))
 
 
 def said(reason: BaseException | None) -> str:

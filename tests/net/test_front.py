@@ -340,6 +340,7 @@ OWNERS = [
     ("GET", "/qr"),
     ("GET", "/status"),
     ("GET", "/doctor"),
+    ("GET", "/metrics"),
     ("GET", "/openapi.json"),
 ]
 

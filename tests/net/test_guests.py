@@ -26,7 +26,7 @@ from meshproto.net.guests import (
     SWEEP_S,
 )
 from meshproto.net.lines import UNANSWERED_MAX, LinesFactory
-from meshproto.net.seeding import SeedService
+from meshproto.net.seeding import Ended, SeedService
 from meshproto.net.turns import Turns
 from tests.core.users import signed
 from tests.net.on_clock import OnClock
@@ -138,6 +138,7 @@ class TestPlaces:
         """A network whose places are all taken by those who stay gets no further one."""
         staying = [rig.visitor("10.0.0.1", WATCH) for _ in range(LINKS_PER_NETWORK_MAX)]
         assert rig.visitor("10.0.0.1").sent_away == 503
+        assert rig.service.ended == {Ended.NO_PLACE: 1}
         assert not any(visitor.sent_away for visitor in staying)
         staying[0].leave()
         assert rig.visitor("10.0.0.1").sent_away is None
@@ -149,6 +150,7 @@ class TestPlaces:
         more = IPv4Address("TCP", "10.0.0.1", 2)
         assert not any(rig.factory.buildProtocol(more) for _ in range(20))
         assert sum(guest.sent_away is not None for guest in guests) == NEWCOMERS.burst
+        assert rig.service.ended == {Ended.NO_PLACE: NEWCOMERS.burst, Ended.NOT_ADMITTED: 20}
         assert rig.visitor("10.0.0.2", PING).sent_away is None
         rig.clock.advance(1 / NEWCOMERS.per_s)
         assert rig.factory.buildProtocol(more) is not None
@@ -179,6 +181,7 @@ class TestSilence:
             slow.say(b"{")
             rig.wait(SWEEP_S)
         assert (silent.sent_away, slow.sent_away) == (408, 408)
+        assert rig.service.ended == {Ended.SILENT: 2}
 
     def test_half_a_line(self, rig: Rig) -> None:
         """A line that is not finished LINE_S after it was begun ends the connection, whoever it is and however the rest
@@ -235,6 +238,7 @@ class TestForeignProtocols:
         visitor = rig.visitor()
         visitor.say(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" + PING)
         assert visitor.hears().startswith(b"HTTP/1.1 400 Bad Request\r\n")
+        assert rig.service.ended == {Ended.PROTOCOL: 1}
         assert visitor.pipe.half_closed
         assert visitor.hears() == b""
 
@@ -265,6 +269,7 @@ class TestStrangers:
         stranger = rig.visitor("10.0.0.1")
         stranger.say(line[1:])
         assert stranger.sent_away == 429
+        assert rig.service.ended == {Ended.TOO_MUCH: 1}
         welcome.say(PING)
         assert b"result" in welcome.hears()
 

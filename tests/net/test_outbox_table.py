@@ -228,9 +228,9 @@ class TestPrune:
         count = outbox_table.PRUNE_BYTES // len(LARGE) + 2
         rows = [accept(disk, store, draft(str(number), text=LARGE)).message.row for number in range(count)]
         disk.run(store.outbox.finish(rows, Status.DELIVERED, None, 5))
-        after = disk.run(store.outbox.prune(0, NOW_MS + 1))
-        assert after == rows[-3]
-        assert disk.run(store.outbox.prune(after, NOW_MS + 1)) is None
+        deleted, after = disk.run(store.outbox.prune(0, NOW_MS + 1))
+        assert after == rows[-3] and deleted == len(rows) - 2
+        assert disk.run(store.outbox.prune(after, NOW_MS + 1)) == (2, None)
         assert disk.run(store.outbox.page(None, None, None, 9)).messages == []
 
     def test_of_the_outbox(self, disk: OnClock, store: UserStore) -> None:
@@ -238,7 +238,7 @@ class TestPrune:
         rows = [accept(disk, store, draft(id_, sent_at=1)).message.row for id_ in "abc"]
         disk.run(store.outbox.finish(rows[2:], Status.DELIVERED, None, 5))
         disk.run(store.outbox.finish(rows[:1], Status.REFUSED, None, 9))
-        assert disk.run(store.outbox.prune(0, 6)) is None
+        assert disk.run(store.outbox.prune(0, 6)) == (1, None)
         assert [kept.id for kept in disk.run(store.outbox.page(None, None, None, 9)).messages] == ["b", "a"]
 
     def test_of_the_outbox_by_portions(self, disk: OnClock, store: UserStore) -> None:
@@ -247,5 +247,5 @@ class TestPrune:
         accepted = disk.run(store.outbox.accept(drafts))
         last = accepted[outbox_table.PRUNE_ROWS - 1]
         assert isinstance(last, Accepted)
-        assert disk.run(store.outbox.prune(0, 6)) == last.message.row
-        assert disk.run(store.outbox.prune(0, 1)) is None
+        assert disk.run(store.outbox.prune(0, 6)) == (0, last.message.row)
+        assert disk.run(store.outbox.prune(0, 1)) == (0, None)

@@ -14,6 +14,7 @@ from meshproto.net import seed_front
 from meshproto.net.http import LOOPBACK_HOSTS
 from meshproto.net.seed_front import SeedFront
 from tests.network import EPOCH_S
+from tests.prometheus import read
 from tests.world import World
 
 
@@ -22,7 +23,7 @@ class Looker:
 
     def __init__(self, world: World, seed: str) -> None:
         self.world = world
-        self.front = SeedFront(world.cores[seed], world.seeds[seed])
+        self.front = SeedFront(world.cores[seed], world.seeds[seed], world.commits[seed])
         self._treq = StubTreq(self.front.app.resource())
 
     def ask(self, method: str, path: str, host: str = "localhost:5080") -> tuple[Any, bytes]:
@@ -38,7 +39,7 @@ class Looker:
     def metrics(self) -> dict[str, float]:
         response, body = self.ask("GET", "/metrics")
         assert response.headers.getRawHeaders(b"content-type") == [b"text/plain; version=0.0.4; charset=utf-8"]
-        return parse_metrics(body.decode())
+        return read(body.decode()).values
 
 
 @pytest.fixture
@@ -51,37 +52,6 @@ def looker() -> Looker:
     world.run_until(world.registered)
     world.run(5)
     return Looker(world, "seedX")
-
-
-_LABELS = r'\{((?:[a-z_]+="(?:[^"\\\n]|\\[\\n"])*",?)*)\}'
-_SAMPLE = re.compile(rf"([a-z][a-z0-9_]*)(?:{_LABELS})? (-?[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)")
-
-
-def parse_metrics(text: str) -> dict[str, float]:
-    """The text format 0.0.4, strictly: HELP and TYPE once and in front of each family, its samples together, counters
-    named so, no series twice. Series as written -> value."""
-    assert text.endswith("\n")
-    values: dict[str, float] = {}
-    seen: set[str] = set()
-    lines = text.splitlines()
-    while lines:
-        name, help_ = re.fullmatch(r"# HELP ([a-z0-9_]+) (\S.*)", lines.pop(0)).groups()  # type: ignore[union-attr]
-        kind = re.fullmatch(rf"# TYPE {name} (counter|gauge)", lines.pop(0))
-        assert kind is not None and "\\" not in help_
-        assert name.startswith("meshproto_seed_") and name not in seen
-        assert name.endswith("_total") == (kind[1] == "counter")
-        seen.add(name)
-        count = 0
-        while lines and not lines[0].startswith("#"):
-            line = lines.pop(0)
-            sample = _SAMPLE.fullmatch(line)
-            assert sample is not None and sample[1] == name, line
-            series = line.rpartition(" ")[0]
-            assert series not in values
-            values[series] = float(sample[3])
-            count += 1
-        assert count, name
-    return values
 
 
 def test_healthz_and_status(looker: Looker) -> None:
@@ -118,18 +88,22 @@ def test_metrics(looker: Looker) -> None:
     values = looker.metrics()
     seed = "meshproto_seed_"
     status = looker.get("/status")
-    for name in ("names", "online", "links"):
+    for name in ("names", "online"):
         assert values[f"{seed}{name}"] == status[name]
-    for name in ("lookups", "registrations"):
-        assert values[f"{seed}{name}_total"] == status[name]
+    assert values[f"{seed}registrations_total"] == status["registrations"]
+    assert status["links"] == sum(values[f'{seed}links{{role="{role}"}}'] for role in ("seed", "user", "guest"))
+    assert status["lookups"] == sum(values[f'{seed}lookups_total{{result="{one}"}}'] for one in ("found", "not_found"))
     assert values[f'{seed}known_alive{{seed="seedX"}}'] == 1 and values[f'{seed}known_alive{{seed="seedY"}}'] == 0
     assert values[f'{seed}known_phi{{seed="seedX"}}'] == 0 and values[f'{seed}known_phi{{seed="seedY"}}'] >= PHI_DEAD
     assert values[f'{seed}known_lag_versions{{seed="seedY"}}'] == 0
     assert values[f'{seed}known_users{{seed="seedX"}}'] >= 1
     assert values[f"{seed}gossip_sent_bytes_total"] > 0 and values[f"{seed}gossip_received_bytes_total"] > 0
-    assert values[f"{seed}dropped_records_total"] == 0 and values[f"{seed}links"] >= 1
-    looker.world.get("UserX", "/lookup/Bobby")
-    assert looker.metrics()[f"{seed}lookups_total"] == values[f"{seed}lookups_total"] + 1
+    assert values[f"{seed}dropped_records_total"] == 0 and values[f'{seed}links{{role="user"}}'] >= 1
+    assert values[f"{seed}commit_seconds_count"] > 0 and values[f"{seed}disk_refuses"] == 0
+    for name, result in (("Bobby", "found"), ("Nobody", "not_found")):
+        looker.world.get("UserX", f"/lookup/{name}")
+        series = f'{seed}lookups_total{{result="{result}"}}'
+        assert looker.metrics()[series] == values[series] + 1
 
 
 def test_labels_are_escaped(looker: Looker, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import pytest
 import pytest_twisted  # type: ignore[import-untyped]
 from twisted.internet.defer import Deferred, DeferredList
 
-from meshproto.errors import BadState, NotFound, Unavailable
+from meshproto.errors import BadState, NotFound, ShuttingDown, Unavailable
 from meshproto.net.database_file import connect, shrink
 from meshproto.net.store import (
     CHECKPOINT_FRAMES,
@@ -404,7 +404,7 @@ async def test_after_close(rig: Rig) -> None:
     await closed
     rig.database.submit(words).addErrback(lambda failure: refusals.append(failure.value))
     await rig.database.close()
-    assert [type(refusal) for refusal in refusals] == [Unavailable, Unavailable]
+    assert [type(refusal) for refusal in refusals] == [ShuttingDown, ShuttingDown]
     assert refusals[0].detail == "this node is shutting down"
 
 
