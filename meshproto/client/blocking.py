@@ -141,8 +141,8 @@ class Client:
 
         `cursor`: a file that says how far this program has come; a message counts as done when the next one is asked
         for. A program that dies in between gets it again. `after`: where to begin when there is no such file yet; None:
-        with what comes from now on. A node that goes away is waited for, and `on_lost` is told; one that was never
-        there is an error, and so is another node than the cursor's (:class:`OtherNode`)."""
+        with what comes from now on. A node that goes away is waited for, and `on_lost` is told. Errors are another
+        node than the cursor's (:class:`OtherNode`), and one that was never there (`retry_s`)."""
         stored = None if cursor is None else CursorFile(cursor)
         following = self._ways.following(self.url, stored, after, sender)
         with closing(Stream(self.node, following)) as stream:

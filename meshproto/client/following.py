@@ -21,11 +21,13 @@ ENDED = "it has ended the stream"
 @dataclass
 class Following:
     """`kinds`, `sender`, `names`: see :func:`meshproto.client.asking.events_request`. `after`: where to begin, unless
-    `stored` says where it was; None: with what comes from now on. `stored`: kept by :meth:`done`."""
+    `stored` says where it was; None: with what comes from now on. `stored`: kept by :meth:`done`. `patience`: with a node that
+    was there; `arrival`: with one that never was, None to call that an error at once."""
 
     url: str
     kinds: str
     patience: Patience
+    arrival: Patience | None = None
     after: int | None = 0
     sender: str | None = None
     names: str | None = None
@@ -72,11 +74,13 @@ class Following:
 
     def lost(self, error: Unreachable | Problem) -> tuple[float, bool]:
         """For how many seconds to wait, and whether that is news. Raises the error when waiting does not help, or the
-        node was never there."""
-        if not self._was_there or not passes(error):
+        node was never there: a stored cursor says that it was."""
+        was_there = self._was_there or (self.stored is not None and self.stored.read() is not None)
+        patience = self.patience if was_there else self.arrival
+        if patience is None or not passes(error):
             raise error
-        is_news = not self.patience.waits
-        return self.patience.lost(error), is_news
+        is_news = not patience.waits
+        return patience.lost(error), is_news
 
     def done(self, cursor: int) -> None:
         """Everything up to this message has been dealt with; on the disk when this returns."""

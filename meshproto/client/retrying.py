@@ -40,7 +40,7 @@ class Patience:
         now = self._clock()
         if self._lost_at is None:
             self._lost_at = now
-        elif self._give_up_s is not None and now - self._lost_at >= self._give_up_s:
+        if self._give_up_s is not None and now - self._lost_at >= self._give_up_s:
             raise error
         pause_s, self._pause_s = self._pause_s, min(2 * self._pause_s, self._max_s)
         return pause_s if self._chance is None else pause_s * (1 - JITTER + 2 * JITTER * self._chance())

@@ -123,8 +123,8 @@ class Ways:
     # -- streams -------------------------------------------------------------------------------------------------
 
     def following(self, url: str, cursor: CursorFile | None, after: int | None, sender: str | None) -> Following:
-        patience = self.patience(None, FOLLOW_PAUSE_S_MAX)
-        return Following(url, "message", patience, after=after, sender=sender, stored=cursor)
+        patience, arrival = self.patience(None, FOLLOW_PAUSE_S_MAX), self.patience(self._retry_s)
+        return Following(url, "message", patience, arrival, after=after, sender=sender, stored=cursor)
 
 
 class Bulk:
