@@ -27,7 +27,7 @@ from meshproto.user_tap import Options as UserOptions
 from tests.docs_support import DOCUMENTS, ROOT, Session, fences, matches, setup_commands, steps
 
 DOCS = ROOT / "docs"
-LANGUAGES = {"console", "json", "ini"}
+LANGUAGES = {"console", "json", "ini", "python"}
 RESULTS: dict[str, Any] = {
     "hello": wire.HelloResult,
     "register": wire.RegisterResult,
