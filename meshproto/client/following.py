@@ -21,8 +21,8 @@ ENDED = "it has ended the stream"
 @dataclass
 class Following:
     """`kinds`, `sender`, `names`: see :func:`meshproto.client.asking.events_request`. `after`: where to begin, unless
-    `stored` says where it was; None: with what comes from now on. `stored`: kept by :meth:`done`. `patience`: with a node that
-    was there; `arrival`: with one that never was, None to call that an error at once."""
+    `stored` says where it was; None: with what comes from now on. `stored`: kept by :meth:`done`. `patience`: with a
+    node that was there; `arrival`: with one that never was, None to call that an error at once."""
 
     url: str
     kinds: str
