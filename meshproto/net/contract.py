@@ -308,7 +308,7 @@ OPERATIONS: Final = [
         "The mesh",
         "This document",
         {200: dict[str, Any]},
-        description="OpenAPI 3.1, for tools; `/page/api.html` shows it to people.",
+        description="OpenAPI 3.1, for tools; `/page/reference.html` shows it to people.",
     ),
     Operation(
         "post",
