@@ -62,8 +62,8 @@ class Session:
     @cached_property
     def node(self) -> Node:
         """The node; made when first needed, so that `--help` works with a missing token file."""
-        token = None if self.token_file is None else _given("--token-file", read_token, self.token_file)
-        tls = None if self.ca is None else _given("--ca", trust, self.ca)
+        token = None if self.token_file is None else _given(read_token, self.token_file, "--token-file")
+        tls = None if self.ca is None else _given(trust, self.ca, "--ca")
         try:
             return Node(self.url, token, self.timeout_s, tls)
         except ValueError as error:
@@ -153,7 +153,7 @@ def echo_json(text: str) -> None:
     click.echo(render.spelled_json(text.rstrip("\n")))
 
 
-def _given(option: str, read: Callable[[Path], T], path: Path) -> T:
+def _given(read: Callable[[Path], T], path: Path, option: str) -> T:
     try:
         return read(path)
     except BadSetting as error:
