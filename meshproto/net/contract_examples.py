@@ -445,7 +445,7 @@ EXAMPLES: Final[dict[str, tuple[Example, ...]]] = {
         Example(
             "text",
             200,
-            "# HELP mesh_user_uptime_seconds Since the node started.\n# TYPE mesh_user_uptime_seconds gauge\n"
+            "# HELP mesh_user_uptime_seconds Since the node has started.\n# TYPE mesh_user_uptime_seconds gauge\n"
             "mesh_user_uptime_seconds 3600.5\n",
             brings=METRICS,
         ),
