@@ -445,8 +445,9 @@ EXAMPLES: Final[dict[str, tuple[Example, ...]]] = {
         Example(
             "text",
             200,
-            "# HELP mesh_user_uptime_seconds Since the node has started.\n# TYPE mesh_user_uptime_seconds gauge\n"
-            "mesh_user_uptime_seconds 3600.5\n",
+            "# HELP meshproto_user_uptime_seconds Since the node has started.\n"
+            "# TYPE meshproto_user_uptime_seconds gauge\n"
+            "meshproto_user_uptime_seconds 3600.5\n",
             brings=METRICS,
         ),
     ),
