@@ -18,6 +18,7 @@ setup(
     packages=[
         "meshproto",
         "meshproto.cli",
+        "meshproto.client",
         "meshproto.core",
         "meshproto.net",
         "twisted.plugins",

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import trustme
 
-from meshproto.cli.node import Node
 from meshproto.cli.processes import Child, Children, until
+from meshproto.client.node import Node
 from meshproto.seed_tap import Options as SeedOptions
 from meshproto.tap import NodeOptions
 from meshproto.user_tap import Options as UserOptions

@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from meshproto.cli.node import Node
 from meshproto.cli.processes import until
+from meshproto.client.node import Node
 from meshproto.seed_tap import Options as SeedOptions
 from meshproto.user_tap import Options as UserOptions
 

@@ -27,8 +27,8 @@ from meshproto.user_tap import Options as UserOptions
 from tests.docs_support import DOCUMENTS, ROOT, Session, fences, matches, setup_commands, steps
 
 DOCS = ROOT / "docs"
-LANGUAGES = {"console", "json", "sh", "nginx", "caddy"}
-"""The last three are tested in test_operating.py."""
+LANGUAGES = {"console", "json", "python", "sh", "nginx", "caddy"}
+"""The last three are tested in test_operating.py, and Python in test_clients_doc.py."""
 RESULTS: dict[str, Any] = {
     "hello": wire.HelloResult,
     "register": wire.RegisterResult,

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 from twisted.logger import LogEvent, formatEventAsClassicLogText, globalLogPublisher
 
-from meshproto.cli.node import Node
 from meshproto.cli.processes import TWISTD, Children, until
+from meshproto.client.node import Node
 from meshproto.net.json_log import json_line
 from tests.world import World
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from meshproto.cli.node import Node
 from meshproto.cli.processes import Children, until
+from meshproto.client.node import Node
 
 TIMEOUT_S = 60.0
 SENDERS = ("Ann", "Ben", "Cem")

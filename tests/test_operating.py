@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 import trustme
 
-from meshproto.cli.node import Node
 from meshproto.cli.processes import Children, until
+from meshproto.client.node import Node
 from meshproto.core.envelope import SEALED_BYTES_MAX
 from meshproto.net.public_front import PUBLIC_PATHS
 from meshproto.seed_tap import Options as SeedOptions

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from meshproto.cli.node import Node
 from meshproto.cli.processes import Children, until
+from meshproto.client.node import Node
 from meshproto.seed_tap import Options as SeedOptions
 from meshproto.user_tap import Options as UserOptions
 from tests.systemd import PROGRAMS, TIMEOUT_S, UNITS, Manager, Unit

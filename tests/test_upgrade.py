@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from meshproto.cli.node import Node
 from meshproto.cli.processes import Children, until
+from meshproto.client.node import Node
 from meshproto.core.identity import fingerprint, unb64
 
 FORMER = Path(__file__).parent / "former" / "schema1.tar.gz"

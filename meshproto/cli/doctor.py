@@ -20,9 +20,10 @@ import click
 
 from meshproto import __version__
 from meshproto.cli.exits import Exit, FilesRefused, advice, what
-from meshproto.cli.node import Document, Node, Problem, Unreachable
 from meshproto.cli.progress import Bar
 from meshproto.cli.render import Screen, moment, one_line, span
+from meshproto.client.errors import Document, Problem, Unreachable
+from meshproto.client.node import Node
 
 OK, WARNING, WRONG = "ok", "warning", "wrong"
 STYLES = {OK: "green", WARNING: "yellow", WRONG: "bold red"}
