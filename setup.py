@@ -61,7 +61,7 @@ setup(
             # docs/ as a site: `make docs`.
             "sphinx>=8.2,<10",
             "myst-parser>=4.0.1,<6",
-            "furo>=2025.7.19",
+            "furo>=2025.7.19,<2028",
             # The plots of `make bench`.
             "matplotlib>=3.9,<4",
             # `python -m bench.fuzz_guided`; it comes ready-made for these only.

@@ -313,7 +313,7 @@ class SeedService(Service):
             peer = await self._peers.get(address)
             result = await peer.call("gossip", effect.params, wire.GossipResult)
         except MeshError as error:
-            if self._troubled.get(address) != error.detail:
+            if self.running and self._troubled.get(address) != error.detail:
                 self._troubled[address] = error.detail
                 self.log.warn("seed {address} does not answer: {reason}", address=address, reason=error.detail)
             refused = isinstance(error, NobodyListens)

@@ -233,7 +233,7 @@ class Seeds(Service):
                     await self._sign_anew()
                 return
             except MeshError as error:
-                self.log.warn("the new mail key is not known yet: {reason}", reason=error.detail)
+                self.log.warn("the new record is not known yet: {reason}", reason=error.detail)
             await deferLater(self._clock, RENEW_AGAIN_S)
 
     def _is_outdated(self) -> bool:
