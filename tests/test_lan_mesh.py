@@ -3,6 +3,7 @@ their own."""
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any, Self
 import pytest
 
 from meshproto.cli.processes import TWISTD, until
+from tests.docs_support import ON_TWO_MACHINES, matches, steps
 
 ROOT = Path(__file__).parent.parent
 DEADLINE_S = 60.0
@@ -69,7 +71,7 @@ class Machine:
     def start(self, kind: str, *options: str) -> None:
         environ = {key: text for key, text in os.environ.items() if not key.startswith(SETTINGS)}
         environ |= {"HOME": str(self._directory), "PYTHONPATH": str(ROOT)}
-        command = self._inside(*TWISTD, "-n", "--pidfile=", kind, "--lan", *options)
+        command = self._inside(*TWISTD, "-n", "--pidfile=", kind, *options)
         with self.log(kind).open("wb") as log:
             self._nodes[kind] = subprocess.Popen(command, cwd=self._directory, env=environ, stdout=log, stderr=log)
 
@@ -84,6 +86,10 @@ class Machine:
 
     def says(self, kind: str, text: str) -> bool:
         return text in self.log(kind).read_text()
+
+    def logs(self, kind: str, line: str) -> bool:
+        """Whether a line of the log is as a document shows it."""
+        return any(matches((line,), said) for said in self.log(kind).read_text().splitlines())
 
     def is_at(self, host: str) -> bool:
         """Whether its user is registered, and advertises this address."""
@@ -124,8 +130,8 @@ def test_two_machines_find_each_other(machines: tuple[Machine, Machine]) -> None
     other one; when a machine gets another address, its user is found there."""
     here, there = machines
     for machine, user in ((here, "UserX"), (there, "Bobby")):
-        machine.start("meshseed")
-        machine.start("meshuser", "--name", user)
+        machine.start("meshseed", "--lan")
+        machine.start("meshuser", "--lan", "--name", user)
     wait("UserX is registered", partial(here.is_at, "192.168.77.1"))
     wait("Bobby is registered", partial(there.is_at, "192.168.77.2"))
     for machine in machines:
@@ -150,15 +156,32 @@ def test_two_machines_find_each_other(machines: tuple[Machine, Machine]) -> None
     assert texts == ["Hello Bobby", "Still there?", "And there?"]
 
 
+def test_the_how_to(machines: tuple[Machine, Machine]) -> None:
+    """What docs/howto/local-network.md shows, typed on two machines as it says."""
+    named = {machine.name: machine for machine in machines}
+    machine = machines[0]
+    for step in steps(ON_TWO_MACHINES):
+        if step.verb == "on":
+            machine = named[step.text]
+        elif step.text.startswith("twistd "):
+            kind, *options = step.text.removeprefix("twistd -n --pidfile= ").split()
+            machine.start(kind, *options)
+            for line in step.expected:
+                wait(f"{step.where}: {kind} logs {line}", partial(machine.logs, kind, line))
+        else:
+            printed = machine.run(*shlex.split(step.text), "--no-progress-meter")
+            assert matches(step.expected, printed), f"{step.where}: {printed}"
+
+
 def test_a_mesh_key_keeps_others_out(machines: tuple[Machine, Machine], tmp_path: Path) -> None:
     """A seed without the key is found by users, and gossips with nobody: the seeds do not even try each other."""
     here, there = machines
     key = tmp_path / "mesh.key"
     key.write_text("a key of sixteen characters\n")
     key.chmod(0o600)
-    here.start("meshseed", "--mesh-key", str(key))
-    there.start("meshseed", "--name", "liar")
-    here.start("meshuser", "--name", "UserX")
+    here.start("meshseed", "--lan", "--mesh-key", str(key))
+    there.start("meshseed", "--lan", "--name", "liar")
+    here.start("meshuser", "--lan", "--name", "UserX")
     wait("UserX finds both", lambda: here.says("meshuser", "192.168.77.1:5001") and here.says("meshuser", ".2:5001"))
     wait("UserX is registered", partial(here.is_at, "192.168.77.1"))
     for machine in machines:
