@@ -44,7 +44,8 @@ def prepare(source: Path) -> None:
     ignored = shutil.ignore_patterns("site", "__pycache__")
     shutil.copytree(ROOT / "docs", source / "docs", ignore=ignored)
     for name in COPIED:
-        shutil.copy(ROOT / name, source / name)
+        text = (ROOT / name).read_text(encoding="utf-8")
+        (source / name).write_text(text.replace("](docs/index.md", "](index.md"), encoding="utf-8")
     for name in LINKED_TO:
         if (ROOT / name).exists():
             (source / name).symlink_to(ROOT / name)

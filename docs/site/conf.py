@@ -20,6 +20,8 @@ python_maximum_signature_line_length = 100
 # Examples have ... in place of what differs from one machine to another, which is no JSON.
 suppress_warnings = ["misc.highlighting_failure"]
 
+viewcode_follow_imported_members = False
+
 html_theme = "furo"
 html_title = "meshproto"
 html_copy_source = False

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 CONTENTS: Final = {
-    "Begin": ("docs/tutorial", "docs/page", "README"),
+    "Begin": ("docs/tutorial", "docs/page", "The README <README>"),
     "How to": ("docs/howto/*",),
     "Look up": ("docs/command", "docs/http", "docs/operating", "docs/clients"),
     "Understand": ("docs/security", "docs/protocol", "docs/architecture", "docs/benchmarks", "CHANGELOG"),
@@ -32,7 +32,8 @@ def contents(source: Path) -> str:
     there = {str(path.relative_to(source).with_suffix("")) for path in source.glob("*.md")}
     there |= {str(path.relative_to(source).with_suffix("")) for path in (source / "docs").rglob("*.md")}
     trees = [
-        _tree(caption, [page for page in pages if "*" in page or page in there]) for caption, pages in CONTENTS.items()
+        _tree(caption, [page for page in pages if "*" in page or page.rpartition("<")[2].rstrip(">") in there])
+        for caption, pages in CONTENTS.items()
     ]
     return "\n".join([front, *trees])
 
