@@ -55,6 +55,7 @@ def all_of_it() -> list[Typed]:
             _timed("git clone URL meshproto; cd meshproto", ["git", "clone", "-q", str(ROOT), str(clone)], directory)
         ]
         typed.append(_timed("make demo ONCE=1", ["make", "demo", "ONCE=1"], str(clone)))
+        typed.append(Typed(". .venv/bin/activate", 0.0))
         home = Path(directory) / "home"
         home.mkdir()
         python = clone / ".venv" / "bin" / "python"
@@ -75,7 +76,7 @@ def walked(home: Path) -> list[Typed]:
     from tests.docs_support import Session, is_setup, steps  # noqa: PLC0415 - with what a newcomer has by then
 
     typed = []
-    with Session(home) as session:
+    with Session(home, settles=False) as session:
         for step in steps(DOCUMENT):
             began = time.monotonic()
             session.carry_out(step)
