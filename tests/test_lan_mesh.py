@@ -43,9 +43,11 @@ class Machine:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for name in list(self._nodes):
-            self.stop(name)
+        for node in self._nodes.values():
+            node.terminate()
         self._holder.communicate()
+        for kind, node in self._nodes.items():  # all of them are told to end before one is found wanting
+            self._ends(kind, node)
 
     @property
     def network(self) -> str:
@@ -78,6 +80,9 @@ class Machine:
     def stop(self, kind: str) -> None:
         node = self._nodes.pop(kind)
         node.terminate()
+        self._ends(kind, node)
+
+    def _ends(self, kind: str, node: "subprocess.Popen[bytes]") -> None:
         node.wait(DEADLINE_S)
         assert "Traceback" not in self.log(kind).read_text()
 
