@@ -2,7 +2,10 @@
 
 import os
 import random
+import re
+import socket
 import time
+from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -11,13 +14,16 @@ from twisted.application.service import IService
 from meshproto import __version__
 from meshproto.core.configuration import ENDPOINT, NUMBER, PATH, SWITCH, TEXT, TEXTS, Kind, path_or
 from meshproto.core.meshkey import NO_KEYS, Keyring
+from meshproto.core.nearby import Announcement, Nearby, label_of, told
 from meshproto.core.seed import Seed, Settings
 from meshproto.net import seed_store
 from meshproto.net.clocks import wait_by_monotonic_time
 from meshproto.net.database_file import connect
+from meshproto.net.interfaces import lan_interfaces
+from meshproto.net.lan import Lan
 from meshproto.net.large_pages import use_large_pages
 from meshproto.net.lines import LineHandler, LinesFactory
-from meshproto.net.listening import is_loopback, local_address
+from meshproto.net.listening import is_loopback, join_address, local_address
 from meshproto.net.names_file import NamesFile, read_names
 from meshproto.net.process_metrics import Commits
 from meshproto.net.seeding import SeedService
@@ -31,6 +37,8 @@ from meshproto.net.turns import Turns
 from meshproto.tap import NodeOptions, NodeService, addresses, read_keys, yes_or_no
 from meshproto.wire import TLS_PREFIX
 
+MACHINE_CHARS_MAX: Final = 40
+"""Of a machine's name, in that of its seed."""
 MANY_NAMES: Final = 100_000
 """From so many on, 50 MB, the look-ups wait for memory, and it takes the tenth of a second that is needed to have it in
 large pages."""
@@ -53,7 +61,11 @@ class Options(NodeOptions):
         ["register", None, None, "who may register: open, token, or a file of names [default: open]"],
         ["names", None, None, "whether clients may list names: yes or no [default: yes]"],
     ]
+    optFlags: ClassVar[list[list[Any]]] = [
+        ["lan", None, "be found on the local network, and find the seeds there"],
+    ]
     twins: ClassVar[dict[str, str]] = {
+        "lan": "MESH_LAN",
         "port": "PORT",
         "name": "USER_NAME",
         "listen": "MESH_LISTEN",
@@ -81,6 +93,7 @@ class Options(NodeOptions):
         "register": path_or("open", "token"),
         "names": SWITCH,
         "http": ENDPOINT,
+        "lan": SWITCH,
     }
     reloads = frozenset({"peer", "ca", "names"})
     fallbacks: ClassVar[dict[str, Any]] = {
@@ -111,7 +124,7 @@ class Options(NodeOptions):
 
     def _name_by_default(self) -> None:
         if self["name"] is None:
-            self["name"] = f"seed-{self['port']}"
+            self["name"] = f"seed-{_machine()}-{self['port']}" if self["lan"] else f"seed-{self['port']}"
 
     def look(self) -> None:
         super().look()
@@ -121,10 +134,17 @@ class Options(NodeOptions):
             read_names(Path(self["register"]))
 
 
+def _machine() -> str:
+    """What this machine is called, as far as it can stand in a name."""
+    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname().partition(".")[0])[:MACHINE_CHARS_MAX] or "machine"
+
+
 class SeedNode(NodeService):
     program = "meshseed"
     seed: SeedService
     core: Seed
+    _turns: Turns
+    _address: str
 
     def status(self) -> str:
         told = self.core.status(self.seed.now())
@@ -150,11 +170,11 @@ class SeedNode(NodeService):
         connection = connect(
             state.database("seed.db"), seed_store.SCHEMA, seed_store.SCHEMA_VERSION, seed_store.UPGRADES
         )
-        turns = Turns(reactor)
+        self._turns = turns = Turns(reactor)
         where = self.listen(LinesFactory(self._link, reactor, turns))
         read_together(self.ports[-1])
         prefix = TLS_PREFIX if is_tls(self.options.endpoint) else ""
-        address = options["advertise"] or prefix + self.dialled_at(where)
+        self._address = address = options["advertise"] or prefix + self.dialled_at(where)
         core = Seed(
             options["name"],
             address,
@@ -174,9 +194,32 @@ class SeedNode(NodeService):
         self.seed = SeedService(core, store, reactor, self.endpoints.seed, time.time, turns)
         if options["http"] is not None:
             self._open_http(core, commits)
+        if options["lan"]:
+            self._open_lan(self.lan_port(where), settings)
         self.announce(state, prefix + local_address(where) if where else address)
         self.log.info("{name} listens, and says that it is at {address}", name=options["name"], address=address)
         return self.seed
+
+    def _open_lan(self, where: tuple[str, int], settings: Settings) -> None:
+        """Be found at this machine's addresses on local networks, and find others. Raises :class:`BadState`."""
+        options, tls, marks = self.options, is_tls(self.options.endpoint), settings.mesh_keys.marks() or [""]
+
+        def moved(here: list[IPv4Interface]) -> list[str]:
+            hosts = self.follow(where, here, LinesFactory(self._link, self.reactor, self._turns), read_together)
+            if hosts and options["advertise"] is None:
+                address = f"{TLS_PREFIX if tls else ''}{join_address(hosts[0], where[1])}"
+                if address != self._address:
+                    self._address = address
+                    self.seed.moved(address)
+            return hosts
+
+        def announce(hosts: list[str]) -> Announcement:
+            text = told(options["name"], marks[0], tls=tls)
+            return Announcement(label_of(options["name"]), tuple(hosts), where[1], text)
+
+        nearby = Nearby(options["name"], marks)
+        self.lan = Lan(self.reactor, nearby, moved=moved, announce=announce, found=self.seed.found)
+        moved(lan_interfaces())
 
     def _settings(self) -> Settings:
         """Raises :class:`BadState`."""

@@ -8,7 +8,8 @@ import resource
 import signal
 import sqlite3
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import IO, Any, ClassVar, Final, Self, cast
 
@@ -18,11 +19,15 @@ from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.logger import FileLogObserver, ILogObserver, Logger, textFileLogObserver
 from twisted.python import usage
 from twisted.python.components import Componentized
+from twisted.python.failure import Failure
 
 from meshproto.core.configuration import FILE_BYTES_MAX, Kind, Setting, parse, place
 from meshproto.core.meshkey import Domain, Keyring
+from meshproto.core.nearby import is_lan
 from meshproto.errors import BadParams, BadState, MeshError
+from meshproto.net.interfaces import lan_interfaces
 from meshproto.net.json_log import json_line, json_observer
+from meshproto.net.lan import Lan
 from meshproto.net.listening import WILDCARD_HOSTS, host_port, join_address, listen, with_backlog
 from meshproto.net.log_file import Log, log_path, open_log
 from meshproto.net.state import StateDir, default_path, read_secret
@@ -38,8 +43,9 @@ LOG_FORMATS: Final = ("text", "json")
 
 class NodeOptions(usage.Options):
     """`twins`: option -> environment variable. Options win over the environment, the environment over defaults. `lists`
-    are the options that may be given several times; in the environment they are separated by commas. `kinds`: how each
-    is written in a configuration file, which comes after the environment; `reloads`: what counts without a restart."""
+    are the options that may be given several times; in the environment they are separated by commas. `flags`: those
+    without a value, yes or no in the environment. `kinds`: how each is written in a configuration file, which comes
+    after the environment; `reloads`: what counts without a restart."""
 
     kind: ClassVar[str]
     about: ClassVar[str]
@@ -48,6 +54,7 @@ class NodeOptions(usage.Options):
     lists: ClassVar[frozenset[str]] = frozenset()
     kinds: ClassVar[dict[str, Kind]]
     reloads: ClassVar[frozenset[str]]
+    flags: ClassVar[frozenset[str]] = frozenset({"lan"})
     environ: ClassVar[Mapping[str, str]] = os.environ
     optParameters: ClassVar[list[list[Any]]] = [
         ["config", "c", None, "configuration file (TOML), with these options' names"],
@@ -103,20 +110,26 @@ class NodeOptions(usage.Options):
     def look(self) -> None:
         """Read the files that the options name, as a start would. Raises :class:`BadState`."""
         Trust.read(self["ca"])
-        if self["advertise"] is None and _ANYWHERE.match(self.endpoint) and "interface=" not in self.endpoint:
+        if (
+            not (self["lan"] or self["advertise"])
+            and _ANYWHERE.match(self.endpoint)
+            and "interface=" not in self.endpoint
+        ):
             raise BadState(where_to_dial(self.endpoint))
 
     def postOptions(self) -> None:
         """Raises as :meth:`parse` does."""
         self._read_file()
         for option, variable in self.twins.items():
-            if self[option] not in (None, []):
+            if self[option] not in (None, [], 0):
                 self._settings.pop(option, None)
             elif given := self.environ.get(variable):
                 self._settings.pop(option, None)
                 self[option] = self._from_environment(option, given)
             else:
-                self[option] = self._settings.get(option, self.fallbacks.get(option))
+                self[option] = self._settings.get(option, self.fallback(option))
+        for flag in self.flags:
+            self._check(flag, is_set)
         self._name_by_default()
         self._check("name", self._name)
         self._check("port", self._port)
@@ -143,6 +156,10 @@ class NodeOptions(usage.Options):
 
     def _name_by_default(self) -> None:
         """For a kind of node that has one."""
+
+    def fallback(self, option: str) -> Any:
+        """What is taken when nobody says anything."""
+        return self.fallbacks.get(option)
 
     def _from_environment(self, option: str, given: str) -> str | list[str]:
         return [part.strip() for part in given.split(",") if part.strip()] if option in self.lists else given
@@ -182,6 +199,11 @@ _ANYWHERE: Final = re.compile("(tcp6?|ssl):", re.IGNORECASE)
 def where_to_dial(endpoint: str) -> str:
     """Only the operator can know."""
     return f"{endpoint} does not say what others should dial: give --advertise too"
+
+
+def is_set(given: str | int | None) -> bool:
+    """A flag: how often it was given, or what the environment says. Raises :class:`BadParams`."""
+    return yes_or_no(given) if isinstance(given, str) else bool(given)
 
 
 def addresses(given: list[str]) -> list[str]:
@@ -243,6 +265,8 @@ class NodeService(Service):
         self.state: StateDir | None = None
         self.ports: list[IListeningPort] = []
         self.inner: Service | None = None
+        self.lan: Lan | None = None
+        self._lan_ports: dict[str, IListeningPort] = {}
         self.trust = Trust()
         self.endpoints = Endpoints(reactor, self.trust)
         self.syncing: SyncThread | None = None
@@ -297,6 +321,8 @@ class NodeService(Service):
         super().startService()
         if self.inner is not None:
             self.inner.startService()
+            if self.lan is not None:
+                self.lan.startService()
             _leave_what_is_there()
             self.reactor.callWhenRunning(self._serve)
 
@@ -373,15 +399,77 @@ class NodeService(Service):
 
     def dialled_at(self, where: tuple[str, int] | None) -> str:
         """HOST:PORT for others to dial. Raises :class:`BadState` when only the operator can know."""
-        if where is None or where[0] in WILDCARD_HOSTS:
+        if self.options["lan"] and where is not None and (hosts := self.lan_hosts(where[0], lan_interfaces())):
+            return join_address(hosts[0], where[1])
+        if where is None or (where[0] in WILDCARD_HOSTS and not self.options["lan"]):
             raise BadState(where_to_dial(self.options.endpoint))
         return join_address(*where)
+
+    # -- on local networks ---------------------------------------------------------------------------------------
+
+    def lan_port(self, where: tuple[str, int] | None) -> tuple[str, int]:
+        """Raises :class:`BadState` when the node can be reached from no network."""
+        if where is None:
+            raise BadState(f"--lan: {self.options.endpoint} is not of a network: leave --listen out, or change it")
+        self.lan_hosts(where[0], ())
+        return where
+
+    def lan_hosts(self, host: str, here: Iterable[IPv4Interface]) -> list[str]:
+        """At which of this machine's addresses on local networks a node can be reached that listens at `host`, or that
+        with `--lan` alone listens at all of them. Raises :class:`BadState` when it never can."""
+        hosts = [str(interface.ip) for interface in here]
+        if self.options["listen"] is None or host in WILDCARD_HOSTS:
+            return hosts
+        if not is_lan(host):
+            raise BadState(
+                f"--lan: {self.options.endpoint} is not of a local network: leave --listen out, or change it"
+            )
+        return [mine for mine in hosts if mine == host]
+
+    def follow(
+        self,
+        where: tuple[str, int],
+        here: Iterable[IPv4Interface],
+        factory: IProtocolFactory,
+        opened: Callable[[IListeningPort], None] = lambda _: None,
+    ) -> list[str]:
+        """Listen at the addresses that the machine has now, and no more at those that it had, unless `--listen` says
+        where. At which of them the node can be reached."""
+        hosts = self.lan_hosts(where[0], here)
+        if self.options["listen"] is not None:
+            return hosts
+        for host in self._lan_ports.keys() - hosts:
+            port = self._lan_ports.pop(host)
+            self.ports.remove(port)
+            maybeDeferred(port.stopListening).addErrback(self._not_closed)
+        for host in hosts:
+            if host not in self._lan_ports:
+                self._listen_at(host, where[1], factory, opened)
+        return [host for host in hosts if host in self._lan_ports]
+
+    def _listen_at(
+        self, host: str, port: int, factory: IProtocolFactory, opened: Callable[[IListeningPort], None]
+    ) -> None:
+        try:
+            self.listen(factory, f"tcp:{port}:interface={host}")
+        except BadState as reason:  # the address may have gone again, or another program has the port there
+            self.log.error("{reason}", reason=reason.detail)
+        else:
+            self._lan_ports[host] = self.ports[-1]
+            opened(self.ports[-1])
+
+    def _not_closed(self, failure: Failure) -> None:
+        self.log.error("a listener could not be closed: {reason}", reason=failure.getErrorMessage())
+
+    # -- starting and stopping -----------------------------------------------------------------------------------
 
     def announce(self, state: StateDir, address: str) -> None:
         """Tell scripts where the node listens, once the reactor minds its signals: whoever reads this may send one."""
         self.reactor.callWhenRunning(state.announce, address)
 
     async def _stop(self) -> None:
+        if self.lan is not None and self.lan.running:
+            await maybeDeferred(self.lan.stopService)
         for port in self.ports:
             await maybeDeferred(port.stopListening)
         if self.inner is not None:

@@ -3,6 +3,7 @@
 import os
 import random
 from functools import partial
+from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Any, ClassVar, Final
 from urllib.parse import urlsplit
@@ -15,6 +16,7 @@ from twisted.web.client import HTTPConnectionPool
 from meshproto.core.configuration import COMMAND, ENDPOINT, NUMBER, PATH, SWITCH, TEXT, TEXTS, Kind, path_or
 from meshproto.core.identity import check_uri
 from meshproto.core.meshkey import NO_KEYS, Keyring
+from meshproto.core.nearby import Nearby
 from meshproto.errors import BadParams
 from meshproto.net import user_store
 from meshproto.net.clocks import wait_by_monotonic_time, wall_ms
@@ -30,7 +32,9 @@ from meshproto.net.history_file import HistoryFile
 from meshproto.net.http import LOOPBACK_HOSTS
 from meshproto.net.http_client import HTTPClient
 from meshproto.net.inherited import is_inherited_unix
-from meshproto.net.listening import is_loopback, local_address
+from meshproto.net.interfaces import lan_interfaces
+from meshproto.net.lan import Lan
+from meshproto.net.listening import is_loopback, join_address, local_address
 from meshproto.net.message_log import MessageLog
 from meshproto.net.names_file import NamesFile, read_names
 from meshproto.net.node import UserNode
@@ -84,7 +88,11 @@ class Options(NodeOptions):
         ["log-messages", None, None, "a line in the log for each step of each message: yes or no [default: no]"],
         ["accept", None, None, "who may write to me: anyone, contacts, or a file of names [default: anyone]"],
     ]
+    optFlags: ClassVar[list[list[Any]]] = [
+        ["lan", None, "find seeds on the local network, and be reached from there"],
+    ]
     twins: ClassVar[dict[str, str]] = {
+        "lan": "MESH_LAN",
         "name": "USER_NAME",
         "port": "PORT",
         "listen": "MESH_LISTEN",
@@ -120,6 +128,7 @@ class Options(NodeOptions):
         "keep-days": NUMBER,
         "keep-messages": NUMBER,
         "accept": path_or(*_ACCEPTS),
+        "lan": SWITCH,
     }
     reloads = frozenset({"seed", "ca", "register-token", "keep-days", "keep-messages", "accept"})
     fallbacks: ClassVar[dict[str, Any]] = {
@@ -138,6 +147,10 @@ class Options(NodeOptions):
     def opt_seed(self, address: str) -> None:
         """HOST:PORT or tls:HOST:PORT of a seed; may be given several times [default: localhost:5001]"""
         self["seed"].append(address)
+
+    def fallback(self, option: str) -> Any:
+        """Seeds that are looked for on the local network need not be given."""
+        return [] if option == "seed" and self["lan"] not in (0, None, "no") else super().fallback(option)
 
     def postOptions(self) -> None:
         super().postOptions()
@@ -193,6 +206,8 @@ def _number(text: str) -> int:
 class UserService(NodeService):
     program = "meshuser"
     uri: str
+    _lan_hosts: tuple[str, ...] | list[str] = ()
+    _port: int
     _pool: HTTPConnectionPool
     node: UserNode
     _peers: HTTPClient
@@ -231,7 +246,7 @@ class UserService(NodeService):
             options["name"],
             identity,
             save=state.save,
-            uris=lambda: [self.uri],
+            uris=lambda: [self._uri_seen_at(node.seeds.seen_at)],
             seeds=options["seed"],
             store=store,
             start=user_store.read_start(connection),
@@ -252,9 +267,31 @@ class UserService(NodeService):
         )
         where = self.listen(node.site)
         self.uri = options["advertise"] or f"{_scheme(options.endpoint)}://{self.dialled_at(where)}"
+        if options["lan"]:
+            self._open_lan(self.lan_port(where), node)
         self.announce(state, self._let_in(where, node, state))
         self.log.info("{name} listens, and says that it is at {uri}", name=options["name"], uri=self.uri)
         return node
+
+    def _open_lan(self, where: tuple[str, int], node: UserNode) -> None:
+        """Find seeds on local networks, and be reached at this machine's addresses there. Raises :class:`BadState`."""
+
+        def moved(here: list[IPv4Interface]) -> list[str]:
+            before, self._lan_hosts = self._lan_hosts, self.follow(where, here, node.public_site)
+            if before != self._lan_hosts and node.running:
+                node.seeds.renew()
+            return self._lan_hosts
+
+        self._port = where[1]
+        self.lan = Lan(self.reactor, Nearby(), moved=moved, announce=None, found=node.seeds.found)
+        moved(lan_interfaces())
+
+    def _uri_seen_at(self, host: str) -> str:
+        """Where peers reach this node, which is at this address of the machine on its way to the home seed."""
+        if self.options["advertise"] is not None or not self._lan_hosts:
+            return self.uri
+        host = host if host in self._lan_hosts else self._lan_hosts[0]
+        return f"{_scheme(self.options.endpoint)}://{join_address(host, self._port)}"
 
     def _history(self, state: StateDir, node: Path, store: user_store.UserStore) -> History:
         return History(

@@ -213,6 +213,15 @@ class Seed:
         """The seed that answered hello at the address, which may be another than the one it tells of itself."""
         self.peering.greeted(address, seed)
 
+    def found(self, nearby: Iterable[str]) -> None:
+        """Where seeds announce themselves on the local network, all of them."""
+        self.peering.found(nearby)
+
+    def moved(self, address: str, now: float) -> None:
+        """This seed is dialled at another address from now on."""
+        self.address = address
+        self.peering.moved(address, now)
+
     def lost(self, address: str, now: float) -> None:
         """A connection that this seed had opened to another has ended."""
         self.peering.lost(address, now)

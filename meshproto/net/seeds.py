@@ -89,6 +89,7 @@ class Seeds(Service):
         self._addresses = Addresses(given, learnt, rng)
         self._home = HomeService(self, self._addresses, clock, connect)
         self._finding = Finding(self._addresses, store, clock, connect, self._greet_link)
+        self.seen_at = ""  # this machine's address on the connection over which it was registered last
         self.presence: set[Callable[[str], None]] = set()
         self._watching = Watching(changed=self._changed, back=changed)
         self._learning = Learning(self._addresses, store, clock, rng)
@@ -163,8 +164,8 @@ class Seeds(Service):
         return self.own().signed
 
     def renew(self) -> None:
-        """There are new keys: say so in a new record, and to the home if there is one. Until the seed has it, others
-        seal for the key before it."""
+        """There are new keys, or addresses: say so in a new record, and to the home if there is one. Until the seed has
+        it, others seal for the key before it."""
         self._renewing.cancel()
         self._renewing = background(self._renew(), self.log)
 
@@ -175,6 +176,10 @@ class Seeds(Service):
     def reach(self, located: Located, uri: str) -> Reach:
         """To which kinds of addresses the user's record may lead."""
         return reach_of(uri, self._uris(), neighbour=located.neighbour)
+
+    def found(self, nearby: list[str]) -> None:
+        """Where seeds announce themselves on the local network, all of them."""
+        self._addresses.found(nearby)
 
     def forget(self, name: str) -> None:
         """What was known of where the user is was no good."""
@@ -214,6 +219,7 @@ class Seeds(Service):
         await self.greet(address, calls)
 
     async def register(self, calls: Calls) -> int:
+        self.seen_at = calls.own_host
         own = await self._sign_anew()
         since = (await calls.call("register", own.signed, wire.RegisterResult)).since
         self._told, self._double = own, None
@@ -238,7 +244,7 @@ class Seeds(Service):
                     await self._sign_anew()
                 return
             except MeshError as error:
-                self.log.warn("the new mail key is not known yet: {reason}", reason=error.detail)
+                self.log.warn("the new record is not known yet: {reason}", reason=error.detail)
             await deferLater(self._clock, RENEW_AGAIN_S)
 
     def _is_outdated(self) -> bool:

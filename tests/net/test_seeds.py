@@ -12,11 +12,11 @@ from meshproto.core.addresses import RETRY_MAX_S, SWITCH_MAX_S
 from meshproto.core.identity import b64, verify
 from meshproto.core.lookup import FOUND_TTL_S, Located
 from meshproto.core.meshkey import NO_KEYS, Applicant
-from meshproto.errors import SlowDown, UserNotFound
+from meshproto.errors import SlowDown, Unavailable, UserNotFound
 from meshproto.net import watching
 from meshproto.net.calls import CALL_TIMEOUT_S
 from meshproto.net.database_file import connect
-from meshproto.net.home import PING_S
+from meshproto.net.home import LOOK_S, NOBODY, PING_S
 from meshproto.net.learning import LEARN_S
 from meshproto.net.seeds import Seeds
 from meshproto.net.store import SQLiteDatabase
@@ -388,3 +388,24 @@ def test_another_node_with_the_same_key(node: Node) -> None:
     node.seeds.renew()
     node.street.run(1)
     assert (node.seeds.problem, node.seeds.registered) == (None, True)
+
+
+# -- the local network --------------------------------------------------------------------------------------------
+
+
+def test_no_seed_is_known_at_first() -> None:
+    """Without a given seed a node waits until one announces itself, and then registers there soon; a name that is asked
+    for meanwhile cannot be found out."""
+    node = Node([])
+    node.seed("seedL", "192.168.7.1:5001")
+    node.begin()
+    node.street.run(30)
+    assert (node.seeds.problem, node.seeds.answered, node.street.dialled) == (NOBODY, False, [])
+    failure_of(node.locate("Bobby"), Unavailable)
+    node.seeds.found(["192.168.7.1:5001"])
+    node.street.run(LOOK_S)
+    assert node.seeds.home == ("seedL", "192.168.7.1:5001", 77)
+    node.seeds.found([])
+    node.street.run(PING_S)
+    assert node.seeds.home is not None  # whoever withdraws its announcement does not end a connection
+    node.end()
