@@ -7,7 +7,7 @@ ONCE   ?=
 RUNS   ?= 1000
 TARGET ?= lines
 
-.PHONY: demo screenshots test soak faults contract guards wear fuzz fuzz-guided chaos effort bench bench-gossip bench-fairness bench-million bench-store bench-backlog bench-retention bench-peers lint lock wheel clean
+.PHONY: demo screenshots test soak faults contract guards wear fuzz fuzz-guided chaos effort bench bench-gossip bench-fairness bench-million bench-store bench-backlog bench-retention bench-peers docs lint lock wheel clean
 
 demo: $(READY)  ## two seeds and two users, for real, on this machine; ONCE=1 ends by itself
 	@$(BIN)/mesh demo $(if $(ONCE),--once)
@@ -73,6 +73,9 @@ lint: $(READY)  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(READY)  ## the documents as a site, in build/site/html
+	$(BIN)/python -m docs.site $(ARGS)
 
 wheel: $(READY)  ## dist/*.whl
 	$(BIN)/python -m build --wheel --no-isolation

@@ -21,6 +21,7 @@ setup(
     packages=[
         "meshproto",
         "meshproto.cli",
+        "meshproto.client",
         "meshproto.core",
         "meshproto.net",
         "twisted.plugins",
@@ -40,6 +41,9 @@ setup(
         "prompt_toolkit>=3.0.43,<4",
         "segno>=1.6,<2",
         "httptools>=0.6.4,<1",
+        # Multicast DNS, for --lan. The first with bounds on what a flood of it may take.
+        "zeroconf>=0.154,<1",
+        "ifaddr>=0.2,<1",
     ],
     extras_require={
         "redis": [REDIS],
@@ -60,6 +64,10 @@ setup(
             "zxing-cpp>=3.1,<4",
             # Drives the browser in the tests of the page, and for its pictures.
             "selenium>=4.30,<5",
+            # docs/ as a site: `make docs`.
+            "sphinx>=8.2,<10",
+            "myst-parser>=4.0.1,<6",
+            "furo>=2025.7.19,<2028",
             # The plots of `make bench`.
             "matplotlib>=3.9,<4",
             # `python -m bench.fuzz_guided`; it comes ready-made for these only.

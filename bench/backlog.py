@@ -24,8 +24,8 @@ from typing import Any, Final, NamedTuple, Self
 import msgspec
 
 from bench.million import Measured, cpu_s, memory_bytes, table
-from meshproto.cli.node import Node as Client
 from meshproto.cli.processes import Child, Children, Failed, until
+from meshproto.client.node import Node as Client
 from meshproto.core.inbox import PAGE_MESSAGES_MAX
 from meshproto.core.outbox import RECIPIENT_MESSAGES_MAX
 from meshproto.wire import split_address
@@ -283,7 +283,7 @@ Writers = dict[str, Writer]
 
 
 class Lines:
-    """The recipient's messages, as :meth:`meshproto.cli.node.Node.send_lines` wants them."""
+    """The recipient's messages, as :meth:`meshproto.client.node.Node.send_lines` wants them."""
 
     def __init__(self, messages: int) -> None:
         self._left = iter(range(messages))

@@ -32,8 +32,8 @@ from typing import Any, Final, NamedTuple
 from bench.chaos_senders import PipeliningSender, PlainSender, Sender, StreamingSender, ask, id_of, text_of
 from bench.million import Client as Seed
 from bench.million import Measured, memory_bytes, table
-from meshproto.cli.node import Node as Client
 from meshproto.cli.processes import Child, Children, Failed, until
+from meshproto.client.node import Node as Client
 from meshproto.core.inbox import PAGE_MESSAGES_MAX
 from meshproto.core.outbox import BACKOFF_MAX_S
 

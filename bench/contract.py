@@ -10,8 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from meshproto.cli.node import Node
 from meshproto.cli.processes import Children, until
+from meshproto.client.node import Node
 
 HERE: Final = Path(__file__).parent
 EXAMPLES: Final = 500

@@ -1,10 +1,17 @@
 """What schemathesis is told to do otherwise: nobody waits a minute for a message that does not come."""
 
+import json
 from typing import Any
 
 import schemathesis
 
 WAIT_S_MAX = 0.05
+
+
+@schemathesis.serializer("application/x-ndjson")
+def lines(context: Any, value: Any) -> bytes:
+    """A stream of messages is the text that it is; anything else would be a line of JSON."""
+    return (value if isinstance(value, str) else json.dumps(value)).encode("utf-8", "surrogatepass")
 
 
 @schemathesis.hook

@@ -25,8 +25,8 @@ import msgspec
 
 from bench.fuzz_input import Bodies, Lines, User, users
 from bench.million import Client, Measured, memory_bytes, table
-from meshproto.cli.node import Node
 from meshproto.cli.processes import Children, Failed, until
+from meshproto.client.node import Node
 from meshproto.core.identity import verify
 from meshproto.wire import SignedRecord, split_address
 

@@ -26,8 +26,8 @@ from twisted.internet.task import Clock
 
 from bench.backlog import REGISTERED_S_MAX, TURN_SENDS, Sent, Watch, Writer, percentile
 from bench.million import Measured, table
-from meshproto.cli.node import Node as Client
 from meshproto.cli.processes import Children, Failed, until
+from meshproto.client.node import Node as Client
 from meshproto.core.envelope import Letter
 from meshproto.core.identity import Identity, Record, verify
 from meshproto.net.database_file import connect

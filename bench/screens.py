@@ -19,8 +19,9 @@ from typing import Final
 from PIL import Image
 from selenium.webdriver.common.keys import Keys
 
-from meshproto.cli.node import Node, Problem
 from meshproto.cli.processes import Children, until
+from meshproto.client.errors import Problem
+from meshproto.client.node import Node
 from tests.browser.page import MISSING, PHONE, WIDE, Page, chrome
 
 SCREENS: Final = Path(__file__).parents[1] / "docs" / "screens"

@@ -23,8 +23,8 @@ import msgspec
 from bench import disk, figures, load, many, servers
 from bench.figures import Row, Sample, say
 from bench.load import Load, Plan
-from meshproto.cli.node import Node as Client
 from meshproto.cli.processes import Children, until
+from meshproto.client.node import Node as Client
 
 SECONDS: Final = 1.0
 WARMUP_S: Final = 0.2

@@ -21,8 +21,8 @@ from typing import Any, Final
 from bench.backlog import percentile
 from bench.crowd import BACK_S
 from bench.million import Client, Measured, memory_bytes, table
-from meshproto.cli.node import Node
 from meshproto.cli.processes import Children, Failed, until
+from meshproto.client.node import Node
 
 SEED: Final = "seedX"
 RECIPIENT: Final = "UserX"

@@ -2,31 +2,39 @@
 
 import os
 import random
+import re
+import socket
 import time
 from collections.abc import Iterator
+from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from twisted.application.service import IService
 
 from meshproto import __version__
-from meshproto.core.meshkey import NO_KEYS
+from meshproto.core.configuration import ENDPOINT, NUMBER, PATH, SWITCH, TEXT, TEXTS, Kind, path_or
+from meshproto.core.meshkey import NO_KEYS, Keyring
+from meshproto.core.nearby import Announcement, Nearby, label_of, told
 from meshproto.core.seed import Seed, Settings
 from meshproto.errors import BadParams
 from meshproto.net import seed_store
 from meshproto.net.asyncio_reactor import run_on_asyncio
 from meshproto.net.clocks import wait_by_monotonic_time
 from meshproto.net.database_file import connect
+from meshproto.net.interfaces import lan_interfaces
+from meshproto.net.lan import Lan
 from meshproto.net.large_pages import use_large_pages
 from meshproto.net.lines import LineHandler, LinesFactory
-from meshproto.net.listening import is_loopback, local_address
-from meshproto.net.names_file import NamesFile
+from meshproto.net.listening import is_loopback, join_address, local_address
+from meshproto.net.names_file import NamesFile, read_names
 from meshproto.net.process_metrics import Commits
 from meshproto.net.redis_address import RedisAddress
 from meshproto.net.seeding import SeedService
 from meshproto.net.state import REGISTER_TOKEN_FILE, StateDir
 from meshproto.net.store import SQLiteDatabase
 from meshproto.net.syncing import SyncThread
+from meshproto.net.tls import Trust
 from meshproto.net.tls_listening import check_endpoint, is_tls
 from meshproto.net.together import read_together
 from meshproto.net.turns import Turns
@@ -36,6 +44,8 @@ from meshproto.wire import TLS_PREFIX, EntryValue, split_address
 if TYPE_CHECKING:
     from meshproto.net.sharing import Bringing, MakeStore, Sharing
 
+MACHINE_CHARS_MAX: Final = 40
+"""Of a machine's name, in that of its seed."""
 MANY_NAMES: Final = 100_000
 """From so many on, 50 MB, the look-ups wait for memory, and it takes the tenth of a second that is needed to have it in
 large pages."""
@@ -73,7 +83,11 @@ class Options(NodeOptions):
         ["register", None, None, "who may register: open, token, or a file of names [default: open]"],
         ["names", None, None, "whether clients may list names: yes or no [default: yes]"],
     ]
+    optFlags: ClassVar[list[list[Any]]] = [
+        ["lan", None, "be found on the local network, and find the seeds there"],
+    ]
     twins: ClassVar[dict[str, str]] = {
+        "lan": "MESH_LAN",
         "port": "PORT",
         "name": "USER_NAME",
         "listen": "MESH_LISTEN",
@@ -90,7 +104,28 @@ class Options(NodeOptions):
         "directory": "MESH_DIRECTORY",
         "directory-import": "MESH_DIRECTORY_IMPORT",
         "directory-password": "MESH_DIRECTORY_PASSWORD_FILE",
+        "config": "MESH_CONFIG",
     }
+    kinds: ClassVar[dict[str, Kind]] = {
+        "name": TEXT,
+        "port": NUMBER,
+        "listen": ENDPOINT,
+        "advertise": TEXT,
+        "state": PATH,
+        "log-format": TEXT,
+        "peer": TEXTS,
+        "mesh-key": PATH,
+        "ca": PATH,
+        "register": path_or("open", "token"),
+        "names": SWITCH,
+        "http": ENDPOINT,
+        "lan": SWITCH,
+        "shared-port": NUMBER,
+        "directory": TEXT,
+        "directory-import": TEXT,
+        "directory-password": PATH,
+    }
+    reloads = frozenset({"peer", "ca", "names"})
     fallbacks: ClassVar[dict[str, Any]] = {
         "port": 5001,
         "names": "yes",
@@ -109,9 +144,6 @@ class Options(NodeOptions):
         self["peer"].append(address)
 
     def postOptions(self) -> None:
-        if self["name"] is None and "USER_NAME" not in self.environ:
-            port = self["port"] or self.environ.get("PORT") or self.fallbacks["port"]
-            self["name"] = f"seed-{port}"
         super().postOptions()
         self._check("peer", addresses)
         if self["shared-port"] is not None:
@@ -125,6 +157,22 @@ class Options(NodeOptions):
         self["directory-password"] = Path(self["directory-password"]) if self["directory-password"] else None
         if self["advertise"] is not None:
             self._check("advertise", lambda address: addresses([address])[0])
+
+    def _name_by_default(self) -> None:
+        if self["name"] is None:
+            self["name"] = f"seed-{_machine()}-{self['port']}" if self["lan"] else f"seed-{self['port']}"
+
+    def look(self) -> None:
+        super().look()
+        if self["mesh-key"] is not None:
+            read_keys(Path(self["mesh-key"]), "mesh")
+        if self["register"] not in ("open", "token"):
+            read_names(Path(self["register"]))
+
+
+def _machine() -> str:
+    """What this machine is called, as far as it can stand in a name."""
+    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname().partition(".")[0])[:MACHINE_CHARS_MAX] or "machine"
 
 
 def _shared_port(given: str) -> tuple[str, int]:
@@ -145,14 +193,35 @@ def _directory(given: str) -> RedisAddress:
 class SeedNode(NodeService):
     program = "meshseed"
     seed: SeedService
+    core: Seed
+    _turns: Turns
+    _address: str
+
+    def status(self) -> str:
+        told = self.core.status(self.seed.now())
+        return f"{told.online} of {told.names} names online, {told.alive} of {told.seeds} seeds alive"
+
+    def take(self, fresh: NodeOptions) -> set[str]:
+        """There stay as many mesh keys or none, since others are connected who have proven one, or not."""
+        options = self.options
+        left = set(options.changed(fresh)) - options.reloads
+        if None not in (options["mesh-key"], fresh["mesh-key"]):
+            left.discard("mesh-key")
+        key_file = options["mesh-key"] if "mesh-key" in left else fresh["mesh-key"]
+        trust, mesh_keys, tokens = Trust.read(fresh["ca"]), self._mesh_keys(key_file), self._register_tokens()
+        self.trust.follow(trust)
+        self.core.reconfigure(list_names=fresh["names"], mesh_keys=mesh_keys, register_tokens=tokens)
+        before, now = set(options["peer"]), set(fresh["peer"])
+        self.core.peering.give(fresh["peer"], before - now)
+        return left
 
     def open(self, state: StateDir) -> SeedService:
         options, reactor = self.options, self.reactor
-        settings = self._settings(state)
+        settings = self._settings()
         connection = connect(
             state.database("seed.db"), seed_store.SCHEMA, seed_store.SCHEMA_VERSION, seed_store.UPGRADES
         )
-        turns = Turns(reactor)
+        self._turns = turns = Turns(reactor)
         where = self.listen(LinesFactory(self._link, reactor, turns))
         read_together(self.ports[-1])
         if options["shared-port"] is not None:
@@ -160,7 +229,7 @@ class SeedNode(NodeService):
             self.listen_together(host, port, LinesFactory(self._link, reactor, turns))
             read_together(self.ports[-1])
         prefix = TLS_PREFIX if is_tls(self.options.endpoint) else ""
-        address = options["advertise"] or prefix + self.dialled_at(where)
+        self._address = address = options["advertise"] or prefix + self.dialled_at(where)
         entries = seed_store.read_entries(connection)
         sharing, bringing = self._shared(entries)
         core = Seed(
@@ -176,11 +245,15 @@ class SeedNode(NodeService):
         )
         if len(core.directory) >= MANY_NAMES:
             use_large_pages()
+        self.syncing = SyncThread(connection, reactor)
         commits = Commits()
-        store = seed_store.SeedStore(SQLiteDatabase(connection, reactor, SyncThread(connection, reactor), commits))
+        store = seed_store.SeedStore(SQLiteDatabase(connection, reactor, self.syncing, commits))
+        self.core = core
         self.seed = SeedService(core, store, reactor, self.endpoints.seed, time.time, turns, sharing, bringing)
         if options["http"] is not None:
             self._open_http(core, commits)
+        if options["lan"]:
+            self._open_lan(self.lan_port(where), settings)
         self.announce(state, prefix + local_address(where) if where else address)
         self.log.info("{name} listens, and says that it is at {address}", name=options["name"], address=address)
         return self.seed
@@ -208,20 +281,48 @@ class SeedNode(NodeService):
         address = options[option].with_password_of(options["directory-password"])
         return lambda changed, resumed: RedisStore(address, self.reactor, changed, resumed, options["ca"])
 
-    def _settings(self, state: StateDir) -> Settings:
+    def _open_lan(self, where: tuple[str, int], settings: Settings) -> None:
+        """Be found at this machine's addresses on local networks, and find others. Raises :class:`BadState`."""
+        options, tls, marks = self.options, is_tls(self.options.endpoint), settings.mesh_keys.marks() or [""]
+
+        def moved(here: list[IPv4Interface]) -> list[str]:
+            hosts = self.follow(where, here, LinesFactory(self._link, self.reactor, self._turns), read_together)
+            if hosts and options["advertise"] is None:
+                address = f"{TLS_PREFIX if tls else ''}{join_address(hosts[0], where[1])}"
+                if address != self._address:
+                    self._address = address
+                    self.seed.moved(address)
+            return hosts
+
+        def announce(hosts: list[str]) -> Announcement:
+            text = told(options["name"], marks[0], tls=tls)
+            return Announcement(label_of(options["name"]), tuple(hosts), where[1], text)
+
+        nearby = Nearby(options["name"], marks)
+        self.lan = Lan(self.reactor, nearby, moved=moved, announce=announce, found=self.seed.found)
+        moved(lan_interfaces())
+
+    def _settings(self) -> Settings:
         """Raises :class:`BadState`."""
-        options, tokens, may_register = self.options, NO_KEYS, None
-        if options["register"] == "token":
-            tokens = read_keys(state.path / REGISTER_TOKEN_FILE, "register", state.register_token(os.urandom))
-        elif options["register"] != "open":
+        options, may_register = self.options, None
+        if options["register"] not in ("open", "token"):
             may_register = NamesFile(Path(options["register"]), self.reactor).allow
         return Settings(
             list_names=options["names"],
-            mesh_keys=NO_KEYS if options["mesh-key"] is None else read_keys(Path(options["mesh-key"]), "mesh"),
-            register_tokens=tokens,
+            mesh_keys=self._mesh_keys(options["mesh-key"]),
+            register_tokens=self._register_tokens(),
             may_register=may_register,
             version=__version__,
         )
+
+    def _mesh_keys(self, file: str | None) -> Keyring:
+        return NO_KEYS if file is None else read_keys(Path(file), "mesh")
+
+    def _register_tokens(self) -> Keyring:
+        if self.state is None or self.options["register"] != "token":
+            return NO_KEYS
+        made = self.state.register_token(os.urandom)
+        return read_keys(self.state.path / REGISTER_TOKEN_FILE, "register", made)
 
     def _open_http(self, core: Seed, commits: Commits) -> None:
         # Klein costs seven megabytes: of a million names, seven bytes each.

@@ -3,6 +3,7 @@
 import os
 import random
 from functools import partial
+from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Any, ClassVar, Final
 from urllib.parse import urlsplit
@@ -12,8 +13,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 from twisted.web.client import HTTPConnectionPool
 
+from meshproto.core.configuration import COMMAND, ENDPOINT, NUMBER, PATH, SWITCH, TEXT, TEXTS, Kind, path_or
 from meshproto.core.identity import check_uri
-from meshproto.core.meshkey import NO_KEYS
+from meshproto.core.meshkey import NO_KEYS, Keyring
+from meshproto.core.nearby import Nearby
 from meshproto.errors import BadParams
 from meshproto.net import user_store
 from meshproto.net.clocks import wait_by_monotonic_time, wall_ms
@@ -28,9 +31,12 @@ from meshproto.net.history import History
 from meshproto.net.history_file import HistoryFile
 from meshproto.net.http import LOOPBACK_HOSTS
 from meshproto.net.http_client import HTTPClient
-from meshproto.net.listening import is_loopback, local_address
+from meshproto.net.inherited import is_inherited_unix
+from meshproto.net.interfaces import lan_interfaces
+from meshproto.net.lan import Lan
+from meshproto.net.listening import is_loopback, join_address, local_address
 from meshproto.net.message_log import MessageLog
-from meshproto.net.names_file import NamesFile
+from meshproto.net.names_file import NamesFile, read_names
 from meshproto.net.node import UserNode
 from meshproto.net.process_metrics import Commits
 from meshproto.net.program import Program
@@ -38,6 +44,7 @@ from meshproto.net.retention import Keep
 from meshproto.net.state import TOKEN_FILE, StateDir
 from meshproto.net.store import SQLiteDatabase
 from meshproto.net.syncing import SyncThread
+from meshproto.net.tls import Trust
 from meshproto.net.tls_listening import check_endpoint, is_tls
 from meshproto.net.treq_client import TreqClient, treq_client, treq_pool
 from meshproto.net.unix_socket import is_unix, socket_path
@@ -81,7 +88,11 @@ class Options(NodeOptions):
         ["log-messages", None, None, "a line in the log for each step of each message: yes or no [default: no]"],
         ["accept", None, None, "who may write to me: anyone, contacts, or a file of names [default: anyone]"],
     ]
+    optFlags: ClassVar[list[list[Any]]] = [
+        ["lan", None, "find seeds on the local network, and be reached from there"],
+    ]
     twins: ClassVar[dict[str, str]] = {
+        "lan": "MESH_LAN",
         "name": "USER_NAME",
         "port": "PORT",
         "listen": "MESH_LISTEN",
@@ -98,7 +109,28 @@ class Options(NodeOptions):
         "keep-messages": "MESH_KEEP_MESSAGES",
         "accept": "MESH_ACCEPT",
         "log-messages": "MESH_LOG_MESSAGES",
+        "config": "MESH_CONFIG",
     }
+    kinds: ClassVar[dict[str, Kind]] = {
+        "name": TEXT,
+        "port": NUMBER,
+        "listen": ENDPOINT,
+        "api": ENDPOINT,
+        "advertise": TEXT,
+        "state": PATH,
+        "log-format": TEXT,
+        "log-messages": SWITCH,
+        "seed": TEXTS,
+        "ca": PATH,
+        "register-token": PATH,
+        "deliver-to": TEXT,
+        "deliver-exec": COMMAND,
+        "keep-days": NUMBER,
+        "keep-messages": NUMBER,
+        "accept": path_or(*_ACCEPTS),
+        "lan": SWITCH,
+    }
+    reloads = frozenset({"seed", "ca", "register-token", "keep-days", "keep-messages", "accept"})
     fallbacks: ClassVar[dict[str, Any]] = {
         "port": 3000,
         "seed": ["localhost:5001"],
@@ -116,6 +148,10 @@ class Options(NodeOptions):
         """HOST:PORT or tls:HOST:PORT of a seed; may be given several times [default: localhost:5001]"""
         self["seed"].append(address)
 
+    def fallback(self, option: str) -> Any:
+        """Seeds that are looked for on the local network need not be given."""
+        return [] if option == "seed" and self["lan"] not in (0, None, "no") else super().fallback(option)
+
     def postOptions(self) -> None:
         super().postOptions()
         self._check("seed", addresses)
@@ -132,10 +168,21 @@ class Options(NodeOptions):
         if self["deliver-exec"] is not None:
             self._check("deliver-exec", parse_command)
 
+    def look(self) -> None:
+        super().look()
+        _register_tokens(self)
+        if self["accept"] not in _ACCEPTS:
+            read_names(Path(self["accept"]))
+
 
 def _uri(text: str) -> str:
     check_uri(text)
     return text.rstrip("/")
+
+
+def _register_tokens(options: NodeOptions) -> Keyring:
+    given = options["register-token"]
+    return NO_KEYS if given is None else read_keys(Path(given), "register")
 
 
 def _scheme(described: str) -> str:
@@ -159,13 +206,30 @@ def _number(text: str) -> int:
 class UserService(NodeService):
     program = "meshuser"
     uri: str
+    _lan_hosts: tuple[str, ...] | list[str] = ()
+    _port: int
     _pool: HTTPConnectionPool
+    node: UserNode
     _peers: HTTPClient
+    _dialling: Dialling
+
+    def status(self) -> str:
+        home, waiting = self.node.seeds.home, self.node.sending.outbox.waiting
+        where = self.node.seeds.problem or (f"registered at {home.name}" if home else "not registered yet")
+        return f"{where}, {waiting} waiting"
+
+    def take(self, fresh: NodeOptions) -> set[str]:
+        left = set(self.options.changed(fresh)) - self.options.reloads
+        trust, tokens, accept = Trust.read(fresh["ca"]), _register_tokens(fresh), self._accept(fresh["accept"])
+        self.trust.follow(trust)
+        self._dialling.give(fresh["seed"])
+        keep = Keep(fresh["keep-days"], fresh["keep-messages"])
+        self.node.reconfigure(seeds=fresh["seed"], register_tokens=tokens, keep=keep, accept=accept)
+        return left
 
     def open(self, state: StateDir) -> UserNode:
         options, reactor = self.options, self.reactor
-        given = options["register-token"]
-        tokens = NO_KEYS if given is None else read_keys(Path(given), "register")
+        tokens = _register_tokens(options)
         identity = state.identity(os.urandom, wall_ms())
         database = state.database("user.db")
         connection = connect(database, user_store.SCHEMA, user_store.SCHEMA_VERSION, user_store.UPGRADES)
@@ -174,19 +238,21 @@ class UserService(NodeService):
         client = treq_client(reactor, self._pool, self.endpoints.http(CONNECT_TIMEOUT_S))
         programs = self._programs(client)
         cursors = user_store.begin_cursors(connection, [program.kind for program in programs])
+        self.syncing = SyncThread(connection, reactor)
         commits = Commits()
-        store = user_store.UserStore(SQLiteDatabase(connection, reactor, SyncThread(connection, reactor), commits))
-        node = UserNode(
+        store = user_store.UserStore(SQLiteDatabase(connection, reactor, self.syncing, commits))
+        self._dialling = Dialling(reactor, self.trust, options["seed"])
+        node = self.node = UserNode(
             options["name"],
             identity,
             save=state.save,
-            uris=lambda: [self.uri],
+            uris=lambda: [self._uri_seen_at(node.seeds.seen_at)],
             seeds=options["seed"],
             store=store,
             start=user_store.read_start(connection),
             peers=self._peers,
             client=client,
-            connect=Dialling(reactor, self.trust, options["seed"]),
+            connect=self._dialling,
             history=self._history(state, database, store),
             reactor=reactor,
             now_ms=wall_ms,
@@ -201,9 +267,31 @@ class UserService(NodeService):
         )
         where = self.listen(node.site)
         self.uri = options["advertise"] or f"{_scheme(options.endpoint)}://{self.dialled_at(where)}"
+        if options["lan"]:
+            self._open_lan(self.lan_port(where), node)
         self.announce(state, self._let_in(where, node, state))
         self.log.info("{name} listens, and says that it is at {uri}", name=options["name"], uri=self.uri)
         return node
+
+    def _open_lan(self, where: tuple[str, int], node: UserNode) -> None:
+        """Find seeds on local networks, and be reached at this machine's addresses there. Raises :class:`BadState`."""
+
+        def moved(here: list[IPv4Interface]) -> list[str]:
+            before, self._lan_hosts = self._lan_hosts, self.follow(where, here, node.public_site)
+            if before != self._lan_hosts and node.running:
+                node.seeds.renew()
+            return self._lan_hosts
+
+        self._port = where[1]
+        self.lan = Lan(self.reactor, Nearby(), moved=moved, announce=None, found=node.seeds.found)
+        moved(lan_interfaces())
+
+    def _uri_seen_at(self, host: str) -> str:
+        """Where peers reach this node, which is at this address of the machine on its way to the home seed."""
+        if self.options["advertise"] is not None or not self._lan_hosts:
+            return self.uri
+        host = host if host in self._lan_hosts else self._lan_hosts[0]
+        return f"{_scheme(self.options.endpoint)}://{join_address(host, self._port)}"
 
     def _history(self, state: StateDir, node: Path, store: user_store.UserStore) -> History:
         return History(
@@ -221,7 +309,7 @@ class UserService(NodeService):
         if described is not None:
             face = Face(None, node.front, tally=node.http_tally)
             where = self.listen(site(face, self.reactor), described)
-            if is_unix(described):
+            if is_unix(described) or is_inherited_unix(described):
                 face.door = Door(None, LOOPBACK_HOSTS)
                 return f"unix:{socket_path(self.ports[-1])}"
         if where is not None and is_loopback(where[0]):

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from meshproto.cli.group import DEFAULT_NODE
 from meshproto.cli.main import mesh
+from meshproto.client.settings import DEFAULT_NODE
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "command.md"
 _HELP = re.compile(r"^\$ mesh (?:([a-z]+) )?--help\n.*?(?=^```$)", re.MULTILINE | re.DOTALL)

@@ -9,8 +9,9 @@ for anything within a line, and for any number of lines where it stands alone. S
 - The documented ports are taken by whatever else runs on the machine: a node gets a free one, and every later command
   and expectation is read with that one in place of the documented one.
 - A command that only reads is repeated until it prints what is expected, or the time is over.
-- What a reader does by other means is a directive: `<!-- test: stop NAME -->` (Ctrl-C), `<!-- test: kill NAME -->`
-  (kill -9), `<!-- test: run COMMAND -->` (a node that was started in another document).
+- What a reader does by other means, or elsewhere, is a directive: `<!-- test: stop NAME -->` (Ctrl-C),
+  `<!-- test: kill NAME -->` (kill -9), `<!-- test: run COMMAND -->` (a node that was started in another document),
+  `<!-- test: on MACHINE -->` (in :data:`ON_TWO_MACHINES`).
 """
 
 import json
@@ -35,9 +36,11 @@ from meshproto.cli.processes import Failed, until
 from meshproto.net.state import ADDRESS_FILE, default_path
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs/howto").glob("*.md"))]
+ON_TWO_MACHINES = ROOT / "docs/howto/local-network.md"
+"""Its commands need networks of their own, which `tests/test_lan_mesh.py` makes."""
 
-PORTS = ("5001", "5002", "3000", "5012", "5080")
+PORTS = ("5001", "5002", "3000", "5012", "5013", "5080")
 SEED_PORT, USER_PORT = "5001", "3000"  # the defaults of the two plugins
 SEED_HTTP_PORT = "5080"
 DEADLINE_S = 60.0
@@ -45,7 +48,7 @@ COMMAND_S = 60.0
 
 _FENCE = re.compile(r"^```(\S*)")
 _DIRECTIVE = re.compile(r"^<!-- test: (\w+) (.+) -->$")
-_TWISTD = re.compile(r"^(?:[A-Z_]+=\S* )*twistd ")
+_TWISTD = re.compile(r"^(?:[A-Z_]+=\S* )*twistd (?!.* --check$)")
 _CHANGES = re.compile(r" -d | --data| (send|chat|export|import|backup) | -X ")
 _SETUP = re.compile(r"^(make|\.|python3 -m venv|\S+/bin/pip) ")
 """What sets up the very thing under test; :func:`setup_commands` hands these out to be checked in another way."""
@@ -140,9 +143,11 @@ class _Node:
 
 
 class Session:
-    """One reader in front of one document. Leaving it ends every process it has started."""
+    """One reader in front of one document. Leaving it ends every process it has started. `settles`: whether the reader
+    waits until all nodes know each other before they read on."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, settles: bool = True) -> None:
+        self._settles = settles
         self.missing: set[str] = set()
         self._directory = directory
         self._nodes: dict[str, _Node] = {}
@@ -212,7 +217,10 @@ class Session:
     def _start(self, step: Step) -> None:
         kind = "user" if " meshuser" in step.text else "seed"
         name = _given(step.text, r"USER_NAME=(\S+)|--name[ =](\S+)") or f"seed-{SEED_PORT}"
-        documented = _given(step.text, r"\bPORT=(\d+)|--port[ =](\d+)") or (USER_PORT if kind == "user" else SEED_PORT)
+        asked = _given(step.text, r"\bPORT=(\d+)|--port[ =](\d+)|--listen (?:ssl|tcp):(\d+)")
+        documented = asked or (USER_PORT if kind == "user" else SEED_PORT)
+        if "--listen" in step.text or documented in self._reserved:
+            self._take(documented)
         state = _given(step.text, r"--state[ =](\S+)")
         path = self._directory / state if state else default_path(kind, name)
         (path / ADDRESS_FILE).unlink(missing_ok=True)  # one that was killed leaves it behind
@@ -237,7 +245,8 @@ class Session:
             self._ports[SEED_HTTP_PORT] = int(seen)
         if kind == "user":
             node.url = address
-            self._settle()
+            if self._settles:
+                self._settle()
         expected = [tuple(self._with_ports(line).splitlines()) for line in step.expected]
         for line in expected:
             until(partial(_says, log, line), f"{step.where}: {name} logs {line}", DEADLINE_S)
@@ -284,6 +293,13 @@ class Session:
             reserved = self._reserved[documented] = socket.socket()
             reserved.bind(("127.0.0.1", 0))
         return int(self._reserved[documented].getsockname()[1])
+
+    def _take(self, documented: str) -> None:
+        """A free port is the documented one's from now on: the node is told so in its endpoint, or another command was
+        told before."""
+        self._ports[documented] = self._port(documented)
+        if documented in self._reserved:
+            self._reserved.pop(documented).close()
 
     def _with_ports(self, text: str) -> str:
         return re.sub(rf"\b({'|'.join(PORTS)})\b", lambda found: str(self._port(found[0])), text)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from meshproto.cli.node import Node
 from meshproto.cli.processes import TWISTD, Children, until
+from meshproto.client.node import Node
 from meshproto.core.identity import Identity
 from meshproto.net.names_file import LOOK_S
 from meshproto.net.state import KEY_FILE

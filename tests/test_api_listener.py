@@ -15,8 +15,10 @@ import click
 import pytest
 
 from meshproto.cli.main import mesh
-from meshproto.cli.node import Node, Problem, Unreachable
 from meshproto.cli.processes import Children, until
+from meshproto.client.asking import Request
+from meshproto.client.errors import Problem, Unreachable
+from meshproto.client.node import Node
 from meshproto.net.state import StateDir
 from tests.net.test_front import OWNERS
 from tests.test_plugin import TIMEOUT_S, twistd
@@ -74,9 +76,9 @@ def test_a_unix_socket_is_the_owners_door(children: Children, tmp_path: Path) ->
     outside = Node(node.status().document["uris"][0], timeout_s=TIMEOUT_S)
     for method, route in OWNERS:
         with pytest.raises(Problem) as refused:
-            outside._ask(method, route, {"to": "UserX", "message": "x"})
+            outside.ask(Request(method, route, {"to": "UserX", "message": "x"}))
         assert (refused.value.status, refused.value.title) == (404, "Not Found")
-    assert outside._ask("GET", "/healthz").document == {"status": "ok"}
+    assert outside.ask(Request("GET", "/healthz")).document == {"status": "ok"}
     assert node.send("UserX", "over the socket, delivered over TCP").document["status"] == "delivered"
 
     url = f"unix:{path}"

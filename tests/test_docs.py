@@ -18,16 +18,18 @@ from nacl.signing import SigningKey, VerifyKey
 
 from bench import backlog, chaos, effort, gossip, retention, store, wear
 from bench.peers import __main__ as peers
+from docs.site import __main__ as site
 from meshproto import wire
 from meshproto.cli.exits import Exit
 from meshproto.cli.main import mesh
 from meshproto.seed_tap import Options as SeedOptions
 from meshproto.tap import NodeOptions
 from meshproto.user_tap import Options as UserOptions
-from tests.docs_support import DOCUMENTS, ROOT, Session, fences, matches, setup_commands, steps
+from tests.docs_support import DOCUMENTS, ON_TWO_MACHINES, ROOT, Session, fences, matches, setup_commands, steps
 
 DOCS = ROOT / "docs"
-LANGUAGES = {"console", "json", "ini"}
+LANGUAGES = {"console", "json", "python", "sh", "nginx", "caddy"}
+"""The last three are tested in test_operating.py, and Python in test_clients_doc.py."""
 RESULTS: dict[str, Any] = {
     "hello": wire.HelloResult,
     "register": wire.RegisterResult,
@@ -61,7 +63,9 @@ def first_cells(table: str) -> list[str]:
 # -- commands -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("document", [doc for doc in DOCUMENTS if steps(doc)], ids=lambda document: document.name)
+@pytest.mark.parametrize(
+    "document", [doc for doc in DOCUMENTS if steps(doc) and doc != ON_TWO_MACHINES], ids=lambda document: document.name
+)
 def test_commands_print_what_the_document_shows(
     document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,6 +103,15 @@ def test_commands_that_set_up_are_those_of_this_repository() -> None:
                 assert arguments == ["install", "."], step.where
 
 
+def test_what_cron_runs_was_tried_by_hand() -> None:
+    """Each command of the crontab in howto/cron.md stands above in a block, but for its path and the text it sends."""
+    text = (DOCS / "howto" / "cron.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^    \S+ \S+ \* \* \*  (.+)$", text, re.MULTILINE)
+    shown = {step.text.replace("false", "/srv/backup.sh") for step in steps(DOCS / "howto" / "cron.md")}
+    assert len(lines) == 2
+    assert {line.replace("/opt/meshproto/bin/mesh", "mesh") for line in lines} <= shown
+
+
 def test_wildcards() -> None:
     """`...` stands for a part of a line, alone for any lines, and for nothing else."""
     assert matches(('{"id":"..."}',), '{"id":"ab"}\n')
@@ -128,7 +141,7 @@ def test_options_are_complete(kind: str, options: NodeOptions) -> None:
     assert {name: twin for name, (twin, _) in documented.items()} == {
         name: f"`{variable}`" for name, variable in options.twins.items()
     }
-    real = {flag.rstrip("=") for flag in options.longOpt} - {"help", "version"}
+    real = {flag.rstrip("=") for flag in options.longOpt} - {"help", "version", "check"}  # the last three end at once
     assert documented.keys() == real
     for name, fallback in options.fallbacks.items():
         assert documented[name][1] == (", ".join(fallback) if isinstance(fallback, list) else str(fallback)), name
@@ -142,6 +155,8 @@ def test_options_that_are_named_exist() -> None:
     for benchmark in (backlog, chaos, effort, gossip, peers, retention, store, wear):
         ours |= set(re.findall(r"--[a-z][\w-]*", benchmark.parser().format_help()))
     foreign = {"--logfile", "--syslog", "--pidfile", "--data-binary", "--unix-socket"}  # twistd's and curl's
+    foreign |= {"--init", "--stop-timeout", "--now"}  # podman's and systemctl's
+    ours |= set(re.findall(r"--[a-z][\w-]*", site.parser().format_help()))
     for document in DOCUMENTS:
         named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", document.read_text(encoding="utf-8")))
         assert named <= ours | foreign, document.name
@@ -210,6 +225,18 @@ def test_links_lead_somewhere() -> None:
             file = document if not path else (document.parent / path).resolve()
             assert file.is_file(), f"{document.name}: {target}"
             assert not anchor or anchor in anchors(file), f"{document.name}: {target}"
+
+
+def test_every_document_is_reached_from_the_front_page() -> None:
+    """By links alone, as on a forge, and from the README likewise."""
+    for front in (DOCS / "index.md", ROOT / "README.md"):
+        seen, ahead = set[Path](), [front]
+        while ahead:
+            document = ahead.pop()
+            seen.add(document)
+            targets = re.findall(r"\]\(([^)#]+\.md)", document.read_text(encoding="utf-8"))
+            ahead += {(document.parent / target).resolve() for target in targets if "://" not in target} - seen
+        assert seen >= set(DOCUMENTS) - {DOCS / "index.md"}, front.name
 
 
 def anchors(document: Path) -> set[str]:

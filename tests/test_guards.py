@@ -17,6 +17,7 @@ HEADINGS = {
     "account": "### Another account on the machine",
     "user": "### Another user of the mesh",
     "seed": "### A seed",
+    "lan": "### Whoever announces seeds on the local network",
     "network": "### Whoever is on the network between",
 }
 

@@ -15,8 +15,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 from twisted.python.usage import UsageError
 
-from meshproto.cli.node import Node
 from meshproto.cli.processes import Children, until
+from meshproto.client.node import Node
 from meshproto.core.handover import Answer, Verdict
 from meshproto.core.inbox import Correspondent, Received
 from meshproto.net import deliver_exec

@@ -1,4 +1,4 @@
-"""Imports point one way: errors <- wire <- core <- net <- taps."""
+"""Imports point one way: errors <- wire <- core <- net <- taps, and errors <- client <- cli."""
 
 import ast
 import subprocess
@@ -11,9 +11,21 @@ import pytest
 import meshproto
 
 PACKAGE = Path(meshproto.__file__).parent
-RANKS = {"cli": 0, "errors": 1, "wire": 2, "core": 3, "net": 4, "tap": 5, "seed_tap": 6, "user_tap": 6}
-"""A module imports its own part and those of lower rank. The command line is a program of its own: it asks a node over
-HTTP, and shares no code with it, but for :data:`ON_FILES`."""
+ABOVE = {
+    "errors": set[str](),
+    "wire": {"errors"},
+    "core": {"errors", "wire"},
+    "net": {"errors", "wire", "core"},
+    "tap": {"errors", "wire", "core", "net"},
+    "seed_tap": {"errors", "wire", "core", "net", "tap"},
+    "user_tap": {"errors", "wire", "core", "net", "tap"},
+    "client": {"errors"},
+    "cli": {"client"},
+}
+"""What a module of each part may import besides its own part. A client asks a node over HTTP, and shares no code with
+it, but for :data:`ON_TWISTED`; the command is a client of its own, but for :data:`ON_FILES`."""
+ON_TWISTED = {"meshproto.client.twisted_node": {"errors", "net"}}
+"""What dials on Twisted dials as a node does."""
 ON_FILES = "meshproto.cli.files"
 """The one module of the command that imports what knows a node's files: there is no node to ask about those."""
 SHELLS = {"twisted", "klein", "treq", "sqlite3", "asyncio", "meshproto.net"}
@@ -47,21 +59,21 @@ def imports(path: Path) -> Iterator[str]:
                 yield node.module
 
 
-def test_every_part_of_the_package_has_its_rank() -> None:
+def test_every_part_of_the_package_has_its_place() -> None:
     """A new part of meshproto must be given a place in the order."""
-    assert {part_of(name) for name in MODULES} - {""} == set(RANKS)
+    assert {part_of(name) for name in MODULES} - {""} == set(ABOVE)
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_point_one_way(module: str) -> None:
-    """No module imports one that stands above it."""
+    """No module imports one that stands above it, or beside it."""
     own = part_of(module)
     for imported in imports(MODULES[module]):
         part = part_of(imported)
         if module == ON_FILES:
             assert part not in ("tap", "seed_tap", "user_tap"), f"{module} imports {imported}"
         elif imported.startswith("meshproto.") and part != own and imported != "meshproto.__version__":
-            assert 0 < RANKS[part] < RANKS[own], f"{module} imports {imported}"
+            assert part in ON_TWISTED.get(module, ABOVE[own]), f"{module} imports {imported}"
 
 
 @pytest.mark.parametrize("module", PURE)
@@ -70,19 +82,29 @@ def test_the_core_names_nothing_impure(module: str) -> None:
     assert not {name.split(".")[0] for name in imports(MODULES[module])} & IMPURE
 
 
-def test_the_core_brings_no_twisted_along() -> None:
-    """Each pure module, imported in a fresh interpreter, leaves sys.modules without any shell."""
+def brought_along(modules: list[str], unwanted: set[str]) -> None:
+    """Each of the modules, imported in a fresh interpreter, leaves sys.modules without the unwanted ones."""
     check = (
         "import importlib, sys\n"
         "for name in sys.argv[2:]:\n"
         "    importlib.import_module(name)\n"
-        "    shells = [s for s in sys.argv[1].split(',') if s in sys.modules]\n"
-        "    assert not shells, (name, shells)\n"
+        "    unwanted = [s for s in sys.argv[1].split(',') if s in sys.modules]\n"
+        "    assert not unwanted, (name, unwanted)\n"
         "print(len(sys.argv[2:]))\n"
     )
-    command = [sys.executable, "-c", check, ",".join(sorted(SHELLS)), *PURE]
+    command = [sys.executable, "-c", check, ",".join(sorted(unwanted)), *modules]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=PACKAGE.parent, timeout=60)
-    assert (done.returncode, done.stdout.strip()) == (0, str(len(PURE))), done.stderr
+    assert (done.returncode, done.stdout.strip()) == (0, str(len(modules))), done.stderr
+
+
+def test_the_core_brings_no_twisted_along() -> None:
+    brought_along(PURE, SHELLS)
+
+
+def test_the_blocking_client_brings_the_standard_library_along_and_nothing_else() -> None:
+    """Twisted, the core, and every package that is installed besides Python stay out."""
+    foreign = {"twisted", "zope", "msgspec", "nacl", "httptools", "treq", "klein", "meshproto.core", "meshproto.net"}
+    brought_along(["meshproto.client", "meshproto.client.blocking"], foreign)
 
 
 def test_the_command_imports_what_knows_files_late() -> None:

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 from twisted.logger import LogEvent, formatEventAsClassicLogText, globalLogPublisher
 
-from meshproto.cli.node import Node
 from meshproto.cli.processes import TWISTD, Children, until
+from meshproto.client.node import Node
 from meshproto.net.json_log import json_line
 from tests.world import World
 
@@ -202,15 +202,16 @@ def test_a_bug_tells_where_it_is_and_not_of_what(
 
 
 def test_a_daemon_logs_to_its_file(tmp_path: Path) -> None:
-    """Without -n, from twistd's first line on; SIGUSR1 begins a new file."""
+    """Without -n, from twistd's first line on; SIGUSR1 opens it anew when it was moved away."""
     log, state = tmp_path / "seed.log", tmp_path / "state"
     arguments = ("--logfile", str(log), "--pidfile", str(tmp_path / "pid"), "meshseed", "--name", "seedX")
     command = [*TWISTD, *arguments, "--port", "0", "--state", str(state), "--log-format", "json"]
     subprocess.run(command, check=True, cwd=tmp_path, timeout=20)
     until(lambda: (state / "address").exists() or None, "it listens")
     pid = int((tmp_path / "pid").read_text())
+    log.rename(tmp_path / "seed.log.1")
     os.kill(pid, signal.SIGUSR1)
-    until(lambda: (tmp_path / "seed.log.1").exists() or None, "the file is another one")
+    until(lambda: log.exists() or None, "the file is another one")
     os.kill(pid, signal.SIGTERM)
     until(lambda: not (tmp_path / "pid").exists() or None, "it has ended")
     lines = check_lines((tmp_path / "seed.log.1").read_text() + log.read_text(), "json")

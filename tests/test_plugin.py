@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from meshproto.cli.node import Node
 from meshproto.cli.processes import TWISTD, Children, until
+from meshproto.client.node import Node
 from meshproto.core.identity import verify
 from meshproto.wire import LINE_BYTES_MAX, SignedRecord
 

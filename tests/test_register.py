@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from twisted.internet.task import Clock
 
-from meshproto.cli.node import Node
 from meshproto.cli.processes import Children, until
+from meshproto.client.node import Node
 from meshproto.errors import BadState
 from meshproto.net.names_file import LOOK_S, NamesFile
 from tests.test_plugin import TIMEOUT_S, twistd

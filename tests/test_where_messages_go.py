@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from meshproto.cli.node import Node
 from meshproto.cli.processes import Children, until
+from meshproto.client.node import Node
 
 TIMEOUT_S = 20.0
 ELSEWHERE = "http://192.0.2.7:3000"

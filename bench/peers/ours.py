@@ -15,8 +15,8 @@ from bench.peers.exchange import NUMBER_DIGITS, Exchange, InOrder, connect, mess
 from bench.peers.http import HEAD_END, Chunks, Responses
 from bench.peers.machine import Servers
 from meshproto import __version__
-from meshproto.cli.node import Node
 from meshproto.cli.processes import Failed, until
+from meshproto.client.node import Node
 from meshproto.core.inbox import PAGE_MESSAGES_MAX
 from meshproto.wire import split_address
 

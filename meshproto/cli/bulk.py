@@ -5,10 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from meshproto.cli.exits import Exit, exit_code, failure, passes
+from meshproto.cli.exits import Exit, exit_code
 from meshproto.cli.feed import Feed
 from meshproto.cli.ledger import BulkRefused, Ledger
-from meshproto.cli.node import Document, Node, Problem, Unreachable
+from meshproto.client.errors import Document, Problem, Unreachable, failure, passes
+from meshproto.client.node import Node
+from meshproto.client.retrying import Patience
 
 GIVE_UP_S = 60.0  # without one answer: a node that restarts is back by then, also one that reads a large store first
 RETRY_DELAY_S = 0.5  # doubled each time,
@@ -70,8 +72,10 @@ class Bulk:
 
     def run(self) -> None:
         """Send it all. Raises `Problem` and `Unreachable` when the node refuses, or is away for too long."""
-        lost_at: float | None = None
-        delay_s, answered = RETRY_DELAY_S, 0
+        patience = Patience(
+            self.clock, first_s=RETRY_DELAY_S, max_s=RETRY_DELAY_S_MAX, give_up_s=GIVE_UP_S, chance=None
+        )
+        answered = 0
         while self.feed.wait():
             try:
                 self._stream()
@@ -84,14 +88,14 @@ class Bulk:
                 self.began = True
                 if not self.feed.held:  # nothing was under way: the node only grew tired of waiting for standard input
                     continue
-                if lost_at is None or self.tally.lines > answered:
-                    lost_at, delay_s, answered = self.clock(), RETRY_DELAY_S, self.tally.lines
+                if self.tally.lines > answered:
+                    patience.back()
+                    answered = self.tally.lines
+                if not patience.waits:
                     self.view.notice(f"The connection is lost: {_why(error)}. Trying again for {GIVE_UP_S:g} s.")
-                elif self.clock() - lost_at >= GIVE_UP_S:
-                    raise
+                pause_s = patience.lost(error)
                 self.feed.rewind()
-                self.sleep(delay_s)
-                delay_s = min(2 * delay_s, RETRY_DELAY_S_MAX)
+                self.sleep(pause_s)
 
     def _stream(self) -> None:
         if self._connected:
@@ -109,12 +113,7 @@ class Bulk:
             raise Unreachable(self.node.url, "its answer ended half-way")
 
     def _answered(self, result: Document) -> None:
-        line = self.feed.due()
-        if line is None:
-            raise Unreachable(self.node.url, "it answers what was not sent")
-        if line.id is not None and result.get("id", line.id) != line.id:
-            raise Unreachable(self.node.url, f"it answers {result['id']!r} where {line.id!r} was due")
-        self.feed.answered()
+        line = self.feed.settle(self.node.url, result)
         self.began = True
         problem, tally = failure(result), self.tally
         again = problem is not None and passes(problem)

@@ -6,8 +6,9 @@ import sys
 import click
 
 from meshproto.cli.exits import Exit
-from meshproto.cli.node import Node, Problem
 from meshproto.cli.render import one_line
+from meshproto.client.errors import Problem
+from meshproto.client.node import Node
 
 HISTORY_MESSAGES = 30  # a screenful and a little more
 

@@ -16,8 +16,8 @@ import click
 from meshproto.cli import render
 from meshproto.cli.conversation import Entry
 from meshproto.cli.exits import Exit
-from meshproto.cli.node import Node
 from meshproto.cli.talk import Talk, View
+from meshproto.client.node import Node
 
 LINE_BYTES_MAX = 1024 * 1024  # more than a node takes in a message: it says so, and the rest of the line is left out
 

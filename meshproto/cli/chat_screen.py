@@ -21,9 +21,9 @@ from prompt_toolkit.utils import get_cwidth
 
 from meshproto.cli.conversation import FAILED, UNSENT, Conversation, Entry
 from meshproto.cli.exits import Exit
-from meshproto.cli.node import Node
 from meshproto.cli.render import moment, one_line
 from meshproto.cli.talk import AHEAD_MESSAGES, Talk, View
+from meshproto.client.node import Node
 
 INPUT_LINES_MAX = 8  # of what is typed; the rest of a longer text is scrolled
 TEXT_CELLS_MIN = 20  # however narrow the window is

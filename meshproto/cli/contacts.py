@@ -4,9 +4,10 @@ import sys
 
 import click
 
-from meshproto.cli.node import Document, Node, Problem
 from meshproto.cli.qr import rows
 from meshproto.cli.render import NOTHING, Screen, moment, one_line
+from meshproto.client.errors import Document, Problem
+from meshproto.client.node import Node
 
 QR_STYLE = "black on bright_white"  # a scanner wants dark on light, whatever the terminal's own colours are
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from meshproto.cli.node import Document
 from meshproto.cli.render import message_text
+from meshproto.client.errors import Document
 
 ENTRIES_MAX = 5000  # a long evening's talk; older ones are in the history, and the memory is not without end
 UNSENT = "unsent"  # typed here, and not taken by the node yet

@@ -7,10 +7,11 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from meshproto.cli.exits import USER_NOT_FOUND, Exit, sentence
-from meshproto.cli.node import Document, Node, Problem, Unreachable
+from meshproto.cli.exits import Exit, sentence
 from meshproto.cli.processes import TWISTD, Children, Failed, until
 from meshproto.cli.render import Screen
+from meshproto.client.errors import Document, Problem, Unreachable, UserNotFound
+from meshproto.client.node import Node
 
 HELLO = "Hello UserX"
 WHILE_AWAY = "Are you there, UserX?"
@@ -127,7 +128,7 @@ class Demo:
             answer = self._bobby.send("Nobody", HELLO)
         except Problem as problem:
             said = f"POST {self._bobby.url}/send: {problem.status} {problem.title}"
-            _check((problem.status, problem.title) == (404, USER_NOT_FOUND), said)
+            _check(isinstance(problem, UserNotFound), said)
             yield said
         else:
             raise Failed(f"POST {self._bobby.url}/send: {answer.status} {answer.text}")

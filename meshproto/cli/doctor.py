@@ -20,9 +20,10 @@ import click
 
 from meshproto import __version__
 from meshproto.cli.exits import Exit, FilesRefused, advice, what
-from meshproto.cli.node import Document, Node, Problem, Unreachable
 from meshproto.cli.progress import Bar
 from meshproto.cli.render import Screen, moment, one_line, span
+from meshproto.client.errors import Document, Problem, Unreachable
+from meshproto.client.node import Node
 
 OK, WARNING, WRONG = "ok", "warning", "wrong"
 STYLES = {OK: "green", WARNING: "yellow", WRONG: "bold red"}
@@ -75,6 +76,10 @@ def of_node(status: Document, url: str, now_ms: float) -> Iterator[Finding]:
 def of_home(status: Document) -> Finding:
     """Whether others find the node."""
     home = status["home"]
+    if home and status.get("registered") is False:  # there is another with this one's key
+        return Finding(
+            WRONG, "registered", status["problem"], "one of them is a copy: see which has the latest messages"
+        )
     if home:
         return Finding(OK, "registered", f"at {home['name']} ({home['address']})")
     remedy = "give the address of a seed that runs with --seed HOST:PORT, or see what it says"

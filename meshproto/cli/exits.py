@@ -3,8 +3,8 @@
 from enum import IntEnum
 
 from meshproto.cli.ledger import BulkRefused
-from meshproto.cli.node import Document, Problem, Unreachable
 from meshproto.cli.render import one_line
+from meshproto.client.errors import KeyChanged, MessageEnded, Problem, Unreachable, UserNotFound
 
 
 class Exit(IntEnum):
@@ -40,8 +40,6 @@ class FilesRefused(Exception):
         super().__init__(text)
         self.damaged = damaged
 
-
-USER_NOT_FOUND = "User Not Found"
 
 _EXITS = {
     400: Exit.USAGE,
@@ -87,7 +85,7 @@ def exit_code(error: Exception) -> Exit:
         return Exit.USAGE
     if not isinstance(error, Problem):
         return Exit.FAILED
-    if _is_unknown_user(error):
+    if isinstance(error, UserNotFound):
         return Exit.NOT_FOUND
     return _EXITS.get(error.status, Exit.FAILED)
 
@@ -117,35 +115,12 @@ def advice(error: Exception) -> str:
     return _advice(error) if isinstance(error, Problem) else _REPORT_ADVICE
 
 
-def failure(result: Document) -> Problem | None:
-    """What one of several messages failed of, as if it had been asked for alone; None if it did not fail."""
-    if result.get("status") != "failed":
-        return None
-    code, retry_after_s = result.get("code"), result.get("retry_after")
-    return Problem(
-        code if isinstance(code, int) else 500,
-        str(result.get("title") or "failed"),
-        str(result.get("reason") or ""),
-        retry_after_s=retry_after_s if isinstance(retry_after_s, int) else None,
-    )
-
-
-def passes(error: Unreachable | Problem) -> bool:
-    """Whether waiting helps: a node that starts, stops or is too busy, but not one that refuses."""
-    return isinstance(error, Unreachable) or error.status == 429 or error.status >= 500
-
-
-def _is_unknown_user(problem: Problem) -> bool:
-    """Any 404 could also be a route which the node does not have; only this title speaks of a user."""
-    return problem.status == 404 and problem.title == USER_NOT_FOUND
-
-
 def _advice(problem: Problem) -> str:
-    if _is_unknown_user(problem):
+    if isinstance(problem, UserNotFound):
         return _NOT_FOUND_ADVICE
-    if problem.status == 409 and "key" in problem.title.lower():
+    if isinstance(problem, KeyChanged):
         return _KEY_ADVICE
-    if problem.status == 409 and problem.title.startswith("message "):
+    if isinstance(problem, MessageEnded):
         return _DELIVERED_ADVICE if problem.title == "message delivered" else _ENDED_ADVICE
     usual = _ADVICE.get(problem.status, _OTHER_ADVICE)
     return usual if problem.retry_after_s is None else f"{usual} (in {problem.retry_after_s} s)"

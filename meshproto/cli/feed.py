@@ -1,33 +1,15 @@
-"""The lines of `mesh send --bulk` on their way: read, given what they lack, written, answered.
-
-Bounded at every step: a line is never held longer than the node takes it, and never more lines are read than may be
-under way. What is under way is kept until it is answered, so that after a lost connection it goes out again, the same.
-"""
+"""The lines of `mesh send --bulk`: read, and given what they lack. A line is never held longer than the node takes it,
+and never more of them are read than may be under way (:mod:`meshproto.client.under_way`)."""
 
 import json
 import os
 import select
-from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
-LINE_BYTES_MAX = 327_680  # what a node takes; of a longer line so much goes out that the node can say so, and no more
-AHEAD_LINES = (
-    4096  # written before the first of them is answered: some batches' worth, so that no delivery waits for us
-)
-AHEAD_BYTES = 8 * 1024 * 1024  # the same in bytes, as all of it is kept; room for the largest of lines
+from meshproto.client.under_way import LINE_BYTES_MAX, Line, UnderWay
+
 READ_BYTES = 64 * 1024
-PIECE_BYTES = 64 * 1024  # lines that are written at once
 BLANK = b" \t\r\n"  # what JSON calls white space
-
-
-@dataclass(frozen=True)
-class Line:
-    """A line on its way. `id`: None where the node has to make one, or refuses the line."""
-
-    number: int
-    id: str | None
-    data: bytes
 
 
 class Source:
@@ -81,66 +63,23 @@ class Source:
         return not self._skips
 
 
-class Feed:
-    """What goes out next, and what has gone out and is not answered yet."""
+class Feed(UnderWay):
+    """The lines of a source that are wanted, dressed."""
 
     def __init__(self, source: Source, wants: Callable[[int], bool], run: str, defaults: Mapping[str, object]) -> None:
+        super().__init__()
         self._source, self._wants, self._run = source, wants, run
         self._defaults = {field: json.dumps(value) for field, value in defaults.items() if value is not None}
-        self._unsent: deque[Line] = deque()
-        self._unanswered: deque[Line] = deque()
-        self._bytes = 0
 
     @property
-    def waiting(self) -> bool:
-        """Whether lines are under way, so that an answer is due."""
-        return bool(self._unanswered)
-
-    @property
-    def held(self) -> bool:
-        """Whether there is a line that is not answered yet."""
-        return bool(self._unsent or self._unanswered)
-
-    @property
-    def ended(self) -> bool:
-        """Whether everything has gone out."""
-        return self._source.ended and not self._unsent
+    def exhausted(self) -> bool:
+        return self._source.ended
 
     def waits_on(self) -> int | None:
-        """The file descriptor from which lines may come; None while no more of them are wanted."""
-        return self._source.fd if self._open() and not self._source.ended else None
+        return self._source.fd if self.has_room and not self._source.ended else None
 
-    def next_bytes(self) -> bytes:
-        """What is to be written now; empty while nothing is."""
-        piece = bytearray()
-        while len(piece) < PIECE_BYTES and (self._unsent or self._read_line(wait=False)):
-            line = self._unsent.popleft()
-            self._unanswered.append(line)
-            piece += line.data
-        return bytes(piece)
-
-    def wait(self) -> bool:
-        """Wait for a line to send; False: everything was sent and answered."""
-        return self.held or self._read_line(wait=True)
-
-    def due(self) -> Line | None:
-        """The line that the next answer is about."""
-        return self._unanswered[0] if self._unanswered else None
-
-    def answered(self) -> None:
-        """The line that was due is answered."""
-        self._bytes -= len(self._unanswered.popleft().data)
-
-    def rewind(self) -> None:
-        """Whatever was not answered goes out again."""
-        self._unsent.extendleft(reversed(self._unanswered))
-        self._unanswered.clear()
-
-    def _open(self) -> bool:
-        return len(self._unsent) + len(self._unanswered) < AHEAD_LINES and self._bytes < AHEAD_BYTES
-
-    def _read_line(self, *, wait: bool) -> bool:
-        while self._open() and not self._source.ended:
+    def take_one(self, *, wait: bool) -> bool:
+        while self.has_room and not self._source.ended:
             text = self._source.take()
             if text is None:
                 if not wait and not self._source.ready():
@@ -150,8 +89,7 @@ class Feed:
             number, text = self._source.number, text.strip(BLANK)
             if text and self._wants(number):  # a blank line has no answer
                 data, message_id = dressed(text, f"{self._run}-{number}", self._defaults)
-                self._unsent.append(Line(number, message_id, data + b"\n"))
-                self._bytes += len(data) + 1
+                self.add(Line(number, message_id, data + b"\n"))
                 return True
         return False
 

@@ -1,23 +1,33 @@
 """The command itself: its global options, what they mean for the commands below it, and how errors end."""
 
-import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from inspect import cleandoc
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
 from meshproto.cli import render
 from meshproto.cli.exits import Exit, exit_code, sentence
-from meshproto.cli.node import ANSWER_TIMEOUT_S, Answer, Document, Node, Problem, Unreachable
+from meshproto.client.asking import ANSWER_TIMEOUT_S, Answer
+from meshproto.client.blocking import trust
+from meshproto.client.errors import Document, Problem, Unreachable
+from meshproto.client.node import Node
+from meshproto.client.settings import (
+    CA_VARIABLE,
+    DEFAULT_NODE,
+    NODE_VARIABLE,
+    TOKEN_FILE_VARIABLE,
+    BadSetting,
+    read_token,
+)
 
-DEFAULT_NODE = "http://127.0.0.1:3000"
+T = TypeVar("T")
+
 COMPLETION_TIMEOUT_S = 2.0  # nobody waits longer for a name to be completed than to type it
-TOKEN_BYTES_MAX = 4096  # a token is some dozens of bytes; a longer file is some other file
 
 
 EXIT_CODES = "\n  ".join(cleandoc(Exit.__doc__ or "").splitlines())
@@ -52,9 +62,10 @@ class Session:
     @cached_property
     def node(self) -> Node:
         """The node; made when first needed, so that `--help` works with a missing token file."""
-        token = None if self.token_file is None else _token(self.token_file)
+        token = None if self.token_file is None else _given(read_token, self.token_file, "--token-file")
+        tls = None if self.ca is None else _given(trust, self.ca, "--ca")
         try:
-            return Node(self.url, token, self.timeout_s, tls=None if self.ca is None else _trust(self.ca))
+            return Node(self.url, token, self.timeout_s, tls)
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint="--node") from error
 
@@ -115,16 +126,18 @@ json_option = click.option(
 
 
 @click.group(cls=Mesh, help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--node", "url", envvar="MESH_NODE", default=DEFAULT_NODE, show_default=True, help="Where your node is.")
+@click.option(
+    "--node", "url", envvar=NODE_VARIABLE, default=DEFAULT_NODE, show_default=True, help="Where your node is."
+)
 @click.option(
     "--token-file",
-    envvar="MESH_TOKEN_FILE",
+    envvar=TOKEN_FILE_VARIABLE,
     type=click.Path(path_type=Path),
     help="The file with the node's token; a node that listens on loopback only needs none.",
 )
 @click.option(
     "--ca",
-    envvar="MESH_CA",
+    envvar=CA_VARIABLE,
     type=click.Path(path_type=Path),
     help="A file with certificates (PEM): who is trusted with https, in place of the system's.",
 )
@@ -140,19 +153,8 @@ def echo_json(text: str) -> None:
     click.echo(render.spelled_json(text.rstrip("\n")))
 
 
-def _trust(path: Path) -> ssl.SSLContext:
+def _given(read: Callable[[Path], T], path: Path, option: str) -> T:
     try:
-        return ssl.create_default_context(cafile=path)
-    except OSError as error:
-        raise click.BadParameter(f"{path} cannot be read as certificates: {error}", param_hint="--ca") from error
-
-
-def _token(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            token = file.read(TOKEN_BYTES_MAX + 1).decode("ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise click.BadParameter(f"{path} cannot be read as a token: {error}", param_hint="--token-file") from error
-    if not token.isprintable() or not 0 < len(token) <= TOKEN_BYTES_MAX:
-        raise click.BadParameter(f"{path} does not hold one line with a token.", param_hint="--token-file")
-    return token
+        return read(path)
+    except BadSetting as error:
+        raise click.BadParameter(str(error), param_hint=option) from error

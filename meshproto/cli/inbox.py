@@ -4,8 +4,9 @@ import time
 from collections.abc import Callable, Iterator
 
 from meshproto.cli.exits import what
-from meshproto.cli.node import Document, Node
-from meshproto.cli.stream import RETRY_DELAY_S, Stream
+from meshproto.cli.following import RETRY_DELAY_S, stream
+from meshproto.client.errors import Document
+from meshproto.client.node import Node
 
 PAGE_MESSAGES = 100  # a page that is shown at once, however large the inbox
 
@@ -37,9 +38,9 @@ def follow(
     then the address is wrong rather than the node restarting.
     """
     left, away = limit, False
-    stream = Stream(node, "message", after=after or 0, sender=sender, sleep=sleep)
+    events = stream(node, "message", after=after or 0, sender=sender, sleep=sleep)
     try:
-        for event in stream:
+        for event in events:
             match event.pop("event", None):
                 case "message":
                     yield event
@@ -53,7 +54,7 @@ def follow(
                     notice("The node is back.")
                     away = False
     finally:
-        stream.close()
+        events.close()
 
 
 def _page_size(left: int | None) -> int:

@@ -16,9 +16,9 @@ from meshproto.cli.exits import Exit
 from meshproto.cli.group import Session, echo_json, json_option, mesh, names
 from meshproto.cli.inbox import follow as follow_inbox
 from meshproto.cli.inbox import read as read_inbox
-from meshproto.cli.node import Document, Problem
 from meshproto.cli.outbox import read as read_outbox
 from meshproto.cli.sendfile import send_file
+from meshproto.client.errors import Document, Problem
 
 TEXT_BYTES_MAX = 1024 * 1024  # a node delivers at most this much at a time; more is refused before it is sent
 SENT_LIMIT = 20  # a screenful

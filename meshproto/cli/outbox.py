@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from meshproto.cli.node import Document, Node
+from meshproto.client.errors import Document
+from meshproto.client.node import Node
 
 PAGE_MESSAGES = 1000  # the most a node gives at once: a page is shown when it is there, and each costs a question
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from meshproto.cli.node import Document
+from meshproto.client.errors import Document
 
 if TYPE_CHECKING:
     import rich.console

@@ -12,10 +12,11 @@ import click
 
 from meshproto.cli import render
 from meshproto.cli.bulk import Bulk, Tally
-from meshproto.cli.exits import Exit, failure
+from meshproto.cli.exits import Exit
 from meshproto.cli.feed import Feed, Source
 from meshproto.cli.ledger import RUN_ID_BYTES, BulkFile, BulkRefused, Ledger, progressed
-from meshproto.cli.node import Document, Node, Problem
+from meshproto.client.errors import Document, Problem, failure
+from meshproto.client.node import Node
 
 if TYPE_CHECKING:
     import rich.progress

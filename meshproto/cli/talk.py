@@ -13,9 +13,10 @@ from contextlib import suppress
 from secrets import token_hex
 
 from meshproto.cli.conversation import FAILED, UNSENT, Conversation, Entry
-from meshproto.cli.exits import exit_code, passes, sentence, what
-from meshproto.cli.node import Document, Node, Problem, Unreachable
-from meshproto.cli.stream import RETRY_DELAY_S, Stream
+from meshproto.cli.exits import exit_code, sentence, what
+from meshproto.cli.following import RETRY_DELAY_S, stream
+from meshproto.client.errors import Document, Problem, Unreachable, passes
+from meshproto.client.node import Node
 
 ID_BYTES = 12  # no two messages of one sender ever meet
 AHEAD_MESSAGES = 100  # typed and not taken by the node: a pipe is read on when there is room again
@@ -53,7 +54,7 @@ class Talk:
         self.worst = 0  # the highest exit code of what the node did not take
         after = int(node.status().document["inbox"]["next"])
         names = self.conversation.name
-        self._stream = Stream(
+        self._stream = stream(
             node, "message,outbox,presence", after=after, sender=name, names=names, sleep=self._stopping.wait
         )
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._read, self._write)]

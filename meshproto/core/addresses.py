@@ -1,6 +1,7 @@
 """Which seeds a user's node knows, whom it tries next for a home, and how long it waits in between.
 
-Addresses are *given* by the node's owner, or *learnt* from seeds. Nobody who was once heard of is given up for being
+Addresses are *given* by the node's owner, *nearby* as long as seeds announce themselves on the local network, or
+*learnt* from seeds. Nobody who was once heard of is given up for being
 silent, or because a seed does not tell of them: a home that was cut off, or has just started, tells of too few. Only
 who is told of at another address has moved there.
 
@@ -18,7 +19,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
-from meshproto.core.reach import FAR, LOCAL, Reach, kind_of
+from meshproto.core.reach import FAR, LOCAL, Kind, Reach, kind_of
 from meshproto.errors import BadParams
 from meshproto.wire import TLS_PREFIX, SeedInfo, split_address
 
@@ -26,27 +27,36 @@ SEEDS_MAX: Final = 1000
 """Addresses learnt and kept: as many seeds as a mesh has (:data:`meshproto.wire.GOSSIP_SEEDS_MAX`)."""
 SWITCH_MAX_S: Final = 0.05
 """Until the next seed is tried, while there is one that was not: its users do not leave a dead seed all at once."""
+NEAR: Final = FAR | {Kind.LINK_LOCAL}
+"""Where a seed of the local network may be."""
 RETRY_FIRST_S: Final = 0.2
 RETRY_MAX_S: Final = 5.0
 """While no seed answers. So a node is back this long after the network at most, and hurries nobody before."""
 
 
 class Addresses:
-    """`given` has one address at least; `rng` chooses among seeds, and spreads delays."""
+    """`rng` chooses among seeds, and spreads delays."""
 
     def __init__(self, given: Iterable[str], learnt: Iterable[str], rng: random.Random) -> None:
-        self._given = list(dict.fromkeys(given))
-        self._tls_only = all(address.startswith(TLS_PREFIX) for address in self._given)
-        self._reach: Reach = FAR | LOCAL & {kind_of(split_address(address)[0]) for address in self._given}
-        usable = [address for address in dict.fromkeys(learnt) if self._is_usable(address, self._reach)]
-        self._learnt = [address for address in usable if address not in self._given][:SEEDS_MAX]
+        self._learnt = list(dict.fromkeys(learnt))
+        self._nearby: list[str] = []
+        self._round: list[str] = []
+        self.give(given)
         self._rng = rng
         self._names: dict[str, str] = {}  # address -> the seed that answered there last, or is said to
         self._standing: Counter[str] = Counter()  # connections on which hello was answered
         self.directories: dict[str, str] = {}  # address -> the directory that the seed there shares with others
         self._dead: set[str] = set()  # where seeds are that the last home, or this node, found dead
-        self._round: list[str] = []
         self._failed = 0
+
+    def give(self, given: Iterable[str]) -> None:
+        """The owner's choice, in place of the one before. A home stays one."""
+        self._given = list(dict.fromkeys(given))
+        self._tls_only = bool(self._given) and all(address.startswith(TLS_PREFIX) for address in self._given)
+        self._reach: Reach = FAR | LOCAL & {kind_of(split_address(address)[0]) for address in self._given}
+        usable = [address for address in self._learnt if self._is_usable(address, self._reach)]
+        self._learnt = [address for address in usable if address not in self._given][:SEEDS_MAX]
+        self._round.clear()
 
     @property
     def learnt(self) -> list[str]:
@@ -55,8 +65,10 @@ class Addresses:
 
     def known(self) -> list[str]:
         """Every seed that is known, those given first; once, as far as that can be told."""
-        given = {self._names[address] for address in self._given if self._standing[address]}
-        return [*self._given, *(address for address in self._learnt if self._names.get(address) not in given)]
+        first = list(dict.fromkeys((*self._given, *self._nearby)))
+        there = {self._names[address] for address in first if self._standing[address]}
+        learnt = (address for address in self._learnt if address not in first)
+        return [*first, *(address for address in learnt if self._names.get(address) not in there)]
 
     def to_ask(self, *, at_home: bool) -> list[str]:
         """Whom to ask for a name, in random order, those found dead last. A home seed would know who is not dead."""
@@ -83,6 +95,13 @@ class Addresses:
     def silent(self, address: str) -> None:
         """Nothing answers there."""
         self._dead.add(address)
+
+    def found(self, nearby: Iterable[str]) -> None:
+        """Where seeds announce themselves on the local network, all of them. Who is new is tried before those that were
+        tried in vain."""
+        before, self._nearby = self._nearby, [address for address in nearby if self._is_usable(address, NEAR)]
+        self._dead.difference_update(set(self._nearby).difference(before))
+        self._round.clear()
 
     def told(self, seeds: Iterable[SeedInfo], host: str = "") -> None:
         """The home seed says which seeds there are. `host`: the IP address at which it was dialled."""
@@ -113,12 +132,12 @@ class Addresses:
 
     # -- looking for a home --------------------------------------------------------------------------------------
 
-    def next(self) -> str:
-        """The seed to try: each known one once in a round, in random order, those found dead last: they may be back,
-        or never have been dead."""
+    def next(self) -> str | None:
+        """The seed to try: each known one once in a round, in random order, those found dead last: they may be back, or
+        never have been dead. None while no seed is known."""
         if not self._round:
             self._round = self.to_ask(at_home=False)
-        return self._round.pop(0)
+        return self._round.pop(0) if self._round else None
 
     def failed(self) -> None:
         """The seed that was tried is no home."""

@@ -31,6 +31,9 @@ KEY_CHARS_MIN: Final = 16
 KEYS_MAX: Final = 16
 """A rotation takes two; each key costs an HMAC for each proof that is checked."""
 
+MARK_TEXT: Final = b"meshproto mark 1\n"
+"""No proof is made of it (:func:`proven_text`)."""
+
 Role = Literal["dialler", "listener"]
 Domain = Literal["mesh", "register"]
 """What is proven: the mesh key, or a seed's register token."""
@@ -94,6 +97,11 @@ class Keyring:
         """Whether one of the keys gives this proof; how long that takes does not tell how nearly it fits."""
         return any(hmac.compare_digest(proof, _proof(key, role, handshake)) for key in self._keys)
 
+    def marks(self) -> list[str]:
+        """What tells each key from others, in the open: a tag of 64 bits in hexadecimal. A key that can be guessed can
+        be guessed by it, as by a proof."""
+        return [hmac.new(key, MARK_TEXT, hashlib.sha256).hexdigest()[:16] for key in self._keys]
+
     def proven(self, proof: str, role: Role, handshake: Handshake) -> "Keyring":
         """Those of the keys that give this proof."""
         return Keyring(*(key.decode() for key in self._keys if Keyring(key.decode()).accepts(proof, role, handshake)))
@@ -121,6 +129,11 @@ class Gate:
         self._keys = keys
         self._rings: dict[Domain, Keyring] = {"mesh": keys, "register": tokens}
         self._entropy = entropy
+
+    def rekey(self, keys: Keyring, tokens: Keyring) -> None:
+        """What is proven from now on, to whom nothing else was proven before: a connection that has done so stands."""
+        self._keys = keys
+        self._rings = {"mesh": keys, "register": tokens}
 
     @property
     def keyed(self) -> bool:
@@ -187,6 +200,10 @@ class Applicant:
         self._name = name
         self._tokens = tokens
         self._entropy = entropy
+
+    def rekey(self, tokens: Keyring) -> None:
+        """What is proven from the next hello on."""
+        self._tokens = tokens
 
     def hello(self) -> HelloParams:
         """What is said first on a connection."""

@@ -79,6 +79,7 @@ class Peering:
         self.directories: dict[str, str] = {}  # seeds that share one, which may be this one too: name -> directory
         self._names: dict[str, str] = {}  # address -> seed: what seeds say, and who answered there
         self._bootstrap = [peer for peer in bootstrap if peer != address]
+        self._nearby: list[str] = []
         self._rng = rng
         self._started = now
         self._complaints: dict[tuple[str, str], str] = {}  # seed, kind -> what was logged
@@ -112,8 +113,25 @@ class Peering:
 
     def greeted(self, address: str, seed: str) -> None:
         """A seed may be reached at more addresses than the one it tells of (`localhost`, say)."""
-        if address in self._bootstrap and seed != self.name:
+        if address in (*self._bootstrap, *self._nearby) and seed != self.name:
             self._names[address] = seed
+
+    def give(self, added: Iterable[str], removed: Iterable[str]) -> None:
+        """The operator's choice has changed: whom to call besides those who are known."""
+        gone = frozenset(removed)
+        kept = [peer for peer in self._bootstrap if peer not in gone]
+        self._bootstrap = [peer for peer in dict.fromkeys([*kept, *added]) if peer != self.address]
+
+    def found(self, nearby: Iterable[str]) -> None:
+        """Where seeds announce themselves on the local network, all of them: dialled as bootstrap addresses are, for as
+        long as they are announced."""
+        self._nearby = list(nearby)
+
+    def moved(self, address: str, now: float) -> None:
+        """This seed is dialled at another address from now on."""
+        self.address = address
+        self._tell_facts()
+        self.push_soon(now)
 
     def begin(self) -> None:
         """What was written up to here is no news to anybody."""
@@ -323,7 +341,7 @@ class Peering:
         self.liveness.tick(now, lag_s)
         self._forget_gone(now)
         live = self._live(now)
-        known = {*self._bootstrap, *self.addresses.values()} - set(live)
+        known = {*self._bootstrap, *self._nearby, *self.addresses.values()} - {*live, self.address}
         silent = sorted(address for address in known if not self._answers_elsewhere(address, now))
         due = [address for address in silent if self._redial.get(address, now) <= now]
         chosen = self._rng.sample(live, min(GOSSIP_PEERS, len(live)))

@@ -8,7 +8,7 @@ Puts together what seeds tell each other (:mod:`meshproto.core.peering`), who is
 import random
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from msgspec import UNSET, Struct, structs
@@ -103,6 +103,14 @@ class Seed:
     @property
     def dropped(self) -> int:
         return self._names.dropped
+
+    def reconfigure(self, *, list_names: bool, mesh_keys: Keyring, register_tokens: Keyring) -> None:
+        """What may change while it runs. There are mesh keys, or tokens, if and only if there were before: else some
+        would stay who have proven nothing."""
+        self._settings = replace(
+            self._settings, list_names=list_names, mesh_keys=mesh_keys, register_tokens=register_tokens
+        )
+        self.gate.rekey(mesh_keys, register_tokens)
 
     @property
     def wake_at(self) -> float:
@@ -211,6 +219,15 @@ class Seed:
     def greeted(self, address: str, seed: str) -> None:
         """The seed that answered hello at the address, which may be another than the one it tells of itself."""
         self.peering.greeted(address, seed)
+
+    def found(self, nearby: Iterable[str]) -> None:
+        """Where seeds announce themselves on the local network, all of them."""
+        self.peering.found(nearby)
+
+    def moved(self, address: str, now: float) -> None:
+        """This seed is dialled at another address from now on."""
+        self.address = address
+        self.peering.moved(address, now)
 
     def lost(self, address: str, now: float) -> None:
         """A connection that this seed had opened to another has ended."""

@@ -76,6 +76,12 @@ class SharedStore(Protocol):
 
     def unwatch(self, keys: Iterable[str]) -> None: ...
 
+    def count(self) -> Awaitable[int]:
+        """How many keys there are, roughly."""
+
+    def identity(self) -> Awaitable[str]:
+        """Which directory it is: the same for all who share it, and for nobody else."""
+
 
 class Place(NamedTuple):
     """Where a user is: connected to `seed`, in the life of it that has this number."""

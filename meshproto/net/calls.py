@@ -63,6 +63,11 @@ class Calls:
         """The IP address at the other end; `""` when there is none."""
         return "" if self._lines is None else getattr(self._lines.transport.getPeer(), "host", "")
 
+    @property
+    def own_host(self) -> str:
+        """The IP address at this end, which is what the other sees if no NAT is between; `""`: there is none."""
+        return "" if self._lines is None else getattr(self._lines.transport.getHost(), "host", "")
+
     async def call(self, method: str, params: Struct, kind: type[T]) -> T:
         """The seed's answer. Raises what the seed answered (:func:`meshproto.wire.error_from`), :class:`Unreachable`
         when the connection is lost or no answer comes in :data:`CALL_TIMEOUT_S`, :class:`PeerError` when the answer

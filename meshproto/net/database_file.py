@@ -130,11 +130,20 @@ def _prepare(
         [schema] if found == 0 else [upgrades[number] for number in range(found, schema_version) if number in upgrades]
     )
     if found and len(steps) != schema_version - found:
-        raise BadState(f"{path} was written by another version of meshproto (schema {found}): use that version")
+        raise BadState(_other_version(path, found, schema_version))
     if found:
         _copy(connection, f"{path}.schema{found}")
         _let_shrink(connection)
     connection.executescript(f"BEGIN; {'; '.join(steps)}; PRAGMA user_version={schema_version}; COMMIT;")
+
+
+def _other_version(path: str | Path, found: int, known: int) -> str:
+    words = f"{path} has schema {found}, of another version of meshproto: this one knows schema {known}"
+    if found < known:
+        return f"{words}, and no way from there; use a version in between first"
+    former = f"{path}.schema{known}"
+    before = f", or go back to what it was before the upgrade: {former}" if Path(former).exists() else ""
+    return f"{words}; use the newer version{before}"
 
 
 def _try_to_write(connection: sqlite3.Connection, version: int) -> None:
@@ -145,10 +154,23 @@ def _try_to_write(connection: sqlite3.Connection, version: int) -> None:
 
 
 def _copy(connection: sqlite3.Connection, path: str) -> None:
-    """A copy of the whole database; one that an earlier attempt has left there is replaced."""
-    Path(path).unlink(missing_ok=True)
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-    connection.execute("VACUUM INTO ?", (path,))
+    """A copy of the whole database, which is on the disk when it has this name; SQLite does not see to that itself
+    (https://sqlite.org/lang_vacuum.html). One of an earlier attempt is replaced."""
+    draft = Path(f"{path}.part")
+    draft.unlink(missing_ok=True)
+    os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    connection.execute("VACUUM INTO ?", (str(draft),))
+    _sync(draft)
+    draft.replace(path)
+    _sync(draft.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _let_shrink(connection: sqlite3.Connection) -> None:

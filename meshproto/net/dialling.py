@@ -18,6 +18,9 @@ class Dialling:
     def __init__(self, reactor: Any, trust: Trust, given: Iterable[str]) -> None:
         self._reactor = reactor
         self._trust = trust
+        self.give(given)
+
+    def give(self, given: Iterable[str]) -> None:
         self._given = frozenset(given)
 
     def __call__(self, address: str) -> IStreamClientEndpoint:

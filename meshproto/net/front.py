@@ -388,7 +388,7 @@ class Front:
                 "uptime_s": round(self._clock.seconds() - self._started, 3),
                 "uris": self._seeds.uris,
                 "home": None if home is None else home._asdict(),
-                "registered": home is not None,
+                "registered": self._seeds.registered,
                 "problem": self._seeds.problem,
                 "seed_answers": self._seeds.answered,
                 "seeds": len(self._seeds.seeds),

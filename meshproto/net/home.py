@@ -24,6 +24,9 @@ from meshproto.net.calls import Calls, Connect, dial
 
 PING_S: Final = 10.0
 """A third of the lease: one ping may be lost."""
+LOOK_S: Final = 0.5
+"""How often it is looked whether a seed is known by now, while none is."""
+NOBODY: Final = "no seed has been found on the local network yet"
 
 
 class Home(NamedTuple):
@@ -89,6 +92,10 @@ class HomeService(Service):
         """Be registered somewhere, for as long as the service runs."""
         while True:
             address = self._addresses.next()
+            if address is None:
+                self._trouble(NOBODY, loud=False, answered=False)
+                await deferLater(self._clock, LOOK_S)
+                continue
             self._calls = calls = Calls(self._clock, self._notified)
             try:
                 await self._settle(address, calls)

@@ -30,7 +30,7 @@ class NamesFile:
         self._said = ""  # what was wrong with it at the last look
         try:
             self._version = self._version_now()
-            self._names = self._read()
+            self._names = _read(self._path)
         except BadParams as wrong:
             raise BadState(wrong.detail) from None
 
@@ -48,7 +48,7 @@ class NamesFile:
             if version == self._version:
                 return
             self._version = version
-            self._names = self._read()
+            self._names = _read(self._path)
         except BadParams as wrong:
             if self._said != wrong.detail:
                 self._said = wrong.detail
@@ -61,23 +61,33 @@ class NamesFile:
         try:
             found = self._path.stat()
         except OSError as reason:
-            raise self._unreadable(reason) from None
+            raise _unreadable(self._path, reason) from None
         return found.st_mtime_ns, found.st_size, found.st_ino
 
-    def _read(self) -> Names:
-        try:
-            with self._path.open("rb") as file:
-                text = file.read(FILE_BYTES_MAX + 1)
-        except OSError as reason:
-            raise self._unreadable(reason) from None
-        if len(text) > FILE_BYTES_MAX:
-            raise BadParams(f"{self._path} is too large for a list of names: at most {FILE_BYTES_MAX} bytes")
-        try:
-            return Names.parse(text.decode("utf-8"))
-        except UnicodeDecodeError as reason:
-            raise BadParams(f"{self._path} is not UTF-8: {reason}") from None
-        except BadParams as wrong:
-            raise BadParams(f"{self._path}: {wrong.detail}") from None
 
-    def _unreadable(self, reason: OSError) -> BadParams:
-        return BadParams(f"{self._path} cannot be read: {reason.strerror}")
+def read_names(path: Path) -> Names:
+    """The list in a file as it is now. Raises :class:`BadState`."""
+    try:
+        return _read(path)
+    except BadParams as wrong:
+        raise BadState(wrong.detail) from None
+
+
+def _read(path: Path) -> Names:
+    try:
+        with path.open("rb") as file:
+            text = file.read(FILE_BYTES_MAX + 1)
+    except OSError as reason:
+        raise _unreadable(path, reason) from None
+    if len(text) > FILE_BYTES_MAX:
+        raise BadParams(f"{path} is too large for a list of names: at most {FILE_BYTES_MAX} bytes")
+    try:
+        return Names.parse(text.decode("utf-8"))
+    except UnicodeDecodeError as reason:
+        raise BadParams(f"{path} is not UTF-8: {reason}") from None
+    except BadParams as wrong:
+        raise BadParams(f"{path}: {wrong.detail}") from None
+
+
+def _unreadable(path: Path, reason: OSError) -> BadParams:
+    return BadParams(f"{path} cannot be read: {reason.strerror}")

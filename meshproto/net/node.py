@@ -42,11 +42,11 @@ from meshproto.net.writers import ANYONE, Accept, Writers
 
 class UserNode(Service):
     """`save`: see :class:`Keys`. `uris`: where peers reach this node; called once it listens with :attr:`site`, where
-    nobody is the owner until :attr:`face` has a door. `now_ms`: the
-    time that messages and records are stamped with; `reactor`: timers only, which must not stand still when somebody
-    sets the clock. `peers`: the client for other users' nodes; `client`: the one for this node's own addresses.
-    `programs`: what the inbox is handed over to, each with the cursor it begins after. `accept`: who may write to
-    it. `commits`: what the store counts in; `message_log`: None where messages are not in the log.
+    nobody is the owner until :attr:`face` has a door; :attr:`public_site` is for listeners where nobody ever is.
+    `now_ms`: the time that messages and records are stamped with; `reactor`: timers only, which must not stand still
+    when somebody sets the clock. `peers`: the client for other users' nodes; `client`: the one for this node's own
+    addresses. `programs`: what the inbox is handed over to, each with the cursor it begins after. `accept`: who may
+    write to it. `commits`: what the store counts in; `message_log`: None where messages are not in the log.
     `http_tally`: what its listeners count in, for one more of them."""
 
     log = Logger()
@@ -81,6 +81,7 @@ class UserNode(Service):
         self._store = store
         self._waiting = start.waiting
         self.keys = Keys(identity, save, reactor, now_ms, entropy, rotated=self._renew)
+        self._applicant = Applicant(name, register_tokens, entropy)
         self.seeds = Seeds(
             name,
             lambda: self.keys.current,
@@ -93,7 +94,7 @@ class UserNode(Service):
             now_ms=now_ms,
             rng=rng,
             connect=connect,
-            applicant=Applicant(name, register_tokens, entropy),
+            applicant=self._applicant,
             changed=self._is_back,
         )
         courier = Courier(peers)
@@ -102,14 +103,16 @@ class UserNode(Service):
             Outbox(rng), store.outbox, self.seeds, contacts, courier, reactor, now_ms, entropy, message_log
         )
         accepting = Accepting(self.seeds, contacts, store.outbox, self.sending, reactor)
-        writers = Writers(accept, name, b64(identity.key), contacts, partial(self.seeds.locate, fresh=True), reactor)
+        self._writers = Writers(
+            accept, name, b64(identity.key), contacts, partial(self.seeds.locate, fresh=True), reactor
+        )
         self.receiving = Receiving(
             lambda: self.keys.current,
             store.inbox,
             reactor,
             now_ms,
             entropy,
-            writers.check,
+            self._writers.check,
             heard=self.sending.wake,
             message_log=message_log,
         )
@@ -118,8 +121,10 @@ class UserNode(Service):
         self.retention = Retention(keep, store, self.programs, history, reactor, now_ms, self._mail_keys_made_ms)
         doctor = Doctor(self.seeds, connect, client, reactor, now_ms)
         self.front = self._make_front(identity.fingerprint, contacts, accepting, doctor, reactor, now_ms, entropy)
-        self.face = Face(PublicFront(self.seeds, self.receiving, store), self.front, tally=self.http_tally)
+        public = PublicFront(self.seeds, self.receiving, store)
+        self.face = Face(public, self.front, tally=self.http_tally)
         self.site: Site = site(self.face, reactor)
+        self.public_site: Site = site(Face(public, self.front, tally=self.http_tally), reactor)
 
     def _make_front(
         self,
@@ -147,6 +152,13 @@ class UserNode(Service):
             now_ms,
             entropy,
         )
+
+    def reconfigure(self, *, seeds: list[str], register_tokens: Keyring, keep: Keep, accept: Accept) -> None:
+        """What may change while it runs. Nobody is sent away by it."""
+        self.seeds.give(seeds)
+        self._applicant.rekey(register_tokens)
+        self.retention.keep = keep
+        self._writers.accept = accept
 
     def _metrics(self, clock: IReactorTime, now_ms: NowMs) -> UserMetrics:
         return UserMetrics(

@@ -51,7 +51,7 @@ KEEP_ALL: Final = Keep()
 
 class Retention(Service):
     """What `programs` have not got yet is kept, however old. `mail_keys_made_ms`: when the mail keys that open batches
-    at this moment were made, ms since 1970 UTC. `deleted`: messages, counted."""
+    at this moment were made, ms since 1970 UTC. `deleted`: messages, counted. `keep` may be changed while it runs."""
 
     log = Logger()
 
@@ -66,7 +66,7 @@ class Retention(Service):
         mail_keys_made_ms: Callable[[], Sequence[int]],
     ) -> None:
         self.deleted: Counter[Kept] = Counter()
-        self._keep = keep
+        self.keep = keep
         self._store = store
         self._programs = programs
         self._history = history
@@ -97,11 +97,11 @@ class Retention(Service):
     async def look(self) -> None:
         """Delete what is too old or too much now. Raises :class:`meshproto.errors.Unavailable` (the disk)."""
         now_ms = self._now_ms()
-        keep_ms = None if self._keep.days is None else self._keep.days * DAY_S * 1000
-        if keep_ms is not None or self._keep.messages is not None:
+        keep_ms = None if self.keep.days is None else self.keep.days * DAY_S * 1000
+        if keep_ms is not None or self.keep.messages is not None:
             came_before = None if keep_ms is None else int(now_ms - keep_ms)
             inbox = self._store.inbox
-            while gone := await inbox.prune(self._keep.messages, came_before, self._programs.cursor):
+            while gone := await inbox.prune(self.keep.messages, came_before, self._programs.cursor):
                 self.deleted[Kept.INBOX] += gone
                 await self._pause()
         while await self._store.inbox.forget(self._ids_forgotten_before(now_ms)):

@@ -119,6 +119,15 @@ class SeedService(Service):
             self.log.warn("the time of day was set by {seconds} s", seconds=round(step_s, 3))
         return wall
 
+    def found(self, nearby: list[str]) -> None:
+        """See :meth:`Seed.found`."""
+        self._core.found(nearby)
+
+    def moved(self, address: str) -> None:
+        """See :meth:`Seed.moved`."""
+        self._core.moved(address, self.now())
+        self._arm()
+
     def link(self, network: str) -> LineHandler | None:
         """For a connection that comes in; None: it may not, and is to cost no more."""
         if self._guests.admits(network, self._clock.seconds()):
@@ -349,7 +358,7 @@ class SeedService(Service):
             peer = await self._peers.get(address)
             result = await peer.call("gossip", effect.params, wire.GossipResult)
         except MeshError as error:
-            if self._troubled.get(address) != error.detail:
+            if self.running and self._troubled.get(address) != error.detail:
                 self._troubled[address] = error.detail
                 self.log.warn("seed {address} does not answer: {reason}", address=address, reason=error.detail)
             refused = isinstance(error, NobodyListens)

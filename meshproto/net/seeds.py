@@ -22,7 +22,7 @@ from twisted.logger import Logger
 
 from meshproto import wire
 from meshproto.core.addresses import Addresses
-from meshproto.core.identity import Identity, next_seq
+from meshproto.core.identity import Identity, next_seq, verify
 from meshproto.core.lookup import Located
 from meshproto.core.meshkey import Applicant
 from meshproto.core.reach import Reach, reach_of
@@ -83,17 +83,20 @@ class Seeds(Service):
         self._clock = clock
         self._own: Own | None = None
         self._told: Own | None = None  # to the home
+        self._double: str | None = None
         self._calls: Calls | None = None
         self._renewing = succeed(None)
         self._addresses = Addresses(given, learnt, rng)
         self._home = HomeService(self, self._addresses, clock, connect)
         self._finding = Finding(self._addresses, store, clock, connect, self._greet_link)
+        self.seen_at = ""  # this machine's address on the connection over which it was registered last
         self.presence: set[Callable[[str], None]] = set()
         self._watching = Watching(changed=self._changed, back=changed)
         self._learning = Learning(self._addresses, store, clock, rng)
 
     def startService(self) -> None:
         super().startService()
+        background(self._watching.hold(self.user), self.log)  # for somebody else with this node's key
         self._home.startService()
 
     def stopService(self) -> None:
@@ -110,9 +113,14 @@ class Seeds(Service):
         return self._home.home
 
     @property
+    def registered(self) -> bool:
+        """Whether a seed leads others here."""
+        return self.home is not None and self._double is None
+
+    @property
     def problem(self) -> str | None:
         """Why not, in words for the owner."""
-        return self._home.problem
+        return self._home.problem or self._double
 
     @property
     def answered(self) -> bool:
@@ -133,6 +141,10 @@ class Seeds(Service):
         """Where a seed is, or may be: those given, and those learnt of."""
         return self._addresses.known()
 
+    def give(self, addresses: Iterable[str]) -> None:
+        """The seeds that the owner has chosen, in place of those before. A home stays one."""
+        self._addresses.give(addresses)
+
     async def say_hello(self, address: str, calls: Calls) -> str:
         """On a connection that is nobody's home: the seed's name. Raises :class:`MeshError`."""
         return await say_hello(calls, address, self._applicant)
@@ -152,8 +164,8 @@ class Seeds(Service):
         return self.own().signed
 
     def renew(self) -> None:
-        """There are new keys: say so in a new record, and to the home if there is one. Until the seed has it, others
-        seal for the key before it."""
+        """There are new keys, or addresses: say so in a new record, and to the home if there is one. Until the seed has
+        it, others seal for the key before it."""
         self._renewing.cancel()
         self._renewing = background(self._renew(), self.log)
 
@@ -164,6 +176,10 @@ class Seeds(Service):
     def reach(self, located: Located, uri: str) -> Reach:
         """To which kinds of addresses the user's record may lead."""
         return reach_of(uri, self._uris(), neighbour=located.neighbour)
+
+    def found(self, nearby: list[str]) -> None:
+        """Where seeds announce themselves on the local network, all of them."""
+        self._addresses.found(nearby)
 
     def forget(self, name: str) -> None:
         """What was known of where the user is was no good."""
@@ -203,9 +219,10 @@ class Seeds(Service):
         await self.greet(address, calls)
 
     async def register(self, calls: Calls) -> int:
+        self.seen_at = calls.own_host
         own = await self._sign_anew()
         since = (await calls.call("register", own.signed, wire.RegisterResult)).since
-        self._told = own
+        self._told, self._double = own, None
         return since
 
     async def _sign_anew(self) -> Own:
@@ -227,7 +244,7 @@ class Seeds(Service):
                     await self._sign_anew()
                 return
             except MeshError as error:
-                self.log.warn("the new mail key is not known yet: {reason}", reason=error.detail)
+                self.log.warn("the new record is not known yet: {reason}", reason=error.detail)
             await deferLater(self._clock, RENEW_AGAIN_S)
 
     def _is_outdated(self) -> bool:
@@ -255,4 +272,20 @@ class Seeds(Service):
 
     def notified(self, method: str, params: Raw) -> None:
         if method == "changed":
-            self._watching.notified(wire.decode_value(params, wire.ChangedParams))
+            changed = wire.decode_value(params, wire.ChangedParams)
+            if wire.fold(changed.name) == wire.fold(self.user) and changed.entry is not None:
+                self._look_for_double(changed.entry)
+            self._watching.notified(changed)
+
+    def _look_for_double(self, told: wire.LookupResult) -> None:
+        """A record that is signed with this node's key, and later than all that this node has signed: there is another
+        with the key, a copy of the state directory, or the one that it was copied from. The later record counts, so
+        what is sent to the name goes there; to take it back by force would have the two go on doing so for ever."""
+        record = verify(wire.SignedRecord(told.record, told.sig))
+        if record.key_bytes != self._identity().key or record.seq <= self._seq or not record.uris:
+            return
+        where = ", ".join(record.uris)
+        double = f"another node has this one's key and name, and gets what is sent to {self.user}: {where}; stop one"
+        if self._double != double:
+            self.log.error("{what}", what=double)
+        self._double = double

@@ -49,6 +49,7 @@ class Bringing:
         while True:
             try:
                 self._brought = 0
+                await self._store.open()
                 await self._store.read_all(self._some)
             except (Unavailable, BadState) as gone:
                 self.log.warn("{reason}: it is read again", reason=gone.detail)
@@ -107,6 +108,7 @@ class Sharing:
     async def _join(self) -> None:
         while True:
             try:
+                await self.store.open()
                 directory = await self.store.identity()
             except Unavailable as gone:
                 self.log.warn("{reason}: it is tried again", reason=gone.detail)

@@ -71,6 +71,11 @@ class SyncThread:
         self._thread.start()
 
     @property
+    def alive(self) -> bool:
+        """Whether what is asked for will be done, however long it takes."""
+        return self._thread.is_alive()
+
+    @property
     def frames(self) -> int:
         """`mxFrame` less `nBackfill`, from the header of the WAL's index (https://sqlite.org/walformat.html, 2.1). The
         length of the WAL does not tell, since it begins anew without being cut."""

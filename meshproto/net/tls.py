@@ -76,6 +76,11 @@ class Trust:
             raise BadState(f"{path} has no certificate in it: they begin with -----BEGIN CERTIFICATE----- (PEM)")
         return cls(authorities)
 
+    def follow(self, other: "Trust") -> None:
+        """Believe what the other does, from the next connection on."""
+        self._authorities = other._authorities
+        self.__dict__.pop("context", None)
+
     @cached_property
     def context(self) -> SSL.Context:
         """TLS 1.2 at least, as Twisted has it. The system's certificates take a while to read: once, if at all."""

@@ -4,6 +4,7 @@ Whoever does not speak TLS is told so in the language they speak, instead of bei
 finish the handshake is not waited for. And a certificate that was renewed is used without a restart.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from OpenSSL import SSL, crypto
@@ -31,6 +32,7 @@ from meshproto import wire
 from meshproto.core.limits import network_of
 from meshproto.core.notes import Notes
 from meshproto.errors import BadParams, TLSNeeded
+from meshproto.net.inherited import arguments, inherited, is_inherited
 from meshproto.net.listening import TLS_HANDSHAKE
 from meshproto.net.problem import last_answer
 from meshproto.net.tls import said
@@ -45,20 +47,27 @@ RENEW_S: Final = 60.0
 
 TLS_SCHEME: Final = "ssl:"
 
+Renew = Callable[[], None]
+
 
 def is_tls(described: str) -> bool:
     """Whether an endpoint string is one of TLS."""
     return described.startswith(TLS_SCHEME)
 
 
-def server_endpoint(reactor: Any, described: str) -> IStreamServerEndpoint:
+def server_endpoint(reactor: Any, described: str, renewals: list[Renew] | None = None) -> IStreamServerEndpoint:
     """What a Twisted server endpoint string describes. Raises :class:`BadParams` when it does not read, or its
-    certificate or key do not."""
+    certificate or key do not. `renewals`: gets what has the certificate read again at once, if it has one."""
+    if is_inherited(described):
+        return inherited(reactor, described)
     try:
         if described.startswith("tls:"):
             raise BadParams("TLS is written ssl:PORT:privateKey=FILE:certKey=FILE here")
         if is_tls(described):
-            reactor = _TLSReactor(reactor, _Certificate(described, reactor))
+            certificate = _Certificate(described, reactor)
+            reactor = _TLSReactor(reactor, certificate)
+            if renewals is not None:
+                renewals.append(certificate.renew)
         endpoint: IStreamServerEndpoint = serverFromString(reactor, described)
     except OSError as reason:
         raise BadParams(f"{reason.filename}: {reason.strerror}") from None
@@ -70,7 +79,10 @@ def server_endpoint(reactor: Any, described: str) -> IStreamServerEndpoint:
 
 def check_endpoint(described: str) -> str:
     """The same before there is a reactor to listen with. Raises :class:`BadParams`, and what Twisted raises."""
-    server_endpoint(_NoReactor(), described)
+    if is_inherited(described):
+        arguments(described)  # the sockets are there at a start only
+    else:
+        server_endpoint(_NoReactor(), described)
     return described
 
 
@@ -129,10 +141,8 @@ class _Certificate:
         self._trouble = ""
 
     def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
-        now = self._clock.seconds()
-        if abs(now - self._read_at) >= RENEW_S:
-            self._read_at = now
-            self._renew()
+        if abs(self._clock.seconds() - self._read_at) >= RENEW_S:
+            self.renew()
         return SSL.Connection(self._context, None)
 
     def _read(self) -> SSL.Context:
@@ -140,7 +150,9 @@ class _Certificate:
         serverFromString(looking, self._described).listen(Factory())
         return looking.options.getContext()
 
-    def _renew(self) -> None:
+    def renew(self) -> None:
+        """Use what the files have now, if it reads."""
+        self._read_at = self._clock.seconds()
         try:
             self._context = self._read()
             self._trouble = ""

@@ -17,8 +17,8 @@ WATCHES_MAX: Final = 10_000
 
 class Watching:
     """`changed` gets the name when a watched user was registered anew, came or went: what was known of them may be
-    wrong. `back` gets it then of each who is online, and True; and after every change of the home of all,
-    and False: who came back while this node had none was told of to nobody.
+    wrong. `back` gets it then of each who is online, and True; and after every change of the home of all
+    for whom messages wait, and False: who came back while this node had none was told of to nobody.
 
     What a seed tells here is a reason to look, and never what is believed: the records in it are not read."""
 
@@ -99,8 +99,9 @@ class Watching:
             await calls.call("watch", wire.WatchParams(names[at : at + wire.WATCH_NAMES_MAX]), wire.Nothing)
 
     def moved(self) -> None:
-        for name in list(self._names.values()):
-            self._back(name, False)
+        for key, name in list(self._names.items()):
+            if key in self._waited_for:
+                self._back(name, False)
 
     def left(self) -> None:
         self._calls = None

@@ -62,7 +62,7 @@ class _Said(NamedTuple):
 
 class Writers:
     """`locate` asks the seeds anew where a user is (:meth:`meshproto.net.finding.Finding.locate`); `own_key`: this
-    node's."""
+    node's. `accept` may be changed while it runs."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Writers:
         locate: Callable[[str], Coroutine[Any, Any, Located]],
         clock: IReactorTime,
     ) -> None:
-        self._accept = accept
+        self.accept = accept
         self._own_name = fold(own_name)
         self._own_key = own_key
         self._contacts = contacts
@@ -92,12 +92,12 @@ class Writers:
             return
         if fold(sender.name) == self._own_name:
             raise NotOwner("that is this node's own name")
-        names = self._accept.names
+        names = self.accept.names
         if names is not None and not names.allow(sender.name, sender.key_bytes):
             raise _may_not(sender)
         if await self._contacts.knows(sender.name):
             return
-        if not self._accept.strangers:
+        if not self.accept.strangers:
             raise _may_not(sender)
         if await self._owner(sender.name, network, batch_bytes) != sender.key:
             raise NotOwner(f"the name {sender.name} belongs to another key")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from selenium.webdriver import Chrome
 
-from meshproto.cli.node import Node
 from meshproto.cli.processes import Children, until
+from meshproto.client.node import Node
 from tests.browser.page import MISSING, WIDE, Page, chrome
 
 Start = Callable[..., Node]

@@ -17,8 +17,8 @@ from selenium.webdriver.common.keys import Keys
 from twisted.internet.task import Clock
 
 from bench.retention import who
-from meshproto.cli.node import Node
 from meshproto.cli.processes import until
+from meshproto.client.node import Node
 from meshproto.core.envelope import Letter
 from meshproto.net.database_file import connect
 from meshproto.net.store import SQLiteDatabase

@@ -11,8 +11,8 @@ import pytest
 from selenium.webdriver import ActionChains, Chrome
 from selenium.webdriver.common.keys import Keys
 
-from meshproto.cli.node import Node
 from meshproto.cli.processes import Children, until
+from meshproto.client.node import Node
 from tests.browser.conftest import Open, Start, registered
 from tests.browser.page import PHONE, WIDE, Page
 

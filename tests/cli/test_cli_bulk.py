@@ -14,13 +14,15 @@ from typing import Any
 import pytest
 
 from meshproto.cli import bulk as bulk_module
-from meshproto.cli import feed as feed_module
 from meshproto.cli.bulk import GIVE_UP_S, RETRY_DELAY_S, RETRY_DELAY_S_MAX, Bulk
 from meshproto.cli.exits import Exit
-from meshproto.cli.feed import AHEAD_LINES, Feed, Source
+from meshproto.cli.feed import Feed, Source
 from meshproto.cli.ledger import BulkRefused, Ledger
-from meshproto.cli.node import Node, Unreachable
 from meshproto.cli.sendfile import FAILURES_SHOWN_MAX
+from meshproto.client import under_way
+from meshproto.client.errors import Unreachable
+from meshproto.client.node import Node
+from meshproto.client.under_way import AHEAD_LINES
 from tests.cli.conftest import Mesh
 from tests.cli.stub import JSON, Mailbox, Reply, Stream, Stub
 from tests.net.certificates import self_signed
@@ -227,7 +229,7 @@ def test_a_full_outbox_ends_the_run(
 ) -> None:
     """A long file is not burnt against a node that takes nothing; a taken line in between starts the count anew."""
     monkeypatch.setattr(bulk_module, "REFUSED_MAX", 3)
-    monkeypatch.setattr(feed_module, "AHEAD_LINES", 4)
+    monkeypatch.setattr(under_way, "AHEAD_LINES", 4)
     full = {"fail": 429}
     path = write(full, full, "a", full, full, full, *["b"] * 50)
     result = run("send", "--bulk", str(path))

@@ -27,9 +27,9 @@ from meshproto.cli.chat_screen import (
 )
 from meshproto.cli.conversation import Conversation, Entry
 from meshproto.cli.exits import Exit
-from meshproto.cli.node import Node
 from meshproto.cli.processes import until
 from meshproto.cli.render import message_text
+from meshproto.client.node import Node
 from meshproto.core.envelope import MESSAGE_BYTES_MAX
 from tests.cli.conftest import Mesh
 from tests.cli.fake_node import NOW_MS, FakeNode
@@ -109,7 +109,7 @@ def _text(text: str | bytes) -> str:
 def test_messages_in_are_lines_out(stub: Stub, node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
     """As `mesh inbox` shows them; what happens besides goes where people look."""
     monkeypatch.setattr(talk, "RETRY_DELAY_S", 0.0)
-    monkeypatch.setattr("meshproto.cli.stream.RETRY_DELAY_S", 0.0)
+    monkeypatch.setattr("meshproto.cli.following.RETRY_DELAY_S", 0.0)
     with piped(monkeypatch, stub) as (printed, _):
         node.opened.get(timeout=WAIT_S)
         node.receives("hello\nthere")
@@ -265,7 +265,7 @@ def test_what_was_not_taken_is_told_at_the_end(stub: Stub, node: FakeNode) -> No
 
 def test_a_refusal_ends_the_screen(stub: Stub, node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
     """And is what the command ends with."""
-    monkeypatch.setattr("meshproto.cli.stream.RETRY_DELAY_S", 0.0)
+    monkeypatch.setattr("meshproto.cli.following.RETRY_DELAY_S", 0.0)
     screen = Screen(stub, node)
     stub.routes["GET /inbox/stream"] = lambda _: problem_reply(401, "Unauthorized")
     node.cut()

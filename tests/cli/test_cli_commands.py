@@ -14,11 +14,11 @@ from meshproto.cli import render
 from meshproto.cli.exits import Exit
 from meshproto.cli.inbox import PAGE_MESSAGES
 from meshproto.cli.main import mesh
-from meshproto.cli.node import Node
 from meshproto.cli.outbox import PAGE_MESSAGES as OUTBOX_PAGE
 from meshproto.cli.outbox import Page
 from meshproto.cli.outbox import read as read_outbox
 from meshproto.cli.render import moment
+from meshproto.client.node import Node
 from tests.cli.conftest import Mesh
 from tests.cli.fake_node import FakeNode
 from tests.cli.stub import JSON, Reply, Stub, message

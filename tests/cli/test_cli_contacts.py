@@ -9,8 +9,8 @@ import pytest
 
 from meshproto.cli import contacts, qr
 from meshproto.cli.exits import Exit
-from meshproto.cli.node import Node
 from meshproto.cli.render import Screen
+from meshproto.client.node import Node
 from tests.cli.conftest import Mesh
 from tests.cli.stub import Stub
 from tests.qr_reader import read_blocks

@@ -94,6 +94,8 @@ def test_whether_it_is_registered() -> None:
     assert of_home(STATUS).level == OK
     assert "seed X: refused" in of_home({**STATUS, "home": None, "problem": "seed X: refused"}).text
     assert "no seed has answered yet" in of_home({**STATUS, "home": None}).text
+    twice = of_home({**STATUS, "registered": False, "problem": "another node has this one's key and name"})
+    assert (twice.level, twice.text) == (WRONG, "another node has this one's key and name")
 
 
 @pytest.mark.parametrize(

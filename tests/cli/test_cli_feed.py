@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from meshproto.cli import feed as feed_module
-from meshproto.cli.feed import AHEAD_BYTES, AHEAD_LINES, LINE_BYTES_MAX, READ_BYTES, Feed, Source, dressed
+from meshproto.cli.feed import READ_BYTES, Feed, Source, dressed
+from meshproto.client import under_way
+from meshproto.client.under_way import AHEAD_BYTES, AHEAD_LINES, LINE_BYTES_MAX
 
 RUN = "r"
 
@@ -103,7 +104,7 @@ def test_no_more_lines_are_under_way_than_may_be(tmp_path: Path) -> None:
     feed = of_file(tmp_path / "a")
     assert sum(piece.count(b"\n") for piece in iter(feed.next_bytes, b"")) == AHEAD_LINES
     assert feed.waits_on() is None
-    feed.answered()
+    feed.settle("", {})
     assert feed.waits_on() is not None
     assert feed.next_bytes().count(b"\n") == 1
 
@@ -122,7 +123,7 @@ def test_what_is_not_answered_goes_out_again(tmp_path: Path) -> None:
     feed = of_file(tmp_path / "a", wants=lambda number: number != 5)
     first = feed.next_bytes().splitlines()
     assert [json.loads(line)["id"] for line in first] == ["r-1", "r-3", "r-6"]
-    feed.answered()
+    feed.settle("", {})
     due = feed.due()
     assert due is not None
     assert due.number == 3
@@ -134,7 +135,7 @@ def test_what_is_not_answered_goes_out_again(tmp_path: Path) -> None:
 
 def test_memory_has_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten times the lines, or one line of many megabytes, take no more memory: all there is is what is under way."""
-    monkeypatch.setattr(feed_module, "AHEAD_LINES", 100)
+    monkeypatch.setattr(under_way, "AHEAD_LINES", 100)
 
     def peak(text: bytes) -> int:
         (tmp_path / "a").write_bytes(text)
@@ -143,7 +144,7 @@ def test_memory_has_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         while feed.wait():
             feed.next_bytes()
             while feed.due() is not None:
-                feed.answered()
+                feed.settle("", {})
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return peak

@@ -2,9 +2,10 @@
 
 import pytest
 
+from meshproto.cli.following import RETRY_DELAY_S
 from meshproto.cli.inbox import follow, read
-from meshproto.cli.node import Node, Unreachable
-from meshproto.cli.stream import RETRY_DELAY_S
+from meshproto.client.errors import Unreachable
+from meshproto.client.node import Node
 from tests.cli.fake_node import FakeNode
 from tests.cli.stub import Stub, message
 

@@ -10,8 +10,9 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
-from meshproto.cli.node import Node, Problem
 from meshproto.cli.processes import Children, until
+from meshproto.client.errors import Problem
+from meshproto.client.node import Node
 from meshproto.net.backup import findings, read_database
 
 MESH = str(Path(sys.executable).parent / "mesh")

@@ -4,8 +4,9 @@ import threading
 
 import pytest
 
-from meshproto.cli.node import Node, Problem, Unreachable
-from meshproto.cli.stream import Stream
+from meshproto.cli.following import stream as following
+from meshproto.client.errors import Problem, Unreachable
+from meshproto.client.node import Node
 from tests.cli.fake_node import FakeNode
 from tests.cli.stub import Stub, problem_reply
 
@@ -24,7 +25,7 @@ def node(stub: Stub) -> FakeNode:
 def test_a_stream_goes_on_where_it_was(stub: Stub, node: FakeNode) -> None:
     """After each loss it is opened after the last message that was seen."""
     node.receives("one")
-    stream = Stream(Node(stub.url), "message", after=0, sender="UserX", sleep=no_sleep)
+    stream = following(Node(stub.url), "message", after=0, sender="UserX", sleep=no_sleep)
     events = iter(stream)
     assert [next(events)["event"], next(events)["message"]] == ["open", "one"]
     node.cut()
@@ -39,7 +40,7 @@ def test_a_stream_goes_on_where_it_was(stub: Stub, node: FakeNode) -> None:
 
 def test_signs_of_life_are_no_events(stub: Stub, node: FakeNode) -> None:
     """They are there for the connection."""
-    stream = Stream(Node(stub.url), "message", after=0, sleep=no_sleep)
+    stream = following(Node(stub.url), "message", after=0, sleep=no_sleep)
     events = iter(stream)
     next(events)
     node.tell({"event": "alive"})
@@ -50,7 +51,7 @@ def test_signs_of_life_are_no_events(stub: Stub, node: FakeNode) -> None:
 
 def test_a_stream_that_the_node_ends(stub: Stub, node: FakeNode) -> None:
     """It says why, and is opened again."""
-    events = iter(Stream(Node(stub.url), "message", after=0, sleep=no_sleep))
+    events = iter(following(Node(stub.url), "message", after=0, sleep=no_sleep))
     next(events)
     node.tell({"event": "end", "status": 503, "title": "unavailable", "detail": "too slow"})
     lost = next(events)
@@ -60,7 +61,7 @@ def test_a_stream_that_the_node_ends(stub: Stub, node: FakeNode) -> None:
 
 def test_a_refusal_is_final(stub: Stub, node: FakeNode) -> None:
     """Asking again does not make a wrong token right; a node that is too busy is asked again."""
-    events = iter(Stream(Node(stub.url), "message", after=0, sleep=no_sleep))
+    events = iter(following(Node(stub.url), "message", after=0, sleep=no_sleep))
     next(events)
     replies = [problem_reply(503, "Starting"), problem_reply(429, "Slow Down"), problem_reply(401, "Unauthorized")]
     stub.routes["GET /inbox/stream"] = lambda _: replies.pop(0)
@@ -76,20 +77,20 @@ def test_what_was_never_there_is_not_waited_for() -> None:
     with Stub() as gone:
         pass
     with pytest.raises(Unreachable):
-        next(iter(Stream(Node(gone.url), "message", after=0, sleep=no_sleep)))
+        next(iter(following(Node(gone.url), "message", after=0, sleep=no_sleep)))
 
 
 def test_what_answers_otherwise_is_an_older_node(stub: Stub) -> None:
     """A page of JSON is no stream."""
     stub.answers({})
     with pytest.raises(Problem) as error:
-        next(iter(Stream(Node(stub.url), "message", after=0, sleep=no_sleep)))
+        next(iter(following(Node(stub.url), "message", after=0, sleep=no_sleep)))
     assert error.value.status == 415
 
 
 def test_closing_ends_the_waiting(stub: Stub, node: FakeNode) -> None:
     """Another thread may close it while one waits for an event."""
-    stream = Stream(Node(stub.url), "message", after=0, sleep=no_sleep)
+    stream = following(Node(stub.url), "message", after=0, sleep=no_sleep)
     seen: list[str] = []
     reader = threading.Thread(target=lambda: seen.extend(event["event"] for event in stream))
     reader.start()

@@ -14,8 +14,9 @@ from secrets import token_hex
 
 import pytest
 
-from meshproto.cli.node import Node, Problem, Unreachable
 from meshproto.cli.processes import Children, until
+from meshproto.client.errors import Problem, Unreachable
+from meshproto.client.node import Node
 
 pytestmark = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed: it is the terminal here")
 

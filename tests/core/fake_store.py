@@ -83,3 +83,9 @@ class Seat:
 
     def unwatch(self, keys: Iterable[str]) -> None:
         self.watched.difference_update(keys)
+
+    async def count(self) -> int:
+        return len(self._store.values)
+
+    async def identity(self) -> str:
+        return "fake"

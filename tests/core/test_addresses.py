@@ -201,7 +201,7 @@ class TestHomes:
         for number in dead:
             known.silent(f"s{number}:1")
         for _ in range(2):
-            tried = [known.next() for _ in everyone]
+            tried = [known.next() or "" for _ in everyone]
             assert sorted(tried) == everyone
             assert set(tried[10 - len(dead) :]) == {f"s{number}:1" for number in dead}
 
@@ -236,3 +236,55 @@ def test_an_end_that_was_not_begun(times: int) -> None:
     known.answered("a:1", "A")
     known.told([info("A", "b:1")])
     assert known.known() == ["a:1"]
+
+
+class TestNearby:
+    def test_as_long_as_it_is_announced(self) -> None:
+        """What announces itself on the local network is known after what is given, once, and nothing to remember."""
+        known = addresses(["a:1"], ["192.168.7.1:1"])
+        known.found(["192.168.7.1:1", "192.168.7.2:1", "a:1"])
+        assert known.known() == ["a:1", "192.168.7.1:1", "192.168.7.2:1"]
+        assert known.learnt == ["192.168.7.1:1"]
+        known.found([])
+        assert known.known() == ["a:1", "192.168.7.1:1"]
+
+    def test_nobody_is_known(self) -> None:
+        """Where nothing is given there is no seed to try until one is announced; then it is the next."""
+        known = addresses([])
+        assert known.next() is None
+        known.found(["192.168.7.1:1"])
+        assert known.next() == "192.168.7.1:1"
+
+    def test_who_is_new_is_tried_before_those_that_were_silent(self) -> None:
+        known = addresses(["a:1"])
+        known.next()
+        known.silent("a:1")
+        known.found(["192.168.7.1:1"])
+        known.silent("192.168.7.1:1")
+        known.found(["192.168.7.1:1", "192.168.7.2:1"])
+        assert known.next() == "192.168.7.2:1"
+
+    def test_a_node_of_tls_seeds_stays_with_tls(self) -> None:
+        """What is announced without it is not dialled, unless nothing was given at all."""
+        announced = ["192.168.7.1:1", "tls:192.168.7.2:1"]
+        known = addresses(["tls:a:1"])
+        known.found(announced)
+        assert known.known() == ["tls:a:1", "tls:192.168.7.2:1"]
+        known = addresses([])
+        known.found(announced)
+        assert known.known() == announced
+
+    @pytest.mark.parametrize("address", ["127.0.0.1:1", "169.254.169.254:1", "224.0.0.1:1", "nowhere"])
+    def test_where_no_seed_of_the_network_is(self, address: str) -> None:
+        """The table of seeds does not take it either."""
+        known = addresses([])
+        known.found([address, "169.254.3.4:1"])
+        assert known.known() == ["169.254.3.4:1"]
+
+    def test_one_seed_nearby_and_elsewhere(self) -> None:
+        """A seed that answers nearby is not asked a second time where others say that it is."""
+        known = addresses([])
+        known.found(["192.168.7.1:1"])
+        known.answered("192.168.7.1:1", "A")
+        known.told([info("A", "a:1"), info("B", "b:1")])
+        assert known.known() == ["192.168.7.1:1", "b:1"]

@@ -37,6 +37,18 @@ def test_where_nobody_is_the_owner_the_owners_routes_are_unknown(world: World, m
     assert world.get("UserX", "/inbox").json["messages"] == []
 
 
+@pytest.mark.parametrize(("method", "path"), OWNERS)
+def test_nor_are_they_at_addresses_of_the_local_network(world: World, method: str, path: str) -> None:
+    """What --lan opens there has no owner's part, though the node has a door elsewhere; what peers need is there."""
+    host, node = world.hosts["Bobby"], world.users["Bobby"]
+    host.tcpServers.clear()
+    host.listenTCP(USER_PORT, node.public_site)
+    assert node.face.door is not None
+    assert problem(ask(world, method, path)) == (404, "Not Found")
+    assert world.get("Bobby", "/healthz").code == 200
+    assert world.send("UserX", "Bobby", "Hello").json["status"] == "delivered"
+
+
 def test_a_stream_finds_no_door_either(world: World) -> None:
     """A streamed /send is as unknown there."""
     world.users["Bobby"].face.door = None

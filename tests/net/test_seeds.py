@@ -9,14 +9,14 @@ from twisted.internet.defer import Deferred
 
 from meshproto import wire
 from meshproto.core.addresses import RETRY_MAX_S, SWITCH_MAX_S
-from meshproto.core.identity import b64
+from meshproto.core.identity import b64, verify
 from meshproto.core.lookup import FOUND_TTL_S, Located
 from meshproto.core.meshkey import NO_KEYS, Applicant
-from meshproto.errors import SlowDown, UserNotFound
+from meshproto.errors import SlowDown, Unavailable, UserNotFound
 from meshproto.net import watching
 from meshproto.net.calls import CALL_TIMEOUT_S
 from meshproto.net.database_file import connect
-from meshproto.net.home import PING_S
+from meshproto.net.home import LOOK_S, NOBODY, PING_S
 from meshproto.net.learning import LEARN_S
 from meshproto.net.seeds import Seeds
 from meshproto.net.store import SQLiteDatabase
@@ -340,7 +340,7 @@ def test_watched_at_the_next_home(node: Node) -> None:
     start(node.seeds.watch("Eve"))
     far = node.street.far("a:1")
     waiting = [request for request in far.asked if request["method"] == "watch"]
-    assert [request["params"]["names"] for request in waiting] == [["Bobby"], ["Eve"]]
+    assert [request["params"]["names"] for request in waiting] == [["UserX", "Bobby"], ["Eve"]]
     for request in waiting:
         far.answer(wire.Nothing(), request["id"])
     node.street.run(TICK_S)
@@ -349,14 +349,14 @@ def test_watched_at_the_next_home(node: Node) -> None:
 
 
 def test_watches_max(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    """WATCHES_MAX names are watched; one more is not, until there is room."""
-    monkeypatch.setattr(watching, "WATCHES_MAX", 2)
+    """WATCHES_MAX names are watched, the node's own among them; one more is not, until there is room."""
+    monkeypatch.setattr(watching, "WATCHES_MAX", 3)
     for name in ("Bobby", "Eve", "Mallory"):
         node.watch(name)
     node.unwatch("Bobby")
     node.watch("Alice")
     asked = [request["params"]["names"] for request in node.street.far("a:1").asked if request["method"] == "watch"]
-    assert asked == [["Bobby"], ["Eve"], ["Alice"]]
+    assert asked == [["UserX"], ["Bobby"], ["Eve"], ["Alice"]]
 
 
 def test_a_watch_that_is_refused(node: Node) -> None:
@@ -364,3 +364,48 @@ def test_a_watch_that_is_refused(node: Node) -> None:
     node.says["seedA", "watch"] = node.says["seedA", "unwatch"] = SlowDown("enough")
     node.watch("Bobby")
     node.unwatch("Bobby")
+
+
+def test_another_node_with_the_same_key(node: Node) -> None:
+    """A record of this node's own key that is later than its own says that there is another: that is the problem until
+    this node has registered again. What another key has signed, a forgery, an older record and this node's own say
+    nothing."""
+    own = node.seeds.own_record()
+    seq = verify(own).seq
+    forged = record_of("UserX", 1, seq + 9)
+    for harmless in (
+        record_of("UserX", 2, seq + 1),
+        record_of("UserX", 1, seq - 1),
+        wire.LookupResult(own.record, own.sig, 0, "seedA", True, 0),
+        wire.LookupResult(forged.record.replace("192.0.2.1", "192.0.2.2"), forged.sig, 0, "seedA", True, 0),
+    ):
+        node.notify("a:1", wire.ChangedParams("UserX", harmless))
+        assert (node.seeds.problem, node.seeds.registered) == (None, True)
+    node.notify("a:1", wire.ChangedParams("UserX", forged))
+    assert not node.seeds.registered
+    assert "another node has this one's key and name" in (node.seeds.problem or "")
+    assert "http://192.0.2.1:3000" in (node.seeds.problem or "")
+    node.seeds.renew()
+    node.street.run(1)
+    assert (node.seeds.problem, node.seeds.registered) == (None, True)
+
+
+# -- the local network --------------------------------------------------------------------------------------------
+
+
+def test_no_seed_is_known_at_first() -> None:
+    """Without a given seed a node waits until one announces itself, and then registers there soon; a name that is asked
+    for meanwhile cannot be found out."""
+    node = Node([])
+    node.seed("seedL", "192.168.7.1:5001")
+    node.begin()
+    node.street.run(30)
+    assert (node.seeds.problem, node.seeds.answered, node.street.dialled) == (NOBODY, False, [])
+    failure_of(node.locate("Bobby"), Unavailable)
+    node.seeds.found(["192.168.7.1:5001"])
+    node.street.run(LOOK_S)
+    assert node.seeds.home == ("seedL", "192.168.7.1:5001", 77)
+    node.seeds.found([])
+    node.street.run(PING_S)
+    assert node.seeds.home is not None  # whoever withdraws its announcement does not end a connection
+    node.end()

@@ -497,7 +497,7 @@ class TestConnect:
     def test_other_version(self, tmp_path: Path) -> None:
         """A database of another schema is left alone, and the refusal says which version to use."""
         connect(tmp_path / "words.db", SCHEMA, 2).close()
-        with pytest.raises(BadState, match=r"another version of meshproto \(schema 2\): use that version"):
+        with pytest.raises(BadState, match=r"has schema 2, .*: this one knows schema 1; use the newer version$"):
             connect(tmp_path / "words.db", SCHEMA, 1)
         connect(tmp_path / "words.db", SCHEMA, 2).close()
 
@@ -514,6 +514,26 @@ class TestConnect:
         assert words(copy) == ["a"]
         copy.close()
         assert (tmp_path / "words.db.schema1").stat().st_mode & 0o777 == 0o600
+
+    def test_no_upgrade_without_a_copy(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """When the disk does not sync the copy there is no upgrade, and nothing that looks like a copy; the next start
+        tries again, over what this one has left."""
+        connect(tmp_path / "words.db", SCHEMA, 1).close()
+        steps = {1: "ALTER TABLE words ADD COLUMN a"}
+
+        def broken(_: int) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        with monkeypatch.context() as failing:
+            failing.setattr(os, "fsync", broken)
+            with pytest.raises(BadState, match="cannot be opened as a database: Input/output error"):
+                connect(tmp_path / "words.db", SCHEMA, 2, steps)
+        assert not (tmp_path / "words.db.schema1").exists()
+        assert (tmp_path / "words.db.schema1.part").exists()
+        connect(tmp_path / "words.db", SCHEMA, 1).close()
+        connect(tmp_path / "words.db", SCHEMA, 2, steps).close()
+        assert not (tmp_path / "words.db.schema1.part").exists()
+        assert (tmp_path / "words.db.schema1").exists()
 
     def test_an_upgraded_one_can_shrink(self, tmp_path: Path) -> None:
         """A database of a time when none could shrink can after its upgrade."""
@@ -540,7 +560,7 @@ class TestConnect:
     def test_a_step_is_missing(self, tmp_path: Path) -> None:
         """Without a way from its schema to this one a database is left alone."""
         connect(tmp_path / "words.db", SCHEMA, 1).close()
-        with pytest.raises(BadState, match=r"\(schema 1\): use that version"):
+        with pytest.raises(BadState, match=r"has schema 1, .* this one knows schema 3, and no way from there"):
             connect(tmp_path / "words.db", SCHEMA, 3, {2: "ALTER TABLE words ADD COLUMN b"})
 
     def test_no_directory(self, tmp_path: Path) -> None:

@@ -12,14 +12,14 @@ from twisted.internet.task import Clock
 
 from meshproto.errors import BadState, Unavailable
 from meshproto.net import redis_store
-from meshproto.net.redis_store import OPERATION_S, RETRY_AFTER_S, TOGETHER_MAX, WAITING_MAX
+from meshproto.net.redis_lane import BATCH_MAX
+from meshproto.net.redis_store import OPERATION_S, PAGE_KEYS, RETRY_AFTER_S, UNDER_WAY_MAX
 from tests.net.certificates import self_signed
 from tests.on_asyncio.conftest import RedisStores
 from tests.redis_rig import Cluster, RedisServer, single
 from tests.shared_suite import LONG_MS, Heard, fresh
 
 ROOT = Path(__file__).parent.parent.parent
-BATCH_MAX = TOGETHER_MAX
 KEYS = 300
 """Enough that each node of a cluster has some."""
 
@@ -213,7 +213,7 @@ class TestGone:
         """One more than may be is refused at once; the others are answered, for which there is time on a fake clock."""
         store = await on_server.make(reactor=OwnClock())
         the_server.freeze()
-        asked = [store.get("a") for _ in range(WAITING_MAX)]
+        asked = [store.get("a") for _ in range(UNDER_WAY_MAX)]
         (error,) = await outcomes([store.get("a")])
         assert isinstance(error, Unavailable) and store.counters.errors == {"busy": 1}
         the_server.thaw()
@@ -243,8 +243,8 @@ class TestAtTheDoor:
             await stores.close()
 
     async def test_a_user_who_may_do_no_more_than_is_needed(self, the_server: RedisServer) -> None:
-        """What docs/operating.md says that the store's user needs is enough."""
-        said = (ROOT / "docs" / "operating.md").read_text("utf-8")
+        """What docs/cluster.md says that the store's user needs is enough."""
+        said = (ROOT / "docs" / "cluster.md").read_text("utf-8")
         found = re.search(r"Its user\nneeds the commands (.*?), on the", said, re.DOTALL)
         assert found is not None
         commands = [
@@ -299,6 +299,20 @@ class TestAtTheDoor:
         with pytest.raises(BadState, match="is no cluster"):
             await stores.make()
         await stores.close()
+
+
+class TestReadingAll:
+    async def test_every_name_once(self, on_cluster: RedisStores, the_cluster: Cluster) -> None:
+        """Of every node, and nothing but names."""
+        store = await on_cluster.make()
+        keys = [fresh() for _ in range(3 * PAGE_KEYS)]
+        await filled(store, keys)
+        await store.identity()
+        read: list[tuple[str, bytes]] = []
+        await store.read_all(read.extend)
+        found = dict(read)
+        assert {key: found.get(key) for key in keys} == {key: key.encode() for key in keys}
+        assert all(not key.startswith("mesh") for key in found)
 
 
 class TestEdges:

@@ -146,7 +146,8 @@ export class OwnView {
           fact("In the inbox", plural(status.inbox.messages, "message")),
           fact("Node", `meshproto ${status.version}, running ${span(status.uptime_s * 1000)}`))),
       el("section", { class: "card" }, el("h3", {}, "Let a program write to you"),
-        el("p", {}, "On this machine:"), command(curlLine(status.name, token.get()))),
+        el("p", {}, "On this machine:"), command(curlLine(status.name, token.get())),
+        el("p", {}, el("a", { href: "page/reference.html" }, "All that a program can ask this node"))),
       el("section", { class: "card" }, el("h3", {}, "This page"), themes(),
         el("div", { class: "actions" }, button("Keyboard shortcuts", this.help, { sign: "help" }))));
     const image = await this.store.attempt(() => code("qr", "Your own address as a QR code"));

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from meshproto.cli import node as node_module
-from meshproto.cli.node import Node, Problem, Unreachable
+from meshproto.client import asking
+from meshproto.client.errors import Problem, Unreachable
+from meshproto.client.node import Node
 from tests.cli.stub import JSON, Reply, Stub
 
 
@@ -95,7 +96,7 @@ def test_a_refusal_by_something_else_is_certain(stub: Stub, status: int, uncerta
 
 def test_an_endless_answer_is_not_read(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading stops at the limit."""
-    monkeypatch.setattr(node_module, "ANSWER_BYTES_MAX", 10)
+    monkeypatch.setattr(asking, "ANSWER_BYTES_MAX", 10)
     stub.answers({"much": "x" * 20})
     with pytest.raises(Unreachable, match="longer than 10 bytes"):
         Node(stub.url).status()

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from meshproto.cli.duplex import Duplex
+from meshproto.client.duplex import Duplex
 
 
 class Closing:
