@@ -91,6 +91,7 @@ class Addresses:
         self._standing[address] -= 1
         if self._standing[address] <= 0:
             del self._standing[address]
+            self.directories.pop(address, None)  # it may come back with another
 
     def silent(self, address: str) -> None:
         """Nothing answers there."""

@@ -2,7 +2,7 @@
 store that several seeds share (:mod:`meshproto.core.shared`)."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from meshproto import wire
 from meshproto.core.directory import Directory
@@ -14,8 +14,11 @@ from meshproto.core.rates import Rates
 from meshproto.core.registry import InOwnSpace, MayRegister, Registry
 from meshproto.core.seed_tally import SeedTally
 from meshproto.core.sessions import Sessions
-from meshproto.errors import MeshError
+from meshproto.errors import MeshError, Unavailable
 from meshproto.wire import EntryValue, Nothing, RegisterResult, SignedRecord
+
+TAKING_OVER_S: Final = 5.0
+"""When to ask again for a name that may come yet: a million take some minutes."""
 
 
 class Parts(NamedTuple):
@@ -34,9 +37,11 @@ class Parts(NamedTuple):
 class Names(Protocol):
     """All that takes a :class:`Reply` answers there, sooner or later, and raises :class:`MeshError` for what is wrong
     with the request at once. `quick`: whether lookups may be answered from :attr:`directory` alone
-    (:mod:`meshproto.core.quick`)."""
+    (:mod:`meshproto.core.quick`). `complete`: whether a name that is not known here is nobody's; not so while another
+    directory is taken over."""
 
     quick: bool
+    complete: bool
 
     @property
     def directory(self) -> Directory:
@@ -102,6 +107,7 @@ class Embedded:
     quick = True
 
     def __init__(self, parts: Parts) -> None:
+        self.complete = True
         self._seed = parts.seed
         self._sessions = parts.sessions
         self._lease_s = parts.lease_s
@@ -143,6 +149,11 @@ class Embedded:
     def lookup(self, reply: Reply, name: str, now: float) -> list[Effect]:
         found, effects = self.registry.find(name, now)
         self._sessions[reply.link].welcome = True  # it is a request, whoever it is for
+        if found is None and not self.complete:
+            return [
+                *effects,
+                *reply.error(Unavailable("names are still being taken over", retry_after_s=TAKING_OVER_S)),
+            ]
         if found is None:
             self._tally.missed += 1
             return [*effects, *reply.error(not_found(name))]

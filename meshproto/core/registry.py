@@ -15,7 +15,7 @@ from meshproto import wire
 from meshproto.core.directory import Directory
 from meshproto.core.effects import Effect, Log, Row, Save, Send, Tell
 from meshproto.core.entry import Entry, pack_own, read_entry
-from meshproto.core.gossip import Change, content
+from meshproto.core.gossip import VERSION_BYTES, Change, content
 from meshproto.core.identity import Record, verify
 from meshproto.core.peering import Peering
 from meshproto.core.rates import Rates
@@ -30,6 +30,9 @@ SWEEP_HOLD_S: Final = 60.0
 """A clock that is wrong when a machine starts is set right in less."""
 RENEWALS_PER_CLAIM: Final = 10
 """How often a home says anew, in the time after which a claim runs out, that it sees a user who is online."""
+
+_GIVEN_UP: Final = ""
+"""The home of what another directory had; no seed is called so."""
 
 MayRegister = Callable[[str, bytes], bool]
 """Whether a name with an identity key may be registered here."""
@@ -111,18 +114,21 @@ class Registry:
                 raise BadState(f"the entry of {key} is damaged ({reason.detail}): restore a backup") from None
 
     def bring(self, entries: Iterable[tuple[str, EntryValue]], now: float) -> list[Effect]:
-        """Entries of a directory that is given up stand here from now on, as of users who are away; where this home has
-        one of the same user already, that takes over the claim."""
-        rows: list[Row] = []
+        """Entries of a directory that is given up: each counts as what another seed tells of a user of its own, and
+        stands here from now on, as of somebody who is away."""
         effects: list[Effect] = []
+        rows: list[Row] = []
         for key, value in entries:
-            record = wire.decode_value(value.record, Record)
-            own = self.directory.at_home(key, self.home)
-            if own is not None and (own.key != record.key or own.since <= value.since):
+            told = Entry(bytes(VERSION_BYTES) + pack_own(_GIVEN_UP, self.away(value, now)), _GIVEN_UP)
+            if not told.check():
+                effects.append(self._forged(key, told))
                 continue
-            kept = self.away(value, now) if own is None else msgspec.structs.replace(own.value, since=value.since)
-            rows.append((key, kept))
-            effects += self.enter(key, kept, record if own is None else own.record, now)
+            self.directory.put(key, told)
+            effects += self.compare(key, _GIVEN_UP, now)
+            self.directory.remove(key, _GIVEN_UP)
+            if self.directory.at_home(key, self.home) is None:
+                rows.append((key, told.value))
+                effects += self.enter(key, told.value, told.record, now)
         return [*effects, Save(tuple(rows))] if rows else effects
 
     def away(self, value: EntryValue, now: float) -> EntryValue:

@@ -139,7 +139,7 @@ class Seed:
                 self._count(session, len(lines), now)
             except SlowDown:
                 return []
-        misses = session.welcome  # which is not made of them
+        misses = session.welcome and self._names.complete  # the former is not made of them
         found, missed = quick.answers(lines, self._names.directory, now, self.peering.alive, misses=misses)
         if found:
             session.credit -= len(found)
@@ -255,8 +255,9 @@ class Seed:
         self.peering.unreachable(address, now, refused=refused)
         return []
 
-    def bring(self, entries: Iterable[tuple[str, EntryValue]], now: float) -> list[Effect]:
-        """Take over what another directory had."""
+    def bring(self, entries: Iterable[tuple[str, EntryValue]], now: float, *, complete: bool = True) -> list[Effect]:
+        """Take over what another directory had; `complete`: that was all."""
+        self._names.complete = complete
         return self._names.bring(entries, now)
 
     def picture(self, now: float) -> list[SeedView]:

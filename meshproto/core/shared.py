@@ -211,6 +211,7 @@ class Shared:
     store, and until then is known from here. `names`: how many the store has, as far as anybody has counted."""
 
     quick = False
+    complete = True
 
     def __init__(
         self,

@@ -96,7 +96,7 @@ class SeedService(Service):
             sharing.carry_out, sharing.share = self.carry_out, core.peering.share
         self._bringing = bringing
         if bringing is not None:
-            bringing.take = lambda entries: self.carry_out(core.bring(entries, self.now()))
+            bringing.take = lambda some, last: self.carry_out(core.bring(some, self.now(), complete=last))
         self._guests = Guests()
         self._notes = Notes()
         self._peers = Links(clock, connect, self._greet, self._lost, wire.GOSSIP_SEEDS_MAX)

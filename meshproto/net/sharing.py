@@ -24,14 +24,15 @@ JOIN_AGAIN_S: Final = 1.0
 
 
 class Bringing:
-    """Takes over what another directory has, once, while the seed runs. :attr:`take` is the seed's."""
+    """Takes over what another directory has, once, while the seed runs. :attr:`take` is the seed's: it gets some, and
+    whether those were the last."""
 
     log = Logger()
 
     def __init__(self, make_store: MakeStore, reactor: Any) -> None:
         self._store = make_store(lambda _: None, lambda: None)
         self._reactor = reactor
-        self.take: Callable[[list[tuple[str, EntryValue]]], None] = lambda _: None
+        self.take: Callable[[list[tuple[str, EntryValue]], bool], None] = lambda _, __: None
         self._work: Deferred[None] | None = None
         self._brought = 0
 
@@ -46,6 +47,7 @@ class Bringing:
         await self._store.close()
 
     async def _bring(self) -> None:
+        self.take([], False)
         while True:
             try:
                 self._brought = 0
@@ -56,6 +58,7 @@ class Bringing:
                 await deferLater(self._reactor, JOIN_AGAIN_S)
             else:
                 break
+        self.take([], True)
         self.log.info("{count} names were taken over: leave out --directory-import from now on", count=self._brought)
 
     def _some(self, found: list[tuple[str, bytes]]) -> None:
@@ -66,7 +69,7 @@ class Bringing:
             except MeshError as damaged:
                 self.log.warn("{key}: {reason}", key=key, reason=damaged.detail)
         self._brought += len(entries)
-        self.take(entries)
+        self.take(entries, False)
 
 
 class Sharing:

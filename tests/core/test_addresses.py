@@ -39,6 +39,9 @@ class TestKnown:
         assert known.directories == {"localhost:1": "one", "127.0.0.1:1": "one"}
         known.told([info("A", "127.0.0.1:1"), info("B", "b:1")])
         assert known.directories == {}
+        known.told([shared, info("B", "b:1")])
+        known.ended("localhost:1")  # whoever answers there next may share another, or none
+        assert known.directories == {"127.0.0.1:1": "one"}
 
     def test_nobody_is_given_up(self) -> None:
         """A seed that a home does not tell of is kept, whether its name is known or not."""

@@ -4,12 +4,13 @@ and outlive their store. That the rules are the same is shown by the tests of a 
 import pytest
 from msgspec import UNSET
 
+from meshproto.core.names import TAKING_OVER_S
 from meshproto.core.registry import RENEWALS_PER_CLAIM
 from meshproto.core.seed import LEASE_S, Settings
 from meshproto.core.shared import CARE_S, CONTESTED_NAMES_MAX, KNOWN_NAMES_MAX, TRIES_MAX, read_value
-from meshproto.wire import ConflictParams, NameParams, Nothing, SeedsResult, WatchParams, decode_value
+from meshproto.wire import ConflictParams, NameParams, Nothing, SeedsResult, WatchParams, decode_value, encode_request
 from tests.core.seed_mesh import START_S, Client, SeedMesh
-from tests.core.users import key_of, signed, value_of
+from tests.core.users import forged, key_of, signed, value_of
 
 NOW_MS = int(START_S * 1000)
 SITE = ("seedA", "seedB")
@@ -460,20 +461,38 @@ class TestGivingItUp:
         assert [seed for seed in mesh.hosts if "userx" in mesh[seed].disk] == ["seedB"]
 
     def test_what_this_home_has_counts(self) -> None:
-        """But an older claim of the same user is theirs here too; another user's is not."""
+        """But for an older claim: of the same user it is theirs here too; another user's ends the one here."""
         mesh = SeedMesh("seedA")
         Client(mesh, "seedA").register("UserX", 5)
-        Client(mesh, "seedA").register("UserY", 5)
+        loser = Client(mesh, "seedA")
+        loser.register("UserY", 5)
         brought = [
-            ("userx", value_of(signed("UserX", 4), since=NOW_MS - 1000)),
-            ("usery", value_of(signed("UserY", 9, owner=2), since=NOW_MS - 1000)),
+            ("userx", value_of(signed("UserX", 4), since=NOW_MS - 1000, seen=NOW_MS)),
+            ("usery", value_of(signed("UserY", 9, owner=2), since=NOW_MS - 1000, seen=NOW_MS)),
             ("userz", value_of(signed("UserZ", 1), since=NOW_MS - 1000, seen=NOW_MS)),
+            ("userw", value_of(forged(signed("UserW", 1)), since=NOW_MS - 1000, seen=NOW_MS)),
         ]
         mesh.carry_out(mesh["seedA"], mesh["seedA"].seed.bring(brought, mesh.now))
         other = Client(mesh, "seedA")
         assert (other.lookup("UserX").signed, other.lookup("UserX").since) == (signed("UserX", 5), NOW_MS - 1000)
-        assert (other.lookup("UserY").signed, other.lookup("UserY").since) == (signed("UserY", 5), NOW_MS)
+        assert other.lookup("UserY").signed == signed("UserY", 9, owner=2)
+        assert conflicts(loser) == [ConflictParams("UserY", key_of(2))]
+        assert not other.knows("UserW")
         assert not other.lookup("UserZ").online
         mesh.stop("seedA")
         mesh.start("seedA")
         assert Client(mesh, "seedA").lookup("UserZ").since == NOW_MS - 1000
+
+    def test_nobody_is_unknown_before_all_was_taken_over(self) -> None:
+        """A name that is not here yet is not nobody's."""
+        mesh = SeedMesh("seedA")
+        asking = Client(mesh, "seedA")
+        mesh.carry_out(mesh["seedA"], mesh["seedA"].seed.bring([], mesh.now, complete=False))
+        error = asking.refused("lookup", NameParams("UserX"))
+        assert (error.code, error.data.retry_after) == (503, TAKING_OVER_S)
+        asking.call("ping", Nothing(), Nothing)
+        line = encode_request("lookup", NameParams("UserX"), 7)
+        assert mesh["seedA"].seed.answers(asking.link, [line], mesh.now) == []
+        mesh.carry_out(mesh["seedA"], mesh["seedA"].seed.bring([], mesh.now, complete=True))
+        assert not asking.knows("UserX")
+        assert mesh["seedA"].seed.answers(asking.link, [line], mesh.now) != []
