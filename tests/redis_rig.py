@@ -39,6 +39,11 @@ class RedisServer:
         folder.mkdir()
 
     @property
+    def process(self) -> "subprocess.Popen[bytes]":
+        assert self._process is not None
+        return self._process
+
+    @property
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
