@@ -252,6 +252,12 @@ class Shared:
         return self._rules.dropped
 
     @property
+    def settled(self) -> bool:
+        """Whether all that this seed has brought along stands in the store: until then it knows more than others who
+        share it, and must not be taken for one of them."""
+        return not self._moving and not self._workers
+
+    @property
     def users(self) -> dict[str, int]:
         """By seed, as far as that is known here."""
         return {self._name: len(self._mine)}

@@ -21,6 +21,8 @@ MakeStore = Callable[[Callable[[str], None], Callable[[], None]], RedisStore]
 COUNT_S: Final = 10.0
 """How old the number of names may be that a seed tells."""
 JOIN_AGAIN_S: Final = 1.0
+SETTLED_LOOK_S: Final = 0.2
+"""How often a seed looks whether all that it brings along is in the store."""
 
 
 class Bringing:
@@ -123,6 +125,8 @@ class Sharing:
                 return
             else:
                 break
+        while self._names is None or not self._names.settled:
+            await deferLater(self._reactor, SETTLED_LOOK_S)
         self.log.info("the directory {directory} is shared", directory=directory)
         self.share(directory)
         while True:

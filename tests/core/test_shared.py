@@ -379,7 +379,10 @@ class TestBringingAlong:
         mesh.start("seedA")
         found = Client(mesh, "seedA").lookup("UserX")
         assert (found.since, found.online, found.home) == (NOW_MS, False, "seedA")
+        names = mesh["seedA"].names
+        assert names is not None and not names.settled
         mesh.advance(3)
+        assert names.settled
         assert mesh["seedA"].disk == {}
         assert mesh.kept("seedA", "userx").since == NOW_MS
         mesh.advance(30)
