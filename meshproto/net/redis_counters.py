@@ -8,6 +8,9 @@ from typing import Final
 BOUNDS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
 """Up to what an operation may take; what takes longer ends as an error."""
 
+OPERATIONS: Final = ("get", "swap", "count", "identity", "scan")
+ERRORS: Final = ("busy", "slow", "gone", "unknown", "refused")
+
 
 @dataclass(slots=True)
 class Counters:

@@ -28,6 +28,7 @@ def families(core: Seed, service: SeedService, commits: Commits) -> list[Family]
         *_of_requests(core.tally),
         *_of_gossip(core, service),
         *of_disk(PREFIX, commits, refuses=service.problem is not None),
+        *service.directory_metrics(),
         *_of_seeds(core.picture(now)),
     ]
 

@@ -29,6 +29,7 @@ from meshproto.net.seed_store import SeedStore
 from meshproto.net.turns import Turns
 
 if TYPE_CHECKING:
+    from meshproto.net.exposition import Family
     from meshproto.net.sharing import Bringing, Sharing
 
 TICK_S_MAX: Final = 5.0
@@ -175,6 +176,14 @@ class SeedService(Service):
     @property
     def gossip_received_bytes(self) -> int:
         return self._peers.traffic()[1] + self._asked_bytes
+
+    def directory_metrics(self) -> "list[Family]":
+        """Of the directory that is shared, if one is."""
+        if self._sharing is None:
+            return []
+        from meshproto.net.directory_metrics import of_directory  # noqa: PLC0415 - with the client it counts
+
+        return of_directory(self._sharing.store.counters)
 
     # -- links ---------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,9 @@ from twisted.internet.task import Clock
 
 from meshproto.errors import BadState, Unavailable
 from meshproto.net import redis_store
+from meshproto.net.directory_metrics import of_directory
+from meshproto.net.exposition import text
+from meshproto.net.redis_counters import ERRORS, OPERATIONS
 from meshproto.net.redis_lane import BATCH_MAX
 from meshproto.net.redis_store import OPERATION_S, PAGE_KEYS, RETRY_AFTER_S, UNDER_WAY_MAX
 from tests.net.certificates import self_signed
@@ -299,6 +302,20 @@ class TestAtTheDoor:
         with pytest.raises(BadState, match="is no cluster"):
             await stores.make()
         await stores.close()
+
+
+class TestWhatIsCounted:
+    async def test_docs_tell_of_each(self, on_server: RedisStores) -> None:
+        """Of each metric and each value of its label; and what was asked is counted."""
+        store = await on_server.make()
+        await store.get(fresh())
+        page = text(of_directory(store.counters))
+        assert 'meshproto_seed_directory_operations_total{operation="get"} 1' in page
+        assert "meshproto_seed_directory_seconds_count 1" in page
+        said = (ROOT / "docs" / "cluster.md").read_text("utf-8")
+        told = set(re.findall(r"^\| `(meshproto_seed_\w+)` \| (\w+) \|", said, re.MULTILINE))
+        assert told == set(re.findall(r"^# TYPE (\S+) (\w+)$", page, re.MULTILINE))
+        assert all(f"`{cause}`" in said for cause in ERRORS) and all(kind in said for kind in OPERATIONS)
 
 
 class TestReadingAll:
