@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -184,6 +185,12 @@ class TestBothKinds:
         assert Line(again).register(name, 2)["result"]["since"] == since
 
 
+def in_step(address: str) -> bool | None:
+    """Whether a seed knows all that the other one told; the operator is to wait for that before the next one."""
+    seeds = Line(address).call("seeds")["result"]["seeds"]
+    return (len(seeds) == 2 and all(seed["alive"] and not seed["lag"] for seed in seeds)) or None
+
+
 class Asking(threading.Thread):
     """Somebody who asks a node for names all the time, and once in a while for one that nobody has."""
 
@@ -276,6 +283,7 @@ class TestSharedAlone:
                 asked = asking.asked
                 children.stop(seed)
                 children.start("meshseed", seed, "--peer", other, *options, port=ports[seed])
+                until(partial(in_step, peers[seed]), f"{seed} has heard all of the other", TIMEOUT_S)
                 if options is imported:
                     log = tmp_path / f"{seed}.log"
                     until(lambda log=log: "were taken over" in log.read_text() or None, "all is taken over", TIMEOUT_S)  # type: ignore[misc]
