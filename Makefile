@@ -13,7 +13,7 @@ demo: $(READY)  ## two seeds and two users, for real, on this machine; ONCE=1 en
 	@$(BIN)/mesh demo $(if $(ONCE),--once)
 
 test: $(READY)  ## the whole suite
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 soak: $(READY)  ## random operations on small meshes; RUNS=1000
 	$(BIN)/python -m bench.soak --runs $(RUNS)
@@ -56,6 +56,9 @@ bench-backlog: $(READY)  ## 100,000 messages for someone who is away, for real; 
 
 bench-retention: $(READY)  ## an inbox of 300,000 messages is emptied, for real; ARGS="--messages 20000"
 	$(BIN)/python -m bench.retention $(ARGS)
+
+bench-directory: $(READY)  ## ten million names in a Redis Cluster, 13 GB of memory; ARGS="--names 1000000"
+	$(BIN)/python -m bench.directory $(ARGS)
 
 bench-fairness: $(READY)  ## one quiet client beside many that pipeline, for real
 	$(BIN)/python -m bench.fairness $(ARGS)

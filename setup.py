@@ -51,6 +51,8 @@ setup(
             REDIS,
             "pytest>=8.3,<10",
             "pytest-twisted>=1.14.3,<2",
+            # As many tests at a time as there are cores.
+            "pytest-xdist>=3.6,<4",
             "hypothesis>=6.100,<7",
             "mypy>=1.15,<3",
             "mypy-zope>=1.0.11,<2",
