@@ -27,7 +27,7 @@ from bench.peers.exchange import connect
 from bench.peers.redis import replies_to
 from meshproto.cli.processes import Child, Children, until
 from meshproto.core.entry import pack_own
-from meshproto.core.shared import HOME
+from meshproto.core.shared_rules import HOME
 from meshproto.net.redis_store import PREFIX
 from meshproto.wire import EntryValue
 from tests.redis_rig import MISSING, Cluster, RedisServer, cluster

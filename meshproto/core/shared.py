@@ -15,11 +15,9 @@ it: what is missing is written again, and of two keys the one with the older cla
 Lookups go on while the store is gone, as far as the seed remembers: the answer says that it is `stale`.
 """
 
-import re
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any, Final, NamedTuple, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
@@ -27,16 +25,15 @@ from meshproto import wire
 from meshproto.core.directory import Directory
 from meshproto.core.effects import Ask, Effect, Log, Reply, Save, Tell
 from meshproto.core.entry import Entry, pack_own
-from meshproto.core.gossip import VERSION_BYTES, Change
+from meshproto.core.gossip import Change
 from meshproto.core.identity import Record, verify
 from meshproto.core.names import Parts
 from meshproto.core.quick import not_found
-from meshproto.core.registry import Registry, as_seen
+from meshproto.core.registry import as_seen
+from meshproto.core.shared_rules import HOME, Draft, Place, Rules, stored
 from meshproto.errors import Forbidden, MeshError, Unavailable
 from meshproto.wire import EntryValue, LookupResult, SignedRecord, fold
 
-HOME: Final = ""
-"""Under which the shared directory's entries stand beside those of seeds; no seed is called so."""
 TRIES_MAX: Final = 8
 """How often a name is decided anew because somebody else was quicker; then something is wrong."""
 BUSY_RETRY_S: Final = 1.0
@@ -56,7 +53,6 @@ CONTESTED_NAMES_MAX: Final = 10_000
 """Names that seeds with directories of their own are told of, since they had them too; those for longest are not told
 of any more when there are more. A move from such directories to this one has as many as users move within the time that
 a seed takes to be asked."""
-_HEAD: Final = re.compile(rb"([A-Za-z0-9._-]{1,64}) (\d{1,16})\n")
 
 T = TypeVar("T")
 
@@ -83,128 +79,6 @@ class SharedStore(Protocol):
         """Which directory it is: the same for all who share it, and for nobody else."""
 
 
-class Place(NamedTuple):
-    """Where a user is: connected to `seed`, in the life of it that has this number."""
-
-    seed: str
-    life: int
-
-
-class _Draft:
-    """What becomes of one name's value. `place`: where the user is from now on; None: where they were. `calls`: what
-    follows when it is written."""
-
-    def __init__(self, before: bytes | None, place: Place | None = None) -> None:
-        self.before = self.after = before
-        self.at: Place | None = None  # where the user is, as it was read
-        self._place = place
-        self.calls: list[Callable[[], object]] = []
-
-    def read(self) -> bytes | None:
-        """The packed entry that stands there. Raises :class:`Unavailable`."""
-        if self.before is None:
-            return None
-        head = _HEAD.match(self.before)
-        if head is None:
-            raise Unavailable("what the shared directory has of this name is damaged: its user has to register again")
-        self.at = Place(head[1].decode(), int(head[2]))
-        return self.before[head.end() :]
-
-    def write(self, value: EntryValue) -> bytes:
-        packed = pack_own(HOME, value)
-        place = self._place or self.at or Place("-", 0)
-        self.after = b"%b %d\n%b" % (place.seed.encode(), place.life, packed)
-        return _stored(packed)
-
-
-class _Drafted:
-    """The :class:`meshproto.core.registry.Own` of a directory that is written one draft at a time."""
-
-    def __init__(self) -> None:
-        self.draft = _Draft(None)
-
-    def write(self, _key: str, value: EntryValue) -> bytes:
-        return self.draft.write(value)
-
-    def drop(self, _key: str, _now: float) -> None:
-        self.draft.after = None
-
-    def tell_soon(self, _now: float) -> None:
-        """The store tells those who watch."""
-
-    def then(self, call: Callable[[], object]) -> None:
-        self.draft.calls.append(call)
-
-
-class _Rules(Registry):
-    """The rules of every registry, for one name at a time: between :meth:`loaded` and its end the directory has what
-    the shared one has of it."""
-
-    def __init__(self, parts: Parts) -> None:
-        self._drafted = _Drafted()
-        super().__init__(
-            HOME,
-            self._drafted,
-            parts.peering,
-            parts.sessions,
-            parts.rates,
-            claim_ttl_s=parts.claim_ttl_s,
-            may_register=parts.may_register,
-        )
-
-    @property
-    def draft(self) -> "_Draft":
-        """The one that is loaded."""
-        return self._drafted.draft
-
-    @property
-    def kept_ms(self) -> int:
-        """How long a value stands that nobody writes: as long as a farewell has to (:meth:`Registry.sweep`)."""
-        return self.directory.claim_ttl_ms + self.renew_ms
-
-    def shared(self, key: str) -> Entry | None:
-        return self.directory.at_home(key, HOME)
-
-    def read(self, draft: _Draft, now: float) -> Entry | None:
-        """The entry that stands there, as it is to be understood now. Raises :class:`Unavailable` for a value that does
-        not read."""
-        packed = draft.read()
-        self._drafted.draft = draft
-        if packed is None:
-            return None
-        entry = Entry(_stored(packed), HOME, True)
-        if entry.online and draft.at is not None and not self._peering.lives(*draft.at, now):
-            entry = Entry(_stored(pack_own(HOME, self.away(entry.value, now))), HOME, True)
-        return entry
-
-    def find_alone(self, draft: _Draft, now: float) -> LookupResult | None:
-        """What there is to answer for a name that nothing else is known of: as :meth:`find` does, in less time."""
-        entry = self.read(draft, now)
-        return self._result(entry, now) if entry is not None and self.directory.holds(entry, _ms(now)) else None
-
-    @contextmanager
-    def loaded(self, key: str, draft: _Draft, now: float) -> Iterator[None]:
-        """Raises :class:`Unavailable`, as :meth:`read` does."""
-        entry = self.read(draft, now)
-        if entry is not None:
-            self.directory.put(key, entry)
-        try:
-            yield
-        finally:
-            self.directory.remove(key, HOME)
-
-    def _result(self, entry: Entry, now: float) -> LookupResult:
-        if entry.home != HOME or self.draft.at is None:
-            return super()._result(entry, now)
-        value, at = entry.value, self.draft.at
-        seen = _ms(now) if value.online else value.seen
-        return LookupResult(value.record, value.sig, value.since, at.seed, value.online, seen)
-
-    def _changed(self, keys: set[str], now: float) -> list[Effect]:
-        """The store tells those who watch, here as at other seeds."""
-        return []
-
-
 class Shared:
     """The :class:`meshproto.core.names.Names` of a seed `name` whose directory is in a store. `clock`: s since 1970
     UTC, read whenever the store has answered. `entries`: what this seed had on its own disk before; it goes into the
@@ -229,7 +103,7 @@ class Shared:
         self._sessions = parts.sessions
         self._clock = clock
         self._lease_s = parts.lease_s
-        self._rules = _Rules(parts)
+        self._rules = Rules(parts)
         self._ttl_ms = self._rules.kept_ms
         self._known: OrderedDict[str, bytes] = OrderedDict()
         self._mine: OrderedDict[str, tuple[EntryValue, float]] = (
@@ -305,7 +179,7 @@ class Shared:
             kept, stale = self._known.get(key), True
             if kept is None and not self._rules.directory.knows(key):
                 raise
-        now, draft = self._clock(), _Draft(kept)
+        now, draft = self._clock(), Draft(kept)
         found: LookupResult | None
         effects: list[Effect] = []
         if self._rules.directory.knows(key):
@@ -452,7 +326,7 @@ class Shared:
         for key, value in entries:
             value = self._rules.away(value, now)  # noqa: PLW2901
             self._moving.append((key, value))
-            self._rules.directory.put(key, Entry(_stored(pack_own(self._name, value)), self._name))
+            self._rules.directory.put(key, Entry(stored(pack_own(self._name, value)), self._name))
 
     def _work_on(self) -> list[Effect]:
         """Some names at a time, in the background: what this seed brings along, and what gossip has told."""
@@ -543,7 +417,7 @@ class Shared:
         its user is connected to this seed. Raises what `decide` raises, and :class:`Unavailable`."""
         for _ in range(TRIES_MAX):
             before = self._remember(key, await self._store.get(key))
-            draft = _Draft(before, self._place if here else None)
+            draft = Draft(before, self._place if here else None)
             now = self._clock()
             with self._rules.loaded(key, draft, now):
                 result, effects = decide(now)
@@ -571,18 +445,6 @@ class Shared:
             if len(self._known) > KNOWN_NAMES_MAX:
                 self._known.popitem(last=False)
         return kept
-
-
-def read_value(kept: bytes) -> EntryValue:
-    """What the store has of a name. Raises :class:`Unavailable` when it is damaged."""
-    packed = _Draft(kept).read()
-    assert packed is not None  # noqa: S101 -- as there is something
-    return Entry(_stored(packed), HOME).value
-
-
-def _stored(packed: bytes) -> bytes:
-    """As an :class:`Entry` has it, which is read from a space of versions otherwise."""
-    return bytes(VERSION_BYTES) + packed
 
 
 def _ms(now: float) -> int:

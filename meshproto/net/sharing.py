@@ -10,7 +10,8 @@ from twisted.logger import Logger
 
 from meshproto.core.effects import Effect
 from meshproto.core.names import Names, Parts
-from meshproto.core.shared import Shared, read_value
+from meshproto.core.shared import Shared
+from meshproto.core.shared_rules import read_value
 from meshproto.errors import BadState, MeshError, Unavailable
 from meshproto.net.redis_store import RedisStore
 from meshproto.wire import EntryValue

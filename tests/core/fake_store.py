@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 
 from meshproto.core.entry import unpack
-from meshproto.core.shared import Place
+from meshproto.core.shared_rules import Place
 from meshproto.errors import Unavailable
 from meshproto.wire import EntryValue, decode_value
 

@@ -7,7 +7,8 @@ from msgspec import UNSET
 from meshproto.core.names import TAKING_OVER_S
 from meshproto.core.registry import RENEWALS_PER_CLAIM
 from meshproto.core.seed import LEASE_S, Settings
-from meshproto.core.shared import CARE_S, CONTESTED_NAMES_MAX, KNOWN_NAMES_MAX, TRIES_MAX, read_value
+from meshproto.core.shared import CARE_S, CONTESTED_NAMES_MAX, KNOWN_NAMES_MAX, TRIES_MAX
+from meshproto.core.shared_rules import read_value
 from meshproto.wire import ConflictParams, NameParams, Nothing, SeedsResult, WatchParams, decode_value, encode_request
 from tests.core.seed_mesh import START_S, Client, SeedMesh
 from tests.core.users import forged, key_of, signed, value_of
