@@ -102,7 +102,8 @@ def parse(text: bytes, kinds: Mapping[str, Kind], folder: Path) -> dict[str, Set
 
 
 def place(text: str, option: str) -> str:
-    """`line 3: port: `, or without the line where it is not found, which it is if it was written as anybody would."""
+    """`line 3: port:` and a space; without the line where it is not found, which it is if it was written as anybody
+    would."""
     begins = re.compile(rf"\s*\[?\s*[\"']?{re.escape(option)}[\"']?\s*[=.\]]")
     line = next((number for number, line in enumerate(text.splitlines(), 1) if begins.match(line)), None)
     plain = re.fullmatch(rf"[\w-]{{1,{NAME_CHARS_MAX}}}", option)
