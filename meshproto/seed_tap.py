@@ -330,7 +330,7 @@ class SeedNode(NodeService):
         from meshproto.net.seed_front import SeedFront, site  # noqa: PLC0415
 
         front = SeedFront(core, self.seed, commits)
-        where = self.listen(site(front, self.reactor), self.options["http"])
+        where = self.listen(site(front, self.reactor), "http")
         if where is not None and is_loopback(where[0]):
             front.hosts = LOOPBACK_HOSTS
         scheme = "https" if is_tls(self.options["http"]) else "http"

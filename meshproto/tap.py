@@ -77,24 +77,30 @@ class NodeOptions(usage.Options):
         return f"{self.about} Every option has a twin in the environment ({twins}), and may stand in --config FILE."
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
-        """As twistd calls it. Ends the process with one line when the configuration file is wrong, and with what is
-        known of it after `--check`."""
+        """As twistd calls it. Ends the process with one line when an option or the configuration file is wrong (twistd
+        would print all of the usage, and the line out of sight below it), and with what is known of it after
+        `--check`."""
         try:
             self.parse(options or ())
             if self["check"]:
                 self.look()
-        except BadState as wrong:
-            print(f"mesh{self.kind}: {wrong.detail}", file=sys.stderr)  # noqa: T201
+        except (BadState, usage.UsageError) as wrong:
+            hint = "" if isinstance(wrong, BadState) else f" (twistd mesh{self.kind} --help shows the options)"
+            print(f"mesh{self.kind}: {wrong}{hint}", file=sys.stderr)  # noqa: T201
             raise SystemExit(1) from None
         if self["check"]:
             print(f"mesh{self.kind}: the configuration is good")  # noqa: T201
             raise SystemExit(0)
 
     def parse(self, arguments: Sequence[str]) -> None:
-        """Raises :class:`BadState` for the configuration file, and :class:`usage.UsageError`, which twistd shows under
-        the usage text, for the rest."""
+        """Raises :class:`BadState` for the configuration file, and :class:`usage.UsageError` for the rest."""
         self.arguments = list(arguments)
         super().parseOptions(self.arguments)
+
+    def parseArgs(self, *stray: str) -> None:
+        """What is no option is a slip: of `-` for `--`, or of a value too many."""
+        if stray:
+            raise usage.UsageError(f"{stray[0]!r} is no option: they begin with --")
 
     def again(self) -> Self:
         """The same options, as the configuration file has them now. Raises as :meth:`parse` does."""
@@ -164,6 +170,10 @@ class NodeOptions(usage.Options):
     def _from_environment(self, option: str, given: str) -> str | list[str]:
         return [part.strip() for part in given.split(",") if part.strip()] if option in self.lists else given
 
+    def called(self, option: str) -> str:
+        """An option, as it is to be looked for where somebody has given it."""
+        return f"--{option} (or {self.twins[option]})"
+
     def _check(self, option: str, parse: Callable[[Any], Any]) -> None:
         try:
             self[option] = parse(self[option])
@@ -171,7 +181,7 @@ class NodeOptions(usage.Options):
             detail = reason.detail if isinstance(reason, MeshError) else str(reason)
             if option in self._settings:
                 raise BadState(f"{self._file}: {place(self._written, option)}{detail}") from None
-            raise usage.UsageError(f"--{option} (or {self.twins[option]}): {detail}") from None
+            raise usage.UsageError(f"{self.called(option)}: {detail}") from None
 
     def _name(self, given: str | None) -> str:
         if given is None:
@@ -384,16 +394,20 @@ class NodeService(Service):
             self._vigil.stop()
         return ensureDeferred(self._stop())
 
-    def listen(self, factory: IProtocolFactory, described: str | None = None) -> tuple[str, int] | None:
-        """Host and port where it listens now, None for an endpoint without them. `described`: an endpoint other than
-        the node's own. Raises :class:`BadState`."""
-        described = described or self.options.endpoint
+    def listen(self, factory: IProtocolFactory, option: str = "", described: str = "") -> tuple[str, int] | None:
+        """Host and port where it listens now, None for an endpoint without them. `option`: the one that has it, if not
+        the node's own; `described`: where, if it is made of that. Raises :class:`BadState`."""
+        described = described or (self.options[option] if option else self.options.endpoint)
+        option = option or ("port" if self.options["listen"] is None else "listen")
         reactor = UnixSockets(self.reactor) if is_unix(described) else self.reactor
         try:
             endpoint = server_endpoint(reactor, with_backlog(described), self._renewals)
         except BadParams as wrong:  # it did read when the options did, perhaps in another directory or as another user
             raise BadState(wrong.detail) from None
-        port = listen(endpoint, factory, described)
+        try:
+            port = listen(endpoint, factory, described)
+        except BadState as taken:
+            raise BadState(f"{self.options.called(option)}: {taken.detail}") from None
         self.ports.append(port)
         return host_port(port)
 
@@ -456,7 +470,7 @@ class NodeService(Service):
         self, host: str, port: int, factory: IProtocolFactory, opened: Callable[[IListeningPort], None]
     ) -> None:
         try:
-            self.listen(factory, f"tcp:{port}:interface={host}")
+            self.listen(factory, "port", f"tcp:{port}:interface={host}")
         except BadState as reason:  # the address may have gone again, or another program has the port there
             self.log.error("{reason}", reason=reason.detail)
         else:

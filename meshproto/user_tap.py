@@ -308,7 +308,7 @@ class UserService(NodeService):
         face, described = node.face, self.options["api"]
         if described is not None:
             face = Face(None, node.front, tally=node.http_tally)
-            where = self.listen(site(face, self.reactor), described)
+            where = self.listen(site(face, self.reactor), "api")
             if is_unix(described) or is_inherited_unix(described):
                 face.door = Door(None, LOOPBACK_HOSTS)
                 return f"unix:{socket_path(self.ports[-1])}"

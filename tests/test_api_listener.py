@@ -114,7 +114,8 @@ def test_a_killed_nodes_socket_is_taken_over(children: Children, tmp_path: Path)
     ended = twistd(*other, cwd=tmp_path)
     assert ended.returncode == 1
     assert ended.stderr.strip().splitlines()[-1] == (
-        f"meshuser: cannot listen on unix:{path}: another process listens there: stop it, or give another path"
+        f"meshuser: --api (or MESH_API): cannot listen on unix:{path}: "
+        "another process listens there: stop it, or give another path"
     )
     assert again.status().document["name"] == "UserX"
 

@@ -334,7 +334,7 @@ async def test_a_program_that_is_gone(tmp_path: Path) -> None:
 def test_wrong_options(option: str, given: str, says: str) -> None:
     """What cannot be posted to or run is said at the start."""
     with pytest.raises(UsageError) as refused:
-        Options().parseOptions(["--name", "UserX", f"--{option}", given])
+        Options().parse(["--name", "UserX", f"--{option}", given])
     assert says in str(refused.value)
 
 

@@ -57,7 +57,7 @@ class Reactor(MemoryReactorClock):
 
 def parsed(options: NodeOptions, *given: str, **environ: str) -> NodeOptions:
     options.environ = environ  # type: ignore[misc]
-    options.parseOptions(["--name", "UserX", *given])
+    options.parse(["--name", "UserX", *given])
     return options
 
 

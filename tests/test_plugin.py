@@ -250,7 +250,7 @@ def test_a_port_in_use(service: str, tmp_path: Path) -> None:
         ended = twistd(service, cwd=tmp_path, USER_NAME="Bobby", PORT=str(port), MESH_STATE=str(tmp_path / "state"))
     assert ended.returncode == 1
     assert ended.stderr.strip().splitlines()[-1] == (
-        f"{service}: cannot listen on tcp:{port}:interface=127.0.0.1: Address already in use"
+        f"{service}: --port (or PORT): cannot listen on tcp:{port}:interface=127.0.0.1: Address already in use"
     )
 
 
@@ -267,7 +267,8 @@ def test_a_port_in_use(service: str, tmp_path: Path) -> None:
         (["meshuser", "--name", "B", "--listen", "nonsense:1"], {}, "--listen (or MESH_LISTEN)"),
         (["meshuser", "--name", "B", "--api", "nonsense:1"], {}, "--api (or MESH_API)"),
         (["meshuser", "--name", "B"], {"MESH_API": "unix"}, "--api (or MESH_API)"),
-        (["meshuser", "--name", "B", "--nonsense"], {}, "--nonsense"),
+        (["meshuser", "--name", "B", "--nonsense"], {}, "--nonsense not recognized (twistd meshuser --help shows"),
+        (["meshuser", "--name", "B", "userx.toml"], {}, "'userx.toml' is no option: they begin with --"),
         (["meshuser", "--name", "B", "--log-format", "xml"], {}, "--log-format (or MESH_LOG_FORMAT): 'xml' is neither"),
         (["meshuser", "--name", "B"], {"MESH_LOG_MESSAGES": "all"}, "--log-messages (or MESH_LOG_MESSAGES)"),
         (["meshseed", "--peer", "nowhere"], {}, "--peer (or MESH_PEERS): 'nowhere' is not HOST:PORT"),
@@ -288,12 +289,14 @@ def test_a_port_in_use(service: str, tmp_path: Path) -> None:
     ],
 )
 def test_wrong_options(arguments: list[str], environ: dict[str, str], says: str, tmp_path: Path) -> None:
-    """What is wrong with an option is said in one line, with exit code 1 and no traceback."""
+    """What is wrong with an option is the last line on standard error, and the only one where nothing was begun; the
+    exit code is 1."""
     ended = twistd(*arguments, cwd=tmp_path, **environ)
-    said = ended.stdout + ended.stderr
     assert ended.returncode == 1
-    assert says in said.strip().splitlines()[-1]
-    assert "Traceback" not in said
+    assert says in ended.stderr.strip().splitlines()[-1]
+    assert ended.stderr.count("\n") == 1
+    assert "Options:" not in ended.stdout
+    assert "Traceback" not in ended.stdout + ended.stderr
 
 
 def test_a_token_guards_an_open_listener(tmp_path: Path) -> None:

@@ -87,7 +87,9 @@ def test_a_taken_port(tmp_path: Path) -> None:
         endpoint = f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1"
         ended = _twistd(tmp_path, MESH_HTTP=endpoint)
     assert ended.returncode == 1
-    assert ended.stderr.strip().splitlines() == [f"meshseed: cannot listen on {endpoint}: Address already in use"]
+    assert ended.stderr.strip().splitlines() == [
+        f"meshseed: --http (or MESH_HTTP): cannot listen on {endpoint}: Address already in use"
+    ]
     assert not (tmp_path / "state" / "address").exists()
 
 

@@ -12,7 +12,7 @@ import sys
 from twisted.python.usage import UsageError
 from meshproto.seed_tap import Options
 try:
-    Options().parseOptions(sys.argv[1:])
+    Options().parse(sys.argv[1:])
 except UsageError as wrong:
     print(wrong)
 else:
