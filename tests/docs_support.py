@@ -8,6 +8,8 @@ for anything within a line, and for any number of lines where it stands alone. S
   below such a command must come up in its log.
 - The documented ports are taken by whatever else runs on the machine: a node gets a free one, and every later command
   and expectation is read with that one in place of the documented one.
+- A ```python block that begins with `# NAME.py` is a file, which the reader saves under that name. `python NAME.py`
+  runs on in the background, and is ended with the nodes; what stands below it, it must print.
 - A command that only reads is repeated until it prints what is expected, or the time is over.
 - What a reader does by other means, or elsewhere, is a directive: `<!-- test: stop NAME -->` (Ctrl-C),
   `<!-- test: kill NAME -->` (kill -9), `<!-- test: run COMMAND -->` (a node that was started in another document),
@@ -49,6 +51,7 @@ COMMAND_S = 60.0
 _FENCE = re.compile(r"^```(\S*)")
 _DIRECTIVE = re.compile(r"^<!-- test: (\w+) (.+) -->$")
 _TWISTD = re.compile(r"^(?:[A-Z_]+=\S* )*twistd (?!.* --check$)")
+_PROGRAM = re.compile(r"^(?:[A-Z_]+=\S* )*python (\w+\.py)$")
 _CHANGES = re.compile(r" -d | --data| (send|chat|export|import|backup) | -X ")
 _SETUP = re.compile(r"^(make|\.|python3 -m venv|\S+/bin/pip) ")
 """What sets up the very thing under test; :func:`setup_commands` hands these out to be checked in another way."""
@@ -90,6 +93,8 @@ def steps(document: Path) -> list[Step]:
     for start, language, block in fences(document):
         if language == "console":
             found += _commands(document, start, block)
+        elif language == "python" and block[0].startswith("# "):
+            found.append((start, Step(f"{document.name}:{start}", "save", block[0][2:], tuple(block))))
     for number, line in enumerate(document.read_text(encoding="utf-8").splitlines(), start=1):
         directive = _DIRECTIVE.match(line)
         if directive:
@@ -151,6 +156,7 @@ class Session:
         self.missing: set[str] = set()
         self._directory = directory
         self._nodes: dict[str, _Node] = {}
+        self._programs: list[subprocess.Popen[bytes]] = []
         self._ports: dict[str, int] = {}
         self._reserved: dict[str, socket.socket] = {}
         (directory / ".curlrc").write_text("silent\nshow-error\n")  # as on a terminal: no progress in between
@@ -161,6 +167,9 @@ class Session:
     def __exit__(self, _type: type[BaseException] | None, _e: BaseException | None, _at: TracebackType | None) -> None:
         for name in list(self._nodes):
             self._end(name, signal.SIGKILL)
+        for program in self._programs:
+            program.kill()
+            program.wait(DEADLINE_S)
         for reserved in self._reserved.values():
             reserved.close()
 
@@ -172,6 +181,12 @@ class Session:
                 self._end(step.text, signal.SIGKILL)
             case "show" | "run" if _TWISTD.match(step.text):
                 self._start(step)
+            case "save":
+                (self._directory / step.text).write_text("\n".join(step.expected) + "\n")
+            case "show" if program := _PROGRAM.match(step.text):
+                log = self._directory / f"{program[1]}.log"
+                self._programs.append(self._run_on(step.text, log))
+                self._expect(step, program[1], log)
             case "show" if not is_setup(step):
                 self._run(step)
             case "show":
@@ -228,16 +243,7 @@ class Session:
         command = re.sub(rf"(\bPORT=|--port[ =]){documented}\b", rf"\g<1>{port}", step.text)
         command = command.replace(f"tcp:{SEED_HTTP_PORT}:", "tcp:0:")
         log = self._directory / f"{name}.log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                ["sh", "-c", f"exec env {self._with_ports(command)}"],
-                cwd=self._directory,
-                env=self._environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        node = self._nodes[name] = _Node(process, log, None)
+        node = self._nodes[name] = _Node(self._run_on(command, log), log, None)
         address = until(lambda: self._address(name, node, path), f"{name} listens", DEADLINE_S)
         self._ports[documented] = int(address.rpartition(":")[2])
         if "tcp:0:" in command:
@@ -247,6 +253,20 @@ class Session:
             node.url = address
             if self._settles:
                 self._settle()
+        self._expect(step, name, log)
+
+    def _run_on(self, command: str, log: Path) -> "subprocess.Popen[bytes]":
+        with log.open("wb") as output:
+            return subprocess.Popen(
+                ["sh", "-c", f"exec env {self._with_ports(command)}"],
+                cwd=self._directory,
+                env=self._environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def _expect(self, step: Step, name: str, log: Path) -> None:
         expected = [tuple(self._with_ports(line).splitlines()) for line in step.expected]
         for line in expected:
             until(partial(_says, log, line), f"{step.where}: {name} logs {line}", DEADLINE_S)

@@ -29,7 +29,8 @@ from tests.docs_support import DOCUMENTS, ON_TWO_MACHINES, ROOT, Session, fences
 
 DOCS = ROOT / "docs"
 LANGUAGES = {"console", "json", "python", "sh", "nginx", "caddy"}
-"""The last three are tested in test_operating.py, and Python in test_clients_doc.py."""
+"""The last three are tested in test_operating.py; the Python of clients.md in test_clients_doc.py, that of other
+documents by running it where they say so."""
 RESULTS: dict[str, Any] = {
     "hello": wire.HelloResult,
     "register": wire.RegisterResult,
