@@ -82,7 +82,7 @@ def of_home(status: Document) -> Finding:
         )
     if home:
         return Finding(OK, "registered", f"at {home['name']} ({home['address']})")
-    remedy = "give the address of a seed that runs with --seed HOST:PORT, or see what it says"
+    remedy = "see what it says, or name a seed that runs with --seed HOST:PORT"
     return Finding(WRONG, "registered", f"nowhere: {status['problem'] or 'no seed has answered yet'}", remedy)
 
 
@@ -129,11 +129,12 @@ def of_clock(report: Document) -> Iterator[Finding]:
     if not offsets:
         return
     off_ms = -median(offsets)
+    those = "that of the seed" if len(offsets) == 1 else f"those of {len(offsets)} seeds"
     if abs(off_ms) <= CLOCK_OFF_MS:
-        yield Finding(OK, "clock", f"as those of {len(offsets)} seeds, to {abs(off_ms) / 1000:.1f} s")
+        yield Finding(OK, "clock", f"as {those}, to {abs(off_ms) / 1000:.1f} s")
         return
     direction = "ahead of" if off_ms > 0 else "behind"
-    text = f"{span(abs(off_ms) / 1000)} {direction} those of {len(offsets)} seeds"
+    text = f"{span(abs(off_ms) / 1000)} {direction} {those}"
     level = WRONG if abs(off_ms) > CLOCK_WRONG_MS else WARNING
     yield Finding(level, "clock", text, "set this machine's time, by NTP for example, or tell whoever runs the seeds")
 
@@ -313,7 +314,10 @@ def tell(findings: Iterable[Finding], *, as_json: bool) -> Exit:
             click.echo(json.dumps(asdict(finding)))
         else:
             hint = f"; {finding.advice}" if finding.advice else ""
-            screen.line(one_line(f"{finding.level:7}  {finding.about}: {finding.text}{hint}."), STYLES[finding.level])
+            screen.line(
+                one_line(f"{finding.level:7}  {finding.about}: {finding.text.removesuffix('.')}{hint}."),
+                STYLES[finding.level],
+            )
     wrong, warnings = levels.count(WRONG), levels.count(WARNING)
     if not as_json:
         screen.line(f"{wrong} wrong, {warnings} to look at, {levels.count(OK)} ok.", "bold")

@@ -13,7 +13,7 @@ class Exit(IntEnum):
     1  an error of our own, or ended with Ctrl-C
     2  wrong usage, also when only the node can tell (400)
     3  the node is not reachable
-    4  User Not Found
+    4  not found: a user, or a message
     5  refused (401, 403, 409)
     6  too large, or slow down (413, 429)
     7  no seed is reachable (503)
@@ -45,6 +45,7 @@ _EXITS = {
     400: Exit.USAGE,
     401: Exit.REFUSED,
     403: Exit.REFUSED,
+    404: Exit.NOT_FOUND,
     409: Exit.REFUSED,
     413: Exit.TOO_MUCH,
     429: Exit.TOO_MUCH,
@@ -53,7 +54,7 @@ _EXITS = {
 
 _ADVICE = {
     400: "change what you asked for and try again",
-    401: "give the node's token with --token-file FILE",
+    401: "give the node's token with --token-file FILE; it is the file `token` in the node's state directory",
     403: "reach the node under its own address with --node URL, and give its token with --token-file FILE",
     409: "see what it clashes with and send it under another --id",
     404: "see `mesh queue` for what waits, `mesh sent` for what was sent, and `mesh contacts` for whose keys are known",
@@ -85,8 +86,6 @@ def exit_code(error: Exception) -> Exit:
         return Exit.USAGE
     if not isinstance(error, Problem):
         return Exit.FAILED
-    if isinstance(error, UserNotFound):
-        return Exit.NOT_FOUND
     return _EXITS.get(error.status, Exit.FAILED)
 
 

@@ -38,7 +38,7 @@ def _seconds(_ctx: click.Context, _option: click.Parameter, length_s: float | No
 
 @mesh.command()
 @click.argument("name", required=False, shell_complete=names)
-@click.argument("text", required=False)
+@click.argument("words", nargs=-1, metavar="[TEXT]")
 @click.option("--id", "message_id", help="The message's id: the same id sent again is the same message.")
 @click.option(
     "--wait",
@@ -64,7 +64,7 @@ def _seconds(_ctx: click.Context, _option: click.Parameter, length_s: float | No
 def send(
     session: Session,
     name: str | None,
-    text: str | None,
+    words: tuple[str, ...],
     *,
     message_id: str | None,
     wait_s: float | None,
@@ -101,7 +101,9 @@ def send(
         raise click.UsageError("--to goes with --bulk: without it, mesh send NAME.")
     if name is None:
         raise click.UsageError("Missing argument 'NAME'.")
-    message = _standard_input() if text is None or text == "-" else text
+    if len(words) > 1:  # put together they would not be what was typed: the shell has eaten spaces, and more
+        raise click.UsageError(f"TEXT is one argument, put it in quotes: mesh send {name} '{' '.join(words)}'.")
+    message = _standard_input() if words in ((), ("-",)) else words[0]
     if not message:
         raise click.UsageError("There is nothing to send: give a TEXT, or write it to standard input.")
     answer = session.node.send(name, message, message_id=message_id, ttl_s=ttl_s, wait_s=wait_s)
@@ -191,6 +193,9 @@ def lookup(session: Session, name: str) -> None:
 @click.pass_obj
 def seeds(session: Session) -> None:
     """Show the mesh as your home seed sees it: who is there, where, and since when alive or dead.
+
+    PHI is how surprising a seed's silence is: from 3 on it counts as dead. LAG is how many of its changes your home
+    seed has not read yet: 0, but for moments.
 
     \b
     Example:

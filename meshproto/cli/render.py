@@ -153,7 +153,7 @@ def found(screen: Screen, answer: Document) -> None:
 def seeds(screen: Screen, answer: Document) -> None:
     """The mesh as the home seed sees it."""
     if not answer["seeds"]:
-        screen.line("This node knows no seed: start it with --seed HOST:PORT.", "yellow")
+        screen.line("No seed has answered this node yet: see `mesh doctor` for why.", "yellow")
         return
     detailed = all("since" in seed for seed in answer["seeds"])
     headings = ("seed", "address", "state", *(("since",) if detailed else ()), "users")

@@ -13,6 +13,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from meshproto.client.errors import Document, Problem, Unreachable, problem
 
+NODE_PORT = 3000  # where a node is that was not told where to be
 ANSWER_TIMEOUT_S = 10.0  # beyond what the node was asked to wait: a busy disk, not a dead node
 SEND_WAIT_S = 5.0  # how long the node waits for the recipient when it is not told
 CANCEL_WAIT_S = 5.0  # how long the node waits for a message that is under way
@@ -77,8 +78,9 @@ class Head(NamedTuple):
 
 
 class Place:
-    """Where a node is: `http://127.0.0.1:3000`, shorter `localhost:3000`, or the path of its socket:
-    `unix:/run/user/1000/mesh.sock`. In a socket it goes by the name `localhost`, as with `curl --unix-socket`.
+    """Where a node is: `http://127.0.0.1:3000`, shorter `localhost:3000` or, at a node's usual port, `localhost`; or
+    the path of its socket: `unix:/run/user/1000/mesh.sock`. In a socket it goes by the name `localhost`, as with
+    `curl --unix-socket`.
 
     Raises ValueError for what is no address.
     """
@@ -88,11 +90,20 @@ class Place:
         self.socket_path = path if scheme == "unix" else None
         http_url = url if "://" in url else f"http://{url}"
         parts = urlsplit(http_url if self.socket_path is None else "http://localhost" if path else "")
+        not_a_place = ValueError(f"{url!r} is not the address of a node, such as http://127.0.0.1:3000")
         if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query:
-            raise ValueError(f"{url!r} is not the address of a node, such as http://127.0.0.1:3000")
-        self.url = url if self.socket_path else f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+            raise not_a_place
+        try:
+            port = parts.port
+        except ValueError:  # it is no number, or none of a port
+            raise not_a_place from None
+        if port is None and "://" not in url:
+            port = NODE_PORT
         self.is_https = parts.scheme == "https"
-        self.host, self.port, self.prefix = parts.hostname, parts.port, parts.path.rstrip("/")
+        self.host, self.port, self.prefix = parts.hostname, port, parts.path.rstrip("/")
+        netloc = f"[{self.host}]" if ":" in self.host else self.host
+        where = netloc if port is None else f"{netloc}:{port}"
+        self.url = url if self.socket_path else f"{parts.scheme}://{where}{self.prefix}"
 
 
 # -- what comes back ----------------------------------------------------------------------------------------------

@@ -4,9 +4,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from meshproto.client.asking import Place
+from meshproto.client.asking import NODE_PORT, Place
 
-DEFAULT_NODE = "http://127.0.0.1:3000"
+DEFAULT_NODE = f"http://127.0.0.1:{NODE_PORT}"
 NODE_VARIABLE = "MESH_NODE"
 TOKEN_FILE_VARIABLE = "MESH_TOKEN_FILE"  # noqa: S105 -- the name of a variable
 CA_VARIABLE = "MESH_CA"
@@ -44,7 +44,8 @@ def read_token(path: Path) -> str:
         with path.open("rb") as file:
             token = file.read(TOKEN_BYTES_MAX + 1).decode("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise BadSetting(f"{path} cannot be read as a token: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise BadSetting(f"{path} cannot be read as a token: {reason}") from error
     if not token.isprintable() or not 0 < len(token) <= TOKEN_BYTES_MAX:
         raise BadSetting(f"{path} does not hold one line with a token.")
     return token

@@ -100,7 +100,7 @@ COMMANDS = [
     (["seeds"], SEEDS, ["SEED ", "seedX  127.0.0.1:5001  alive  2      home"]),
     (["seeds"], FULL_SEEDS, [f"seedX  127.0.0.1:5001  alive  {moment(AT_MS)}  2      0.3   0    home", "99.0  4"]),
     (["seeds"], FULL_SEEDS, ["SINCE ", "  dead   -"]),
-    (["seeds"], {"seeds": []}, ["knows no seed"]),
+    (["seeds"], {"seeds": []}, ["No seed has answered this node yet"]),
     (["status"], STATUS, ["seedX at 127.0.0.1:5001", "2 waiting for 1 recipients", "1 min, version 0.1.0"]),
     (["status"], {**STATUS, "home": None, "registered": False, "problem": "no seed"}, ["registered  no", "no seed"]),
     (["queue"], OUTBOX, ["LAST ERROR", r"connection refused\x1b"]),
@@ -256,7 +256,7 @@ def test_what_is_not_there(stub: Stub, run: Mesh, arguments: list[str]) -> None:
     stub.refuses(404, "Not Found", "nothing")
     stub.refuses(405, "Method Not Allowed", "")
     first, older = run(*arguments), run(*arguments)
-    assert (first.exit_code, older.exit_code) == (Exit.FAILED, Exit.FAILED)
+    assert (first.exit_code, older.exit_code) == (Exit.NOT_FOUND, Exit.FAILED)
     assert "see `mesh queue`" in first.stderr
     assert "the node is older than this mesh" in older.stderr
 
@@ -272,7 +272,7 @@ PROBLEMS = [
     (401, "Unauthorized", Exit.REFUSED),
     (403, "Forbidden", Exit.REFUSED),
     (404, "User Not Found", Exit.NOT_FOUND),
-    (404, "Not Found", Exit.FAILED),
+    (404, "Not Found", Exit.NOT_FOUND),
     (409, "Key Changed", Exit.REFUSED),
     (413, "Content Too Large", Exit.TOO_MUCH),
     (429, "Slow Down", Exit.TOO_MUCH),
@@ -358,6 +358,7 @@ def test_options_of_send(stub: Stub, run: Mesh) -> None:
         (["send"], None, "Missing argument"),
         (["send", "UserX"], "", "nothing to send"),
         (["send", "UserX", ""], "", "nothing to send"),
+        (["send", "UserX", "hi", "there"], None, "put it in quotes: mesh send UserX 'hi there'"),
         (["send", "UserX"], b"\xff", "Only UTF-8"),
         (["send", "\udcff", "hi"], None, "Only UTF-8"),
         (["send", "UserX", "hi", "--wait", "nan"], None, "not a length of time"),
@@ -366,6 +367,7 @@ def test_options_of_send(stub: Stub, run: Mesh) -> None:
         (["cancel", ""], None, "Which message?"),
         (["sent", "--status", "lost"], None, "--status"),
         (["--node", "ftp://host", "status"], None, "not the address of a node"),
+        (["--node", "localhost:port", "status"], None, "not the address of a node"),
         (["--ca", "/nonexistent", "status"], None, "cannot be read as certificates"),
         (["--token-file", "/nonexistent", "status"], None, "cannot be read as a token"),
         (["nonsense"], None, "No such command"),

@@ -24,6 +24,7 @@ from meshproto.cli.doctor import (
     of_node,
     of_seeds,
     of_space,
+    tell,
 )
 from meshproto.cli.exits import Exit
 from meshproto.net import user_store
@@ -98,6 +99,12 @@ def test_whether_it_is_registered() -> None:
     assert (twice.level, twice.text) == (WRONG, "another node has this one's key and name")
 
 
+def test_a_reason_that_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    """Other programs' reasons end with a full stop, and there is one at the end already."""
+    tell([Finding(WRONG, "seed", "does not answer: refused.", "see whether it runs")], as_json=False)
+    assert capsys.readouterr().out.splitlines()[0] == "wrong    seed: does not answer: refused; see whether it runs."
+
+
 @pytest.mark.parametrize(
     ("change", "level", "says"),
     [
@@ -128,7 +135,7 @@ def test_one_seed_of_several_may_be_away() -> None:
     [
         ([10, -20, 30], OK, "as those of 3 seeds, to 0.0 s"),
         ([-60_000, -61_000, 900_000], WARNING, "1 min ahead of those of 3 seeds"),
-        ([600_000], WRONG, "10 min behind those of 1 seeds"),
+        ([600_000], WRONG, "10 min behind that of the seed"),
     ],
 )
 def test_the_clock(offsets: list[int], level: str, says: str) -> None:

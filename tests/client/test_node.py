@@ -56,6 +56,24 @@ def test_what_is_no_address_is_refused(url: str) -> None:
         Node(url)
 
 
+@pytest.mark.parametrize(
+    ("given", "url"),
+    [
+        ("localhost", "http://localhost:3000"),
+        ("localhost/mesh/", "http://localhost:3000/mesh"),
+        ("localhost:", "http://localhost:3000"),
+        ("[::1]", "http://[::1]:3000"),
+        ("localhost:3001", "http://localhost:3001"),
+        ("http://localhost", "http://localhost"),
+        ("https://userx.example/", "https://userx.example"),
+        ("https://userx.example:3000", "https://userx.example:3000"),
+    ],
+)
+def test_a_host_alone_is_at_the_usual_port(given: str, url: str) -> None:
+    """As somebody means it who leaves the port out; a URL is what it is everywhere else."""
+    assert Node(given).url == url
+
+
 def test_a_problem_is_told_in_full(stub: Stub) -> None:
     """Status, title, detail, Retry-After and the very text."""
     text = stub.refuses(429, "Slow Down", "the outbox is full", Retry_After="7")
