@@ -90,7 +90,7 @@ lock: $(READY)  ## take up newer versions within the bounds of setup.py
 
 $(READY): requirements.lock setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "meshproto needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; try: make PYTHON=python3.12")'
-	@echo "setting up $(VENV) (once; a minute)"
+	@echo "setting up $(VENV) (once; a minute or two)"
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .

@@ -95,7 +95,7 @@ def test_many_messages(programs: Programs, urls: dict[str, str]) -> None:
 
 @pytest.mark.parametrize(("program", "service"), [("echo.py", "Echo"), ("echo_twisted.py", "Echo2")])
 def test_a_service_that_answers(programs: Programs, urls: dict[str, str], program: str, service: str) -> None:
-    """Also after it was killed: what came meanwhile is answered, and nothing twice."""
+    """Also after it was killed: what came meanwhile is answered, nothing twice, and another's answer not at all."""
     bobby = Client(urls["Bobby"])
     answers = bobby.follow(after=bobby.status().next, sender=service)
     running = programs.start(program, urls[service])
@@ -106,6 +106,7 @@ def test_a_service_that_answers(programs: Programs, urls: dict[str, str], progra
     bobby.send(service, [1, 2])
     programs.start(program, urls[service])
     assert next(answers).message == {"you said": [1, 2]}
+    bobby.send(service, "your answer", type="answer")
     bobby.send(service, "the end")
     assert next(answers).message == {"you said": "the end"}
     answers.close()
