@@ -9,7 +9,7 @@ from typing import Final
 CONTENTS: Final = {
     "Begin": ("docs/tutorial", "docs/page", "The README <README>"),
     "How to": ("docs/howto/*",),
-    "Look up": ("docs/command", "docs/http", "docs/operating", "docs/clients"),
+    "Look up": ("docs/command", "docs/http", "docs/operating", "docs/cluster", "docs/clients"),
     "Understand": ("docs/security", "docs/protocol", "docs/architecture", "docs/benchmarks", "CHANGELOG"),
     "From the code": ("reference/*",),
 }
