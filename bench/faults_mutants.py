@@ -56,7 +56,7 @@ MUTANTS: Final = [
     Mutant(
         "no answer is taken for an acknowledgement",
         "net/sending.py",
-        "            self._failed(attempt, error.detail, wait_s or 0.0)\n",
+        "            self._failed(attempt, cause_of(error), error.detail, wait_s or 0.0)\n",
         "            ids = {message.id for message in attempt.batch}\n"
         "            self._core.found(attempt.key)\n"
         "            self._carry_out(self._core.answered(attempt.key, ids, {}, self._now()))\n",

@@ -238,8 +238,8 @@ class Unavailable(OwnError):
 class ShuttingDown(Unavailable):
     """This node ends."""
 
-    def __init__(self) -> None:
-        super().__init__("this node is shutting down")
+    def __init__(self, detail: str = "this node is shutting down", *, retry_after_s: float | None = None) -> None:
+        super().__init__(detail, retry_after_s=retry_after_s)
 
 
 class NoSeedAnswers(Unavailable):

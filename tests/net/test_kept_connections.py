@@ -7,7 +7,7 @@ from twisted.internet.error import ConnectionRefusedError
 from twisted.python.failure import Failure
 
 from meshproto.core.reach import FAR
-from meshproto.errors import NoAnswer, Unreachable
+from meshproto.errors import NoAnswer, NotInTime, Unreachable
 from meshproto.net import http_client
 from meshproto.net.courier import peers
 from meshproto.net.http_answer import Answer
@@ -202,7 +202,7 @@ def test_nobody_there(town: Town) -> None:
     no_result_of(pending)
     town.pass_time(1)
     error = failure_of(pending, Unreachable).value
-    assert type(error) is Unreachable and error.detail == "no connection in 30 s"
+    assert type(error) is NotInTime and error.detail == "no connection in 30 s"
     assert town.machine.connectors[0].stoppedConnecting
     assert town.machine.getDelayedCalls() == []
 
