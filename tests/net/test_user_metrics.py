@@ -197,6 +197,14 @@ def test_the_mesh_as_it_knows_it(world: World) -> None:
     assert changed['lookups_total{result="last_known"}'] == changed['lookups_total{result="no_seed"}'] == 1
 
 
+def test_a_node_that_gets_nothing_is_not_registered(world: World) -> None:
+    """When another has its key and what is sent to it: at a seed as it is, that is what an alert has to tell."""
+    seeds = world.users["UserX"].seeds
+    changed = changes(world, "UserX", lambda: setattr(seeds, "_double", "another node has this one's key"))
+    assert seeds.home is not None
+    assert changed["registered"] == -1
+
+
 def test_who_reads(world: World) -> None:
     """Streams and long polls are there as long as they are open."""
     stream = world.request("GET", "Bobby", "/inbox/stream")
