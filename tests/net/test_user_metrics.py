@@ -248,6 +248,7 @@ def test_what_is_deleted() -> None:
     with_keep.run_until(with_keep.registered)
     with_keep.run(2)
     with_keep.send("UserX", "UserX", "note")
+    with_keep.crash("seedX")  # which would gossip all that time, and has no part in this
     with_keep.run(2 * 86400)
     values = page(with_keep, "UserX").values
     assert values[f'{USER}deleted_total{{what="inbox"}}'] == values[f'{USER}deleted_total{{what="outbox"}}'] == 1
