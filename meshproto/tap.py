@@ -311,7 +311,7 @@ class NodeService(Service):
             file = cast(IO[Any], self._log_file)
             parent.setComponent(ILogObserver, FileLogObserver(file, json_line) if json else textFileLogObserver(file))
         elif json:
-            parent.setComponent(ILogObserver, json_observer(self.options.parent or {}, self.reactor.callFromThread))
+            parent.setComponent(ILogObserver, json_observer(self.options.parent or {}))
 
     def privilegedStartService(self) -> None:
         _raise_open_files()
@@ -369,22 +369,26 @@ class NodeService(Service):
         if self._supervisor is not None:
             self._supervisor.reloading()
         try:
-            fresh = self.options.again()
-            left = self.take(fresh)
+            self._take_anew()
         except (BadState, usage.UsageError) as wrong:
             reason = wrong.detail if isinstance(wrong, BadState) else str(wrong)
             self.log.error("nothing is reloaded, all stays as it was: {reason}", reason=reason)
-        else:
-            for renew in self._renewals:
-                renew()
-            taken = [option for option in self.options.changed(fresh) if option not in left]
-            for option in taken:
-                self.options[option] = fresh[option]
-            self.log.info("reloaded: {options}", options=", ".join([*taken, "the files that the options name"]))
-            for option in sorted(left):
-                self.log.warn("{option} has changed: that needs a restart", option=option)
-        if self._supervisor is not None:
-            self._supervisor.tell(ready=1)
+        finally:  # whoever is told of a beginning waits for the end
+            if self._supervisor is not None:
+                self._supervisor.tell(ready=1)
+
+    def _take_anew(self) -> None:
+        """Raises :class:`BadState` and :class:`usage.UsageError`, before anything has changed."""
+        fresh = self.options.again()
+        left = self.take(fresh)
+        for renew in self._renewals:
+            renew()
+        taken = [option for option in self.options.changed(fresh) if option not in left]
+        for option in taken:
+            self.options[option] = fresh[option]
+        self.log.info("reloaded: {options}", options=", ".join([*taken, "the files that the options name"]))
+        for option in sorted(left):
+            self.log.warn("{option} has changed: that needs a restart", option=option)
 
     def stopService(self) -> "Deferred[None]":
         super().stopService()

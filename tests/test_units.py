@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -191,6 +192,11 @@ def listening(family: socket.AddressFamily, where: Any, mode: int = 0o600) -> so
     return opened
 
 
+def no_socket() -> Any:
+    """A descriptor all the same."""
+    return tempfile.TemporaryFile()
+
+
 LOOPBACK = ("127.0.0.1", 0)
 
 
@@ -221,6 +227,11 @@ LOOPBACK = ("127.0.0.1", 0)
             lambda _: socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
             ['listen = "systemd:domain=INET:name=given"'],
             "the socket that systemd hands over does not listen: ListenStream=, and Accept=no",
+        ),
+        (
+            lambda _: no_socket(),
+            ['listen = "systemd:domain=INET:name=given"'],
+            "what is handed over as name given cannot be used as a socket: Socket operation on non-socket",
         ),
         (
             lambda _: listening(socket.AF_INET, LOOPBACK),

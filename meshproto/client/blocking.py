@@ -46,7 +46,7 @@ class Client:
         tls = None if given.ca is None else trust(given.ca)
         self.node = Node(given.place.url, given.token, timeout_s, tls)
         self.url = self.node.url
-        self._ways = Ways(time.monotonic, retry_s)
+        self._ways = Ways(self.url, time.monotonic, retry_s)
 
     @overload
     def send(
@@ -143,8 +143,10 @@ class Client:
         for. A program that dies in between gets it again. `after`: where to begin when there is no such file yet; None:
         with what comes from now on. A node that goes away is waited for, and `on_lost` is told. Errors are another
         node than the cursor's (:class:`OtherNode`), and one that was never there (`retry_s`)."""
+        if limit is not None and limit <= 0:
+            return
         stored = None if cursor is None else CursorFile(cursor)
-        following = self._ways.following(self.url, stored, after, sender)
+        following = self._ways.following(stored, after, sender)
         with closing(Stream(self.node, following)) as stream:
             left = limit
             for event in stream:

@@ -11,6 +11,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+FILE_BYTES_MAX = 1024  # a cursor has some dozens; a longer file is some other file
+
 
 class BadCursor(Exception):
     """The file is there and does not read: what is wrong with it, and what to do."""
@@ -33,11 +35,13 @@ class CursorFile:
     def read(self) -> Cursor | None:
         """None: nothing was written yet. Raises :class:`BadCursor`, OSError."""
         try:
-            document = json.loads(self._path.read_text("utf-8"))
+            with self._path.open("rb") as file:
+                text = file.read(FILE_BYTES_MAX + 1)
+            document = json.loads(text if len(text) <= FILE_BYTES_MAX else b"")
             node, after = document["node"], document["after"]
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             node = after = None
         if not isinstance(node, str) or type(after) is not int or after < 0:
             raise BadCursor(f"{self._path} is no cursor: remove it to begin anew, or give another file")
@@ -47,7 +51,8 @@ class CursorFile:
         """It is on the disk when this returns. Raises OSError."""
         made = self._path.with_name(f"{self._path.name}.{os.getpid()}")
         try:
-            with made.open("w", encoding="utf-8") as file:
+            made.unlink(missing_ok=True)  # of one that was killed; and nobody's link is followed from here
+            with made.open("x", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(cursor)) + "\n")
                 file.flush()
                 os.fsync(file.fileno())

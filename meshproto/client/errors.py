@@ -5,6 +5,8 @@ titles are those of :mod:`meshproto.errors`. :class:`Unreachable` is that nothin
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from meshproto import errors
@@ -117,6 +119,7 @@ _BY_TITLE: Final[dict[tuple[int, str], type[Problem]]] = {
     (errors.KeyChanged.code, errors.KeyChanged.title): KeyChanged,
     (errors.IdReused.code, errors.IdReused.title): IdReused,
 }
+REASON_CHARS_MAX: Final = 200
 _ENDED: Final = "message "
 """How the titles begin that tell how a message ended."""
 
@@ -142,6 +145,19 @@ def failure(result: Document) -> Problem | None:
         str(result.get("reason") or ""),
         retry_after_s=retry_after_s if isinstance(retry_after_s, int) else None,
     )
+
+
+@contextmanager
+def understood(url: str, *, uncertain: bool = False) -> Iterator[None]:
+    """What is read below has all that a node says, or :class:`Unreachable` is raised: JSON that is something else is no
+    node's. `uncertain`: of that error."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as reason:
+        what = f"{type(reason).__name__} {reason}"[:REASON_CHARS_MAX]
+        error = Unreachable(url, f"its answer is not a user node's: {what}")
+        error.uncertain = uncertain
+        raise error from reason
 
 
 def passes(error: Unreachable | Problem) -> bool:

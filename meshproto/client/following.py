@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from meshproto.client.asking import Request, events_request
 from meshproto.client.cursor import Cursor, CursorFile
-from meshproto.client.errors import Document, OtherNode, Problem, Unreachable, passes, problem
+from meshproto.client.errors import Document, OtherNode, Problem, Unreachable, passes, problem, understood
+from meshproto.client.results import Message
 from meshproto.client.retrying import Patience
 
 LOST = "lost"  # the event that a client itself adds: the connection is gone, and `error` says why
@@ -42,7 +43,8 @@ class Following:
 
     def learn(self, status: Document) -> None:
         """Whose inbox it is. Raises :class:`OtherNode`."""
-        fingerprint = str(status["fingerprint"])
+        with understood(self.url):
+            fingerprint = str(status["fingerprint"])
         if self._node is None and self.stored is not None:
             cursor = self.stored.read()
             if cursor is not None:
@@ -50,7 +52,8 @@ class Following:
         if self._node is not None and self._node != fingerprint:
             raise OtherNode(self.url, fingerprint, self._node)
         if self.after is None:
-            self.after = int(status["inbox"]["next"])
+            with understood(self.url):
+                self.after = int(status["inbox"]["next"])
         if self._node is None:
             self._node = fingerprint
             self.done(self.after)  # of what comes from now on nothing is missed, even if this ends before the first
@@ -60,17 +63,26 @@ class Following:
         return events_request(self.kinds, after=self.after or 0, sender=self.sender, names=self.names)
 
     def heard(self, event: Document) -> bool:
-        """Whether it is for whoever reads. Raises :class:`Problem` when it says that the node ends the stream."""
+        """Whether it is for whoever reads: a message that was there before is not. Raises :class:`Problem` when it says
+        that the node ends the stream, and :class:`Unreachable` when it does not read: the next stream begins with it,
+        so that it is not missed."""
+        ended: Problem | None = None
+        cursor: int | None = None
+        with understood(self.url):
+            match event["event"]:
+                case "message":
+                    cursor = Message.read(event).cursor
+                case "end":
+                    ended = problem(int(event["status"]), str(event["title"]), str(event["detail"]))
         self._was_there = True
         self.patience.back()
-        match event.get("event"):
-            case "message":
-                self.after = int(event["cursor"])
-            case "end":
-                raise problem(int(event["status"]), str(event["title"]), str(event["detail"]))
-            case "alive":
-                return False
-        return True
+        if ended is not None:
+            raise ended
+        if cursor is not None:
+            is_new = self.after is None or cursor > self.after
+            self.after = cursor if is_new else self.after
+            return is_new
+        return bool(event["event"] != "alive")
 
     def lost(self, error: Unreachable | Problem) -> tuple[float, bool]:
         """For how many seconds to wait, and whether that is news. Raises the error when waiting does not help, or the

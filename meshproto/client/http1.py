@@ -15,7 +15,8 @@ class BadAnswer(Exception):
 
 
 class _Heard:
-    """What llhttp has told so far. It knows nothing of who reads."""
+    """What llhttp has told so far. It knows nothing of who reads. Fields behind the body, and what comes behind the
+    answer, are of no use to anybody here, and may have no end."""
 
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
@@ -25,16 +26,19 @@ class _Heard:
         self.fields = Message()
 
     def on_status(self, status: bytes) -> None:
-        self.status += status
+        if not self.head_is_complete:
+            self.status += status
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.fields[name.decode("latin-1")] = value.decode("latin-1").strip()
+        if not self.head_is_complete:
+            self.fields[name.decode("latin-1")] = value.decode("latin-1").strip()
 
     def on_headers_complete(self) -> None:
         self.head_is_complete = True
 
     def on_body(self, piece: bytes) -> None:
-        self.pieces.append(piece)
+        if not self.is_complete:
+            self.pieces.append(piece)
 
     def on_message_complete(self) -> None:
         self.is_complete = True

@@ -181,7 +181,7 @@ class EventStream:
     def __init__(self, node: Node, connection: HTTPConnection, response: HTTPResponse, channel: socket.socket) -> None:
         self._node, self._connection, self._response, self._channel = node, connection, response, channel
 
-    def __iter__(self) -> Iterator[Document]:
+    def __iter__(self) -> Generator[Document, None, None]:
         try:
             yield from self._node.lines(self._response, EVENTS_SILENCE_S)
         finally:

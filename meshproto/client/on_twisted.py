@@ -46,7 +46,7 @@ class Client:
         self._reactor = reactor
         self.node = Node(reactor, settings(url, token, token_file, ca), timeout_s)
         self.url = self.node.url
-        self._ways = Ways(reactor.seconds, retry_s)
+        self._ways = Ways(self.url, reactor.seconds, retry_s)
 
     @overload
     def send(
@@ -136,7 +136,7 @@ class Client:
     ) -> AsyncGenerator[Message, None]:
         """See :meth:`meshproto.client.Client.follow`."""
         stored = None if cursor is None else CursorFile(cursor)
-        following = self._ways.following(self.url, stored, after, sender)
+        following = self._ways.following(stored, after, sender)
         left = limit
         while left is None or left > 0:
             try:

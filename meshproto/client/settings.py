@@ -34,6 +34,8 @@ def settings(url: str | None, token: str | None, token_file: PathLike | None, ca
     ca = ca or os.environ.get(CA_VARIABLE) or None
     if token is None and token_file is not None:
         token = read_token(Path(token_file))
+    if token is not None and not (token.isascii() and token.isprintable()):
+        raise BadSetting("a token is one line of ASCII")
     place = Place(url or os.environ.get(NODE_VARIABLE) or DEFAULT_NODE)
     return Settings(place, token, None if ca is None else Path(ca))
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from meshproto.client.asking import Answer, Questions, Request
 from meshproto.client.cursor import CursorFile
-from meshproto.client.errors import Document, IdReused, OtherNode, Problem, Unreachable, passes
+from meshproto.client.errors import Document, IdReused, OtherNode, Problem, Unreachable, passes, understood
 from meshproto.client.following import Following
 from meshproto.client.results import Draft, Found, Kept, Message, Page, Sent, Status
 from meshproto.client.retrying import Patience
@@ -61,10 +61,11 @@ def answer_id(message: Message, part: str = "") -> str:
 
 
 class Ways:
-    """`clock`: seconds. `retry_s`: for how long a node that does not answer is asked again."""
+    """`url`: the node's, for what is told of errors. `clock`: seconds. `retry_s`: for how long a node that does not
+    answer is asked again."""
 
-    def __init__(self, clock: Callable[[], float], retry_s: float = RETRY_S) -> None:
-        self._clock, self._retry_s = clock, retry_s
+    def __init__(self, url: str, clock: Callable[[], float], retry_s: float = RETRY_S) -> None:
+        self._url, self._clock, self._retry_s = url, clock, retry_s
 
     def patience(self, give_up_s: float | None, max_s: float = RETRY_PAUSE_S_MAX) -> Patience:
         return Patience(self._clock, first_s=RETRY_PAUSE_S, max_s=max_s, give_up_s=give_up_s, chance=random.random)
@@ -82,33 +83,42 @@ class Ways:
             wait_s=draft.wait_s,
         )
         document = (yield from self.asked(request)).document
-        return [Sent.read(one) for one in document.get("results", [document])]
+        with understood(self._url, uncertain=True):
+            results = [Sent.read(one) for one in document.get("results", [document])]
+            if not results:
+                raise ValueError("no result")
+            return results
 
     def answer(self, message: Message, draft: Draft, part: str) -> Steps[Sent]:
         """`draft` but for its `to` and `id`. What was answered before stays, also if this would be another answer."""
         message_id = answer_id(message, part)
         try:
-            (sent,) = yield from self.send(message.sender, Draft(message.sender, draft.message, message_id, draft.type))
+            results = yield from self.send(message.sender, Draft(message.sender, draft.message, message_id, draft.type))
         except IdReused:
             kept = yield from self.state(message_id, message.sender)
             return Sent(kept.id, kept.to, kept.status, kept.reason)
-        return sent
+        return results[0]
 
     def inbox(self, after: int | None, sender: str | None, limit: int | None, wait_s: float | None) -> Steps[Page]:
         asked = REQUESTS.inbox(after=after, sender=sender, limit=limit, wait_s=wait_s)
-        return Page.read((yield from self.asked(asked)).document)
+        return (yield from self._read(asked, Page.read))
 
     def lookup(self, name: str) -> Steps[Found]:
-        return Found.read((yield from self.asked(REQUESTS.lookup(name))).document)
+        return (yield from self._read(REQUESTS.lookup(name), Found.read))
 
     def status(self) -> Steps[Status]:
-        return Status.read((yield from self.asked(REQUESTS.status())).document)
+        return (yield from self._read(REQUESTS.status(), Status.read))
 
     def state(self, message_id: str, to: str) -> Steps[Kept]:
-        return Kept.read((yield from self.asked(REQUESTS.sent(message_id, to))).document)
+        return (yield from self._read(REQUESTS.sent(message_id, to), Kept.read))
 
     def cancel(self, message_id: str, to: str) -> Steps[Sent]:
-        return Sent.read((yield from self.asked(REQUESTS.cancel(message_id, to))).document)
+        return (yield from self._read(REQUESTS.cancel(message_id, to), Sent.read))
+
+    def _read(self, request: Request, read: Callable[[Document], T]) -> Steps[T]:
+        document = (yield from self.asked(request)).document
+        with understood(self._url):
+            return read(document)
 
     def asked(self, request: Request) -> Steps[Answer]:
         """All that is asked here may be asked again: a question changes nothing, and what is sent has its id."""
@@ -122,9 +132,9 @@ class Ways:
 
     # -- streams -------------------------------------------------------------------------------------------------
 
-    def following(self, url: str, cursor: CursorFile | None, after: int | None, sender: str | None) -> Following:
+    def following(self, cursor: CursorFile | None, after: int | None, sender: str | None) -> Following:
         patience, arrival = self.patience(None, FOLLOW_PAUSE_S_MAX), self.patience(self._retry_s)
-        return Following(url, "message", patience, arrival, after=after, sender=sender, stored=cursor)
+        return Following(self._url, "message", patience, arrival, after=after, sender=sender, stored=cursor)
 
 
 class Bulk:
@@ -137,15 +147,19 @@ class Bulk:
 
     def begin(self, status: Document) -> None:
         """Before each connection. Raises :class:`OtherNode`: ids are of one node."""
-        fingerprint = str(status["fingerprint"])
+        with understood(self._url):
+            fingerprint = str(status["fingerprint"])
         if self._fingerprint not in (None, fingerprint):
             raise OtherNode(self._url, fingerprint, str(self._fingerprint))
         self._fingerprint = fingerprint
 
     def read(self, result: Document) -> Sent:
-        line = self._lines.settle(self._url, result)
+        due = self._lines.due()
+        with understood(self._url):
+            sent = Sent.read({"id": (due and due.id) or "", **result})
+        self._lines.settle(self._url, result)
         self._patience.back()
-        return Sent.read({"id": line.id or "", **result})
+        return sent
 
     @property
     def is_done(self) -> bool:

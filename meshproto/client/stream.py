@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 from meshproto.client.errors import Document, Problem, Unreachable
 from meshproto.client.following import ENDED, LOST, Following
@@ -43,7 +44,8 @@ class Stream:
         self._open = self._node.open(self._following.request())
         if self._closed:
             self._open.close()
-        for event in self._open:
-            if self._following.heard(event):
-                yield event
+        with closing(iter(self._open)) as events:
+            for event in events:
+                if self._following.heard(event):
+                    yield event
         raise Unreachable(self._node.url, ENDED)

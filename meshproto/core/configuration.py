@@ -23,6 +23,8 @@ FILE_BYTES_MAX: Final = 1024 * 1024
 SHOWN_CHARS_MAX: Final = 24
 """Of a value that is wrong: fewer than any key has that somebody has written here instead of into a file of its own."""
 NAME_CHARS_MAX: Final = 40
+NUMBER_BITS_MAX: Final = 64
+"""Written in hexadecimal a number may be of any size, and is then none that Python would show."""
 
 _CALLED: Final[dict[type, str]] = {
     str: "text",
@@ -90,7 +92,7 @@ def parse(text: bytes, kinds: Mapping[str, Kind], folder: Path) -> dict[str, Set
         document = tomllib.loads(written)
     except UnicodeDecodeError as reason:
         raise BadParams(f"it is not UTF-8: {reason.reason} at byte {reason.start}") from None
-    except tomllib.TOMLDecodeError as reason:
+    except (ValueError, RecursionError) as reason:  # of TOML itself, or what Python has no number or no stack for
         raise BadParams(f"it is no TOML: {reason}") from None
     settings = {}
     for option, value in document.items():
@@ -117,19 +119,25 @@ def _setting(option: str, value: Any, kinds: Mapping[str, Kind], folder: Path) -
         raise BadParams(f"there is no such setting{near(option, kinds)}")
     if type(value) not in kind.types or (type(value) is list and any(type(one) is not str for one in value)):
         raise BadParams(f"it is {kind.called}, not {_CALLED.get(type(value), 'a date or a time')}{_shown(value)}")
-    if isinstance(value, list):
-        return value
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return kind.resolve(str(value), folder)
+    if _is_huge(value):
+        raise BadParams("it is too large a number")
+    if any("\0" in text for text in (value if isinstance(value, list) else (str(value),))):
+        raise BadParams("there is a character NUL in it, which no file's name and no address has")
+    return value if isinstance(value, list) else kind.resolve(str(value), folder)
+
+
+def _is_huge(value: Any) -> bool:
+    return isinstance(value, int) and value.bit_length() > NUMBER_BITS_MAX
 
 
 def near(option: str, known: Collection[str]) -> str:
     """`: did you mean port?`, or nothing when no other is near."""
-    found = difflib.get_close_matches(option.lower().replace("_", "-"), known, n=1)
+    found = difflib.get_close_matches(option[:NAME_CHARS_MAX].lower().replace("_", "-"), known, n=1)
     return f": did you mean {found[0]}?" if found else f"; there are {', '.join(sorted(known))}"
 
 
 def _shown(value: Any) -> str:
-    text = "" if isinstance(value, dict) else repr(value)
+    text = "" if isinstance(value, dict) or _is_huge(value) else repr(value)
     return f" ({text})" if 0 < len(text) <= SHOWN_CHARS_MAX else ""

@@ -6,6 +6,7 @@ holds. Here the socket is what it was said to be, and stays as it was given.
 """
 
 import os
+import re
 import socket
 import stat
 from pathlib import Path
@@ -19,7 +20,6 @@ from twisted.python.failure import Failure
 from meshproto.errors import BadParams
 
 PREFIX: Final = "systemd:"
-INTERNET: Final = (socket.AF_INET, socket.AF_INET6)
 
 
 def is_inherited(described: str) -> bool:
@@ -36,7 +36,7 @@ def arguments(described: str) -> dict[str, str]:
         raise BadParams("a socket of systemd's is written systemd:domain=INET:name=NAME, or domain=UNIX")
     if given["domain"] not in ("INET", "INET6", "UNIX"):
         raise BadParams(f"{given['domain']!r} is no domain: INET, INET6 or UNIX")
-    if not given.get("index", "0").isdigit():
+    if not re.fullmatch(r"[0-9]{1,6}", given.get("index", "0")):
         raise BadParams(f"{given['index']!r} is no index: 0 is the first")
     return given
 
@@ -48,22 +48,29 @@ def is_inherited_unix(described: str) -> bool:
 def inherited(reactor: Any, described: str) -> IStreamServerEndpoint:
     """Raises :class:`BadParams` when there is no such socket, or it is another than was said."""
     given = arguments(described)
+    which = " ".join(f"{key} {value}" for key, value in given.items() if key != "domain")
     try:
         endpoint: Any = serverFromString(_Reactor(reactor), described)
     except LookupError:
-        which = " ".join(f"{key} {value}" for key, value in given.items() if key != "domain")
         raise BadParams(f"systemd has handed over no socket of {which}: is its .socket unit started?") from None
-    with socket.socket(fileno=os.dup(endpoint.fileno)) as given_socket:
-        family = given_socket.family
-        if (family == socket.AF_UNIX) != (given["domain"] == "UNIX"):
-            raise BadParams(f"the socket that systemd hands over is of {family.name.removeprefix('AF_')}")
-        if not given_socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            raise BadParams("the socket that systemd hands over does not listen: ListenStream=, and Accept=no")
-        if family == socket.AF_UNIX:
-            _check_mode(given_socket.getsockname())
-    endpoint.addressFamily = family  # INET may be IPv6, as systemd makes it of a number alone
+    try:
+        with socket.socket(fileno=os.dup(endpoint.fileno)) as given_socket:
+            _check(given_socket, given["domain"])
+            endpoint.addressFamily = given_socket.family  # INET may be IPv6, as systemd makes it of a number alone
+    except OSError as reason:
+        raise BadParams(f"what is handed over as {which} cannot be used as a socket: {reason.strerror}") from None
     listening: IStreamServerEndpoint = endpoint
     return listening
+
+
+def _check(given: socket.socket, domain: str) -> None:
+    """Raises :class:`BadParams`, OSError."""
+    if (given.family == socket.AF_UNIX) != (domain == "UNIX"):
+        raise BadParams(f"the socket that systemd hands over is of {given.family.name.removeprefix('AF_')}")
+    if not given.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        raise BadParams("the socket that systemd hands over does not listen: ListenStream=, and Accept=no")
+    if given.family == socket.AF_UNIX:
+        _check_mode(given.getsockname())
 
 
 def _check_mode(name: str | bytes) -> None:

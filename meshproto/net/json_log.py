@@ -9,22 +9,20 @@ escaped, so that nobody writes lines of their own into the log, nor moves the cu
 
 import json
 import math
-import signal
 import sys
 import syslog
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from twisted.logger import FileLogObserver, ILogObserver, LogEvent, LogLevel, formatEvent
-from twisted.python.logfile import LogFile
 from zope.interface import implementer
 
 FIELD_CHARS_MAX: Final = 4000
 """Of one field, or of the message: a line is some kilobytes at most."""
 TRACEBACK_CHARS_MAX: Final = 20_000
-DAEMONS_FILE: Final = "twistd.log"
-"""Where twistd logs that has become a daemon and was told nothing else."""
+NUMBER_BITS_MAX: Final = 64
+"""Of a whole number: a longer one is no measure of anything, and at some length Python does not write it any more."""
 _PRIORITIES: Final = {
     LogLevel.debug: syslog.LOG_DEBUG,
     LogLevel.info: syslog.LOG_INFO,
@@ -58,7 +56,9 @@ def json_line(event: LogEvent) -> str:
 
 
 def _is_plain(value: object) -> bool:
-    return isinstance(value, (str, int)) or (isinstance(value, float) and math.isfinite(value))
+    if isinstance(value, int):
+        return value.bit_length() <= NUMBER_BITS_MAX
+    return isinstance(value, str) or (isinstance(value, float) and math.isfinite(value))
 
 
 @implementer(ILogObserver)
@@ -72,21 +72,11 @@ class _Syslog:
         syslog.syslog(_PRIORITIES.get(event.get("log_level"), syslog.LOG_INFO), json_line(event).rstrip("\n"))
 
 
-def json_observer(twistd: Mapping[str, Any], later: Callable[[Callable[[], None]], object]) -> ILogObserver:
-    """Writes where twistd would by these options of its own. `later`: calls a function in the reactor's thread."""
+def json_observer(twistd: Mapping[str, Any]) -> ILogObserver:
+    """Writes where twistd would by these options of its own; not to a file, which :mod:`meshproto.net.log_file` is
+    for."""
     if twistd.get("syslog"):
         return _Syslog(twistd.get("prefix") or "")
-    return FileLogObserver(_file(twistd, later), json_line)
-
-
-def _file(twistd: Mapping[str, Any], later: Callable[[Callable[[], None]], object]) -> Any:
-    """As twistd's own is, also in that SIGUSR1 begins a new one."""
-    name, in_front = twistd.get("logfile"), twistd.get("nodaemon")
-    if name == "-" and not in_front:
+    if twistd.get("logfile") == "-" and not twistd.get("nodaemon"):
         raise SystemExit("a daemon cannot log to standard output: give another --logfile, or -n")
-    if name == "-" or (in_front and not name):
-        return sys.stdout
-    file: Any = LogFile.fromFullPath(name or DAEMONS_FILE)
-    if not signal.getsignal(signal.SIGUSR1):
-        signal.signal(signal.SIGUSR1, lambda *_: later(file.rotate))
-    return file
+    return FileLogObserver(sys.stdout, json_line)

@@ -14,6 +14,9 @@ from meshproto.errors import BadState
 
 ASK_MS: Final = 1500
 """For what an announcement does not say at once: whoever has made it is on the same network."""
+MUTE_MAX: Final = 32
+"""Names that tell nothing when they are asked, and hold up those behind them. After so many nobody is asked any more,
+until the machine's addresses change: seeds tell everything when they announce themselves."""
 
 
 class Multicast:
@@ -25,6 +28,7 @@ class Multicast:
     ) -> None:
         self._heard = heard
         self._withdrawn = withdrawn
+        self._mute = 0
         try:
             self._zeroconf = Zeroconf(interfaces=hosts, ip_version=IPVersion.V4Only)
         except OSError as reason:
@@ -58,10 +62,21 @@ class Multicast:
         if state_change is ServiceStateChange.Removed:
             self._withdrawn(label)
             return
-        info = ServiceInfo(service_type, name)
-        if info.load_from_cache(zeroconf) or info.request(zeroconf, ASK_MS):
+        try:
+            info = ServiceInfo(service_type, name)
+            known = info.load_from_cache(zeroconf) or self._ask(zeroconf, info)
+        except Error:
+            return  # a name that is none of ours, or this is closing; what is raised here ends the library's thread
+        if known:
             hosts = tuple(info.parsed_addresses(IPVersion.V4Only))
             self._heard(Announcement(label, hosts, info.port or 0, _text(info.properties)))
+
+    def _ask(self, zeroconf: Zeroconf, info: ServiceInfo) -> bool:
+        if self._mute >= MUTE_MAX:
+            return False
+        answered = info.request(zeroconf, ASK_MS)
+        self._mute += not answered
+        return answered
 
 
 def _text(properties: dict[bytes, bytes | None]) -> dict[str, str]:

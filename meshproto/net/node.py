@@ -78,8 +78,7 @@ class UserNode(Service):
     ) -> None:
         self._commits = commits or Commits()
         self.http_tally = HTTPTally()
-        self._store = store
-        self._waiting = start.waiting
+        self._store, self._waiting = store, start.waiting
         self.keys = Keys(identity, save, reactor, now_ms, entropy, rotated=self._renew)
         self._applicant = Applicant(name, register_tokens, entropy)
         self.seeds = Seeds(
@@ -97,10 +96,9 @@ class UserNode(Service):
             applicant=self._applicant,
             changed=self._is_back,
         )
-        courier = Courier(peers)
         contacts = Contacts(store.contacts, now_ms)
         self.sending = Sending(
-            Outbox(rng), store.outbox, self.seeds, contacts, courier, reactor, now_ms, entropy, message_log
+            Outbox(rng), store.outbox, self.seeds, contacts, Courier(peers), reactor, now_ms, entropy, message_log
         )
         accepting = Accepting(self.seeds, contacts, store.outbox, self.sending, reactor)
         self._writers = Writers(
@@ -121,10 +119,12 @@ class UserNode(Service):
         self.retention = Retention(keep, store, self.programs, history, reactor, now_ms, self._mail_keys_made_ms)
         doctor = Doctor(self.seeds, connect, client, reactor, now_ms)
         self.front = self._make_front(identity.fingerprint, contacts, accepting, doctor, reactor, now_ms, entropy)
-        public = PublicFront(self.seeds, self.receiving, store)
+        self._open(PublicFront(self.seeds, self.receiving, store), reactor)
+
+    def _open(self, public: PublicFront, clock: IReactorTime) -> None:
         self.face = Face(public, self.front, tally=self.http_tally)
-        self.site: Site = site(self.face, reactor)
-        self.public_site: Site = site(Face(public, self.front, tally=self.http_tally), reactor)
+        self.site: Site = site(self.face, clock)
+        self.public_site: Site = site(Face(public, self.front, tally=self.http_tally), clock)
 
     def _make_front(
         self,

@@ -8,6 +8,7 @@ the node says so (`disk` in its status), goes on reading, and recovers by itself
 answer sooner. Nor is a node without a seed: it tries.
 """
 
+import re
 import socket
 from collections.abc import Callable, MutableMapping
 from time import monotonic_ns
@@ -17,8 +18,13 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
+from meshproto.errors import quoted
+
 STATUS_S: Final = 5.0
 """How often it is looked whether there is something else to say of the node."""
+VALUE_CHARS_MAX: Final = 1000
+"""Of what a status says. It has words of seeds in it, which may be anybody's: of a line of its own the supervisor would
+make a fact, such as which process it is to mind."""
 BEATS: Final = 2
 """Signs of life in the time that the supervisor waits for one, as sd_watchdog_enabled(3) asks for."""
 
@@ -33,7 +39,8 @@ class Supervisor:
         self._address = f"\0{address[1:]}" if address.startswith("@") else address
         watchdog_us = environ.pop("WATCHDOG_USEC", "0")
         mine = environ.pop("WATCHDOG_PID", str(process)) == str(process)
-        self.watchdog_s = int(watchdog_us) / 1e6 if mine and watchdog_us.isdigit() and self._address else 0.0
+        told = mine and re.fullmatch(r"[0-9]{1,18}", watchdog_us) and self._address
+        self.watchdog_s = int(watchdog_us) / 1e6 if told else 0.0
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) if self._address else None
         self._deaf = False
         self._status = ""
@@ -42,12 +49,12 @@ class Supervisor:
         """`ready=1` is told as `READY=1`. Does not wait: who does not read loses what is told."""
         if self._socket is None:
             return
-        text = "\n".join(f"{fact.upper()}={value}" for fact, value in facts.items())
+        text = "\n".join(f"{fact.upper()}={quoted(str(value), VALUE_CHARS_MAX)}" for fact, value in facts.items())
         try:
             self._socket.sendto(text.encode("utf-8", "replace"), socket.MSG_DONTWAIT, self._address)
         except OSError as reason:
             if not self._deaf:
-                self.log.warn("the supervisor does not hear: {reason}", reason=reason.strerror)
+                self.log.warn("the supervisor does not hear: {reason}", reason=reason.strerror or str(reason))
             self._deaf = True
         else:
             self._deaf = False

@@ -76,9 +76,8 @@ class UserMetrics:
     def _of_mesh(self) -> list[Family]:
         seeds = self._seeds.seeds
         alive = sum(seed.alive for seed in seeds)
-        registered = self._seeds.home is not None
         return [
-            one(f"{PREFIX}registered", "gauge", "Whether it is registered at a seed: 0 or 1.", registered),
+            one(f"{PREFIX}registered", "gauge", "Whether a seed leads others to it: 0 or 1.", self._seeds.registered),
             one(f"{PREFIX}seeds", "gauge", "Seeds of the mesh that it knows of.", len(seeds)),
             one(f"{PREFIX}seeds_alive", "gauge", "Those that are alive, as its home seed says.", alive),
         ]

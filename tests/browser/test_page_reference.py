@@ -78,6 +78,11 @@ def test_an_operation_that_the_address_names(userx: Node, read: Read) -> None:
         assert words in text
     page.click('#delete-outbox-id a[href="#shape-Outcome"]')
     page.shows("#shape-Outcome", "How far a message has come")
+    page.run("window.failed = []; addEventListener('error', ({ message }) => window.failed.push(message))")
+    page.run("location.hash = '#%'")
+    page.run("location.hash = '#get-status'")
+    page.shows("#get-status", "Answers")
+    assert page.run("return window.failed") == []
 
 
 def test_a_line_to_copy_does_what_is_told(userx: Node, read: Read) -> None:

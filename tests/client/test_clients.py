@@ -345,6 +345,32 @@ def test_what_is_no_node(kind: type[Driver], stub: Stub, reply: Reply, reason: s
         kind(stub.url, retry_s=0).status()
 
 
+@pytest.mark.parametrize("answer", [{}, {"results": []}, {"results": 1}, {"results": [None]}])
+@in_thread
+def test_json_that_is_no_nodes(kind: type[Driver], stub: Stub, answer: dict[str, Any]) -> None:
+    """Is an error as any other, and not asked for again; of a message it is not known what became of it."""
+    client = kind(stub.url)
+    message = Message(1, "x", "UserX", "A" * 43, "", None, 0, 0, {})
+    for ask in (lambda: client.send("UserX", "x"), lambda: client.answer(message, "x")):
+        stub.answers(answer)
+        with pytest.raises(Unreachable, match="not a user node's") as error:
+            ask()
+        assert error.value.uncertain
+    stub.status = answer
+    for question in (client.status, client.inbox, lambda: client.lookup("UserX"), lambda: client.state("x", "UserX")):
+        stub.answers(answer)
+        with pytest.raises(Unreachable, match="not a user node's"):
+            question()
+    with pytest.raises(Unreachable, match="not a user node's"):
+        kind(stub.url, retry_s=0).follow(after=None)
+
+
+@in_thread
+def test_no_messages_are_waited_for(kind: type[Driver], stub: Stub) -> None:
+    assert kind(stub.url).follow(limit=0) == []
+    assert stub.requests == []
+
+
 @in_thread
 def test_an_older_node_has_no_streams(kind: type[Driver], stub: Stub) -> None:
     """A page of JSON is no stream; a refusal is one."""

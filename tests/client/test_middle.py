@@ -8,11 +8,13 @@ import pytest
 
 from meshproto.client import BadCursor, Conflict, Message, Problem
 from meshproto.client.asking import RESULT_BYTES_MAX, Lines
-from meshproto.client.cursor import Cursor, CursorFile
+from meshproto.client.cursor import FILE_BYTES_MAX, Cursor, CursorFile
 from meshproto.client.errors import Unreachable, problem
+from meshproto.client.following import Following
 from meshproto.client.http1 import HEAD_BYTES_MAX, BadAnswer, ResponseReader
 from meshproto.client.results import Draft, fingerprint
 from meshproto.client.retrying import JITTER, Patience
+from meshproto.client.settings import BadSetting, settings
 from meshproto.client.steps import answer_id
 from meshproto.client.under_way import AHEAD_BYTES, LINE_BYTES_MAX, IteratedDrafts
 from meshproto.core import identity
@@ -111,14 +113,101 @@ class TestCursorFile:
         assert file.read() == Cursor("node", 7)
         assert [one.name for one in tmp_path.iterdir()] == ["cursor"]
 
-    def test_what_is_none(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        "content",
+        [
+            b"",
+            json.dumps({"node": "x"}).encode(),
+            b"[" * FILE_BYTES_MAX,
+            b"[]",
+            b"\xff\xfe\x00",
+            b'{"node": "x", "after": -1}',
+            b'{"node": "x", "after": true}',
+            b'{"node": "x", "after": ' + b"9" * 5000 + b"}",
+            b'{"node": "x", "after": 1}'.ljust(FILE_BYTES_MAX + 1) + b"}",
+        ],
+    )
+    def test_what_is_none(self, tmp_path: Path, content: bytes) -> None:
         """Half a file, or somebody else's, is not taken for the beginning of the inbox."""
-        (tmp_path / "cursor").write_text(json.dumps({"node": "x"}))
+        (tmp_path / "cursor").write_bytes(content)
         with pytest.raises(BadCursor, match="remove it to begin anew"):
             CursorFile(tmp_path / "cursor").read()
 
+    def test_a_file_without_end(self) -> None:
+        """Is not read to it."""
+        with pytest.raises(BadCursor):
+            CursorFile("/dev/zero").read()
+
+    def test_nobodys_link_is_followed(self, tmp_path: Path) -> None:
+        """In a directory where others can write, too; and what one left that was killed is in nobody's way."""
+        other = tmp_path / "other"
+        other.write_text("mine")
+        (tmp_path / f"cursor.{os.getpid()}").symlink_to(other)
+        CursorFile(tmp_path / "cursor").write(Cursor("node", 7))
+        assert other.read_text() == "mine"
+        assert CursorFile(tmp_path / "cursor").read() == Cursor("node", 7)
+
+
+class TestFollowing:
+    """By what a node tells that repeats itself, or is none."""
+
+    @pytest.fixture
+    def following(self) -> Following:
+        return Following("url", "message", Patience(lambda: 0.0, first_s=1, max_s=8, chance=None), after=5)
+
+    def event(self, cursor: object) -> dict[str, object]:
+        told = {"cursor": cursor, "id": "x", "from": {"name": "Bobby", "key": KEY}, "message": 1}
+        return {"event": "message", **told, "sent_at": 1, "received_at": 1}
+
+    def test_none_comes_twice(self, following: Following) -> None:
+        """Cursors may be left out; one that was there, or lies before, is no news."""
+        heard = [following.heard(self.event(cursor)) for cursor in (5, 6, 6, 9, 7, 10)]
+        assert heard == [False, True, False, True, False, True]
+        assert following.after == 10
+
+    @pytest.mark.parametrize(
+        "event",
+        [
+            {},
+            {"event": "message"},
+            {"event": "message", "cursor": 6},
+            {"event": "message", "cursor": "x", "id": 1, "from": {}},
+            {"event": "message", "cursor": 6, "id": "x", "from": None, "message": 1, "sent_at": 1, "received_at": 1},
+            {"event": "end"},
+            {"event": "end", "status": [], "title": "", "detail": ""},
+        ],
+    )
+    def test_what_does_not_read(self, following: Following, event: dict[str, object]) -> None:
+        """Is not passed over: the next stream begins with it, after ever longer pauses."""
+        following.heard({"event": "alive"})
+        pauses = []
+        for _ in range(3):
+            with pytest.raises(Unreachable, match="not a user node's") as error:
+                following.heard(event)
+            pauses.append(following.lost(error.value)[0])
+        assert following.after == 5
+        assert pauses == [1, 2, 4]
+
+
+@pytest.mark.parametrize("token", ["a\r\nX-Other: 1", "ü", "a\0"])
+def test_a_token_is_one_line(token: str) -> None:
+    """Else it would say more than a header does."""
+    with pytest.raises(BadSetting):
+        settings("http://127.0.0.1:1", token, None, None)
+
 
 class TestResponseReader:
+    def test_what_comes_behind_is_not_kept(self) -> None:
+        """Fields behind a body have no bound, and another answer is not a part of this one."""
+        reader = ResponseReader()
+        head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        assert reader.feed(head + b"2\r\nhi\r\n0\r\n") == b"hi"
+        for number in range(100):
+            reader.feed(b"X-%d: %s\r\n" % (number, b"x" * 1000))
+        assert reader._heard.fields.keys() == ["Transfer-Encoding"]
+        assert reader.feed(b"\r\n" + self.ANSWER) == b""
+        assert reader.is_complete and reader.head is not None and reader.head.status == 200
+
     ANSWER = b"HTTP/1.1 429 Slow\r\nContent-Type: a/b; c=d\r\nRetry-After: 7\r\nContent-Length: 5\r\n\r\nhello"
 
     @pytest.mark.parametrize("size", [1, 2, 7, 1000])

@@ -93,6 +93,12 @@ def test_a_folder_with_a_colon() -> None:
         ("names.x = 1", "line 1: names: it is true or false, not a table"),
         ("port = 2026-01-01", "line 1: port: it is a number, such as 3000, not a date or a time"),
         ("port = ", "it is no TOML: Invalid value (at end of document)"),
+        ("port = " + "1" * 5000, "it is no TOML: Exceeds the limit"),
+        ("port = 0x" + "f" * 5000, "line 1: port: it is too large a number"),
+        ("name = 0x" + "f" * 5000, 'line 1: name: it is text, such as "UserX", not a number'),
+        ("seed = " + "[" * 10_000, "it is no TOML: maximum recursion depth exceeded"),
+        ('ca = "a\\u0000b"', "line 1: ca: there is a character NUL in it"),
+        ('seed = ["a:1", "a\\u0000b:1"]', "line 1: seed: there is a character NUL in it"),
         ("port = 1\nport = 2", "it is no TOML: Cannot overwrite a value (at "),
     ],
 )

@@ -2,11 +2,9 @@
 
 import io
 import json
-import signal
 import sys
 import syslog
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,10 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.logger import ILogObserver, Logger, LogLevel
 from twisted.python.failure import Failure
-from twisted.python.logfile import LogFile
 from zope.interface.verify import verifyObject
 
-from meshproto.net import json_log
 from meshproto.net.json_log import FIELD_CHARS_MAX, json_line, json_observer
 
 
@@ -91,6 +87,11 @@ def test_it_is_bounded() -> None:
     assert len(told["message"]) == len(told["text"]) == FIELD_CHARS_MAX
 
 
+def test_a_number_that_python_does_not_write() -> None:
+    told = logged(lambda log: log.info("much", count=10**5000, size=2**63))
+    assert "count" not in told and told["size"] == 2**63
+
+
 @given(
     st.dictionaries(st.text(max_size=5), st.text() | st.floats() | st.integers() | st.binary(), max_size=5), st.text()
 )
@@ -107,57 +108,20 @@ EVENT = {"log_format": "it", "log_level": LogLevel.error, "log_time": 1.0, "log_
 LINE = '{"time":"1970-01-01T00:00:01.000Z","level":"error","logger":"part","message":"it"}\n'
 
 
-def never(_: Callable[[], None]) -> None:
-    raise AssertionError("nothing was to be called")
-
-
-@pytest.fixture
-def files(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Those that are opened are closed, and the signal is as it was."""
-    before, opened, open_ = signal.getsignal(signal.SIGUSR1), list[LogFile](), LogFile.fromFullPath
-
-    def from_full_path(path: str) -> LogFile:
-        opened.append(open_(path))
-        return opened[-1]
-
-    monkeypatch.setattr(LogFile, "fromFullPath", from_full_path)
-    yield
-    for file in opened:
-        file.close()
-    signal.signal(signal.SIGUSR1, before or signal.SIG_DFL)
-
-
 @pytest.mark.parametrize("logfile", [None, "", "-"])
 def test_standard_output(logfile: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the foreground, unless there is a file."""
     out = io.StringIO()
     monkeypatch.setattr(sys, "stdout", out)
-    observer = json_observer({"nodaemon": True, "logfile": logfile}, never)
+    observer = json_observer({"nodaemon": True, "logfile": logfile})
     verifyObject(ILogObserver, observer)
     observer(EVENT)
     assert out.getvalue() == LINE
 
 
-def test_a_file_that_sigusr1_begins_anew(tmp_path: Path, files: None) -> None:
-    """As twistd's own does."""
-    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
-    file = tmp_path / "log"
-    asked: list[Callable[[], None]] = []
-    observer = json_observer({"logfile": str(file)}, asked.append)
-    observer(EVENT)
-    signal.raise_signal(signal.SIGUSR1)
-    (rotate,) = asked
-    rotate()
-    observer(EVENT)
-    assert (tmp_path / "log.1").read_text() == file.read_text() == LINE
-
-
-def test_a_daemons_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: None) -> None:
-    monkeypatch.chdir(tmp_path)
-    json_observer({"nodaemon": False}, never)(EVENT)
-    assert (tmp_path / json_log.DAEMONS_FILE).read_text() == LINE
+def test_a_daemon_has_no_standard_output() -> None:
     with pytest.raises(SystemExit, match="daemon"):
-        json_observer({"nodaemon": False, "logfile": "-"}, never)
+        json_observer({"nodaemon": False, "logfile": "-"})
 
 
 def test_syslog(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +130,7 @@ def test_syslog(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[Any] = []
     monkeypatch.setattr(syslog, "openlog", lambda *given: opened.append(given))
     monkeypatch.setattr(syslog, "syslog", lambda *given: said.append(given))
-    observer = json_observer({"syslog": True, "prefix": "mesh"}, never)
+    observer = json_observer({"syslog": True, "prefix": "mesh"})
     verifyObject(ILogObserver, observer)
     observer(EVENT)
     observer({**EVENT, "log_level": None})

@@ -1,14 +1,18 @@
 """The shell around multicast DNS, with one that is none: what is asked of it, and when."""
 
+import errno
+import socket
 from collections.abc import Callable
 from ipaddress import IPv4Interface
 from typing import Any
 
+import pytest
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 
 from meshproto.core.nearby import Announcement, Nearby, told
 from meshproto.errors import BadState
+from meshproto.net.interfaces import lan_interfaces
 from meshproto.net.lan import ANNOUNCE_AGAIN_S, LOOK_S, TELL_S, Lan
 from tests.net.far import result_of
 
@@ -206,3 +210,22 @@ class TestMoving:
         rig.clock.advance(LOOK_S)
         assert rig.speaker.hosts == ["10.1.2.3"]
         result_of(rig.lan.stopService())
+
+
+def test_addresses_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As while strangers hold all file descriptors: it is looked again."""
+
+    def none_left(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    rig = Rig()
+    rig.lan._interfaces = lan_interfaces
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "socket", none_left)
+        with pytest.raises(BadState, match="cannot be read: Too many open files"):
+            lan_interfaces()
+        rig.clock.advance(LOOK_S)
+    rig.lan._interfaces = lambda: AWAY
+    rig.clock.advance(LOOK_S)
+    assert rig.moves[-1] == ["10.1.2.3"]
+    result_of(rig.lan.stopService())

@@ -12,8 +12,9 @@ from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
 from meshproto.net.database_file import connect
-from meshproto.net.supervisor import BEATS, STATUS_S, Supervisor, Vigil
+from meshproto.net.supervisor import BEATS, STATUS_S, VALUE_CHARS_MAX, Supervisor, Vigil
 from meshproto.net.syncing import SyncThread
+from meshproto.tap import NodeOptions, NodeService
 
 PROCESS = 4711
 WATCHDOG_S = 60.0
@@ -71,6 +72,36 @@ def test_what_is_told(systemd: Systemd) -> None:
     assert systemd.environ == {"PATH": "/bin"}  # what a command of the owner's gets
 
 
+def test_nobody_elses_words_are_facts(systemd: Systemd) -> None:
+    """A line of its own in a status would have systemd mind another process, or kill this one."""
+    supervisor = Supervisor(systemd.environ, PROCESS)
+    supervisor.status("the seed says: no\nMAINPID=1\rWATCHDOG=trigger")
+    supervisor.status("x" * 10 * VALUE_CHARS_MAX)
+    supervisor.close()
+    first, second = systemd.heard()
+    assert first == r"STATUS=the seed says: no\nMAINPID=1\rWATCHDOG=trigger"
+    assert second == "STATUS=" + "x" * VALUE_CHARS_MAX
+
+
+class _Node(NodeService):
+    running = True
+
+    def take(self, fresh: NodeOptions) -> set[str]:
+        raise ZeroDivisionError
+
+
+def test_the_end_of_a_reload_is_told_whatever_happens(systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """systemd waits for it, and takes the whole node for failed when it does not come."""
+    monkeypatch.setattr(NodeOptions, "again", lambda _: None)
+    node = _Node(NodeOptions(), Clock())
+    node._supervisor = Supervisor(systemd.environ, PROCESS)
+    with pytest.raises(ZeroDivisionError):
+        node.reload()
+    node._supervisor.close()
+    reloading, ready = systemd.heard()
+    assert reloading.startswith("RELOADING=1") and ready == "READY=1"
+
+
 def test_as_long_as_it_lives(systemd: Systemd, tmp_path: Path) -> None:
     """Twice in the time that is waited for a sign of life, and no more once the thread that syncs is gone, which the
     log says once."""
@@ -110,11 +141,20 @@ def test_how_it_is(systemd: Systemd) -> None:
     assert systemd.heard() == ["STATUS=a", "STATUS=b"]  # the watchdog is another process's
 
 
-@pytest.mark.parametrize("environ", [{}, {"WATCHDOG_USEC": "1000"}, {"WATCHDOG_USEC": "much", "NOTIFY_SOCKET": ""}])
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {},
+        {"WATCHDOG_USEC": "1000"},
+        {"WATCHDOG_USEC": "much", "NOTIFY_SOCKET": ""},
+        *({"WATCHDOG_USEC": odd, "NOTIFY_SOCKET": "/nowhere"} for odd in ("much", "-1", "²", "9" * 400, "")),
+    ],
+)
 def test_nobody_is_there(environ: dict[str, str]) -> None:
     """Without a supervisor nothing is told, and no sign of life is planned."""
     supervisor = Supervisor(environ, PROCESS)
     supervisor.tell(ready=1)
+    supervisor.close()
     assert supervisor.watchdog_s == 0
 
 

@@ -197,6 +197,14 @@ def test_the_mesh_as_it_knows_it(world: World) -> None:
     assert changed['lookups_total{result="last_known"}'] == changed['lookups_total{result="no_seed"}'] == 1
 
 
+def test_a_node_that_gets_nothing_is_not_registered(world: World) -> None:
+    """When another has its key and what is sent to it: at a seed as it is, that is what an alert has to tell."""
+    seeds = world.users["UserX"].seeds
+    changed = changes(world, "UserX", lambda: setattr(seeds, "_double", "another node has this one's key"))
+    assert seeds.home is not None
+    assert changed["registered"] == -1
+
+
 def test_who_reads(world: World) -> None:
     """Streams and long polls are there as long as they are open."""
     stream = world.request("GET", "Bobby", "/inbox/stream")
@@ -240,6 +248,7 @@ def test_what_is_deleted() -> None:
     with_keep.run_until(with_keep.registered)
     with_keep.run(2)
     with_keep.send("UserX", "UserX", "note")
+    with_keep.crash("seedX")  # which would gossip all that time, and has no part in this
     with_keep.run(2 * 86400)
     values = page(with_keep, "UserX").values
     assert values[f'{USER}deleted_total{{what="inbox"}}'] == values[f'{USER}deleted_total{{what="outbox"}}'] == 1

@@ -175,7 +175,7 @@ function narrow(words, operations) {
 
 // What the address says is opened, and stands at the top.
 function follow() {
-  const there = byId(decodeURIComponent(location.hash.slice(1)));
+  const there = byId(location.hash.slice(1));
   if (!there?.matches(".operation")) return;
   there.open = true;
   there.scrollIntoView();
