@@ -7,8 +7,14 @@ import gc
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 from twisted.logger import ILogObserver, LogEvent, LogLevel, globalLogPublisher
 from zope.interface import implementer
+
+settings.register_profile(
+    "mesh", deadline=None
+)  # how long a test takes is for bench/ to say, on a machine that is quiet
+settings.load_profile("mesh")
 
 
 def pytest_collection_finish() -> None:
