@@ -10,6 +10,7 @@ for anything within a line, and for any number of lines where it stands alone. S
   and expectation is read with that one in place of the documented one.
 - A ```python block that begins with `# NAME.py` is a file, which the reader saves under that name. `python NAME.py`
   runs on in the background, and is ended with the nodes; what stands below it, it must print.
+- `redis-server --port PORT` runs on too. Where it is not installed the document is not run.
 - A command that only reads is repeated until it prints what is expected, or the time is over.
 - What a reader does by other means, or elsewhere, is a directive: `<!-- test: stop NAME -->` (Ctrl-C),
   `<!-- test: kill NAME -->` (kill -9), `<!-- test: run COMMAND -->` (a node that was started in another document),
@@ -34,6 +35,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import pytest
+
 from meshproto.cli.processes import Failed, until
 from meshproto.net.state import ADDRESS_FILE, default_path
 
@@ -42,7 +45,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(
 ON_TWO_MACHINES = ROOT / "docs/howto/local-network.md"
 """Its commands need networks of their own, which `tests/test_lan_mesh.py` makes."""
 
-PORTS = ("5001", "5002", "3000", "5012", "5013", "5080")
+PORTS = ("5001", "5002", "3000", "5012", "5013", "5080", "6379")
 SEED_PORT, USER_PORT = "5001", "3000"  # the defaults of the two plugins
 SEED_HTTP_PORT = "5080"
 DEADLINE_S = 60.0
@@ -52,6 +55,7 @@ _FENCE = re.compile(r"^```(\S*)")
 _DIRECTIVE = re.compile(r"^<!-- test: (\w+) (.+) -->$")
 _TWISTD = re.compile(r"^(?:[A-Z_]+=\S* )*twistd (?!.* --check$)")
 _PROGRAM = re.compile(r"^(?:[A-Z_]+=\S* )*python (\w+\.py)$")
+_STORE = re.compile(r"^redis-server --port (\d+)\b")
 _CHANGES = re.compile(r" -d | --data| (send|chat|export|import|backup) | -X ")
 _SETUP = re.compile(r"^(make|\.|python3 -m venv|\S+/bin/pip) ")
 """What sets up the very thing under test; :func:`setup_commands` hands these out to be checked in another way."""
@@ -187,6 +191,13 @@ class Session:
                 log = self._directory / f"{program[1]}.log"
                 self._programs.append(self._run_on(step.text, log))
                 self._expect(step, program[1], log)
+            case "show" if store := _STORE.match(step.text):
+                if shutil.which("redis-server") is None:
+                    pytest.skip("redis-server is not installed: apt-get install redis-server")
+                self._take(store[1])
+                log = self._directory / "redis-server.log"
+                self._programs.append(self._run_on(step.text, log))
+                self._expect(step, "redis-server", log)
             case "show" if not is_setup(step):
                 self._run(step)
             case "show":

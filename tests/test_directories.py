@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from bench.peers.machine import free_port
 from meshproto.cli.processes import Children, until
 from meshproto.client import Client
 from meshproto.core.identity import Identity
@@ -297,3 +298,21 @@ class TestSharedAlone:
         for seed in ("seedA", "seedB"):
             for user, at in before.items():
                 assert soon(peers[seed], user)["since"] == at, (seed, user)
+
+
+def test_seeds_of_one_machine_share_a_port(children: Children, name: str) -> None:
+    """The system deals connections out among them; each is a seed of its own at its own port."""
+    port = str(free_port())
+    one = children.start("meshseed", "seedA", "--shared-port", port)
+    children.start("meshseed", "seedB", "--shared-port", port, "--peer", one)
+
+    def both() -> bool | None:
+        answered = {Line(f"127.0.0.1:{port}").call("status")["result"]["seed"] for _ in range(10)}
+        return answered == {"seedA", "seedB"} or None
+
+    until(both, "both are reached there", TIMEOUT_S)
+    Line(f"127.0.0.1:{port}").register(name, 1)
+    soon(f"127.0.0.1:{port}", name, online=True)
+    failed = children.launch("meshseed", "seedC", "--shared-port", port, "--listen", f"tcp:{port}:interface=127.0.0.1")
+    assert failed.process.wait(TIMEOUT_S) == 1  # but not with one that has the port alone
+    assert "cannot listen" in failed.log.read_text()
