@@ -106,13 +106,13 @@ class Shared:
         self._rules = Rules(parts)
         self._ttl_ms = self._rules.kept_ms
         self._known: OrderedDict[str, bytes] = OrderedDict()
-        self._mine: OrderedDict[str, tuple[EntryValue, float]] = (
-            OrderedDict()
-        )  # who is connected, and when to look again
+        self._mine: OrderedDict[str, tuple[EntryValue, float]] = OrderedDict()  # who is here, and when to look again
+        self._untold: OrderedDict[str, None] = OrderedDict()  # names whose watchers are to be told how they stand
         self._told: OrderedDict[tuple[str, str], None] = OrderedDict()  # names and homes that gossip has told of
         self._contested: OrderedDict[str, None] = OrderedDict()
         self._moving: deque[tuple[str, EntryValue]] = deque()
         self._workers = 0
+        self._trouble = ""  # why something of that waits, as it was logged
         self._bring(entries, now)
         self._sessions.followed, self._sessions.left = store.watch, self._leave
 
@@ -241,9 +241,10 @@ class Shared:
                 return None, []
             return None, self._rules.tell_presence([(key, entry)], online, now)
 
+        _, effects = await self._decide(key, decide, here=True)
         if not online and self._sessions.link_of(key) is None:
             self._mine.pop(key, None)
-        return (await self._decide(key, decide, here=True))[1]
+        return effects
 
     @property
     def _place(self) -> Place:
@@ -264,11 +265,13 @@ class Shared:
         return asks + self._work_on()
 
     async def _care(self, key: str) -> list[Effect]:
-        """See that the store has a user who is connected here as they have registered."""
-        if key not in self._mine or self._sessions.link_of(key) is None:
-            self._mine.pop(key, None)
+        """See that the store has a user who is connected here as they have registered, and that it knows of one who has
+        gone."""
+        if key not in self._mine:
             return []
-        mine = self._mine[key][0]
+        mine, link = self._mine[key][0], self._sessions.link_of(key)
+        if link is None or not self._sessions.leased(link):
+            return await self._mark(key, False)
         return (await self._decide(key, lambda now: (None, self._look_after(key, mine, now)), here=True))[1]
 
     def _look_after(self, key: str, mine: EntryValue, now: float) -> list[Effect]:
@@ -293,20 +296,16 @@ class Shared:
         """The store was gone, and what it did meanwhile was not heard: those who watch are told how things stand, and
         all who are connected are looked after."""
         self._mine = OrderedDict((key, (value, 0.0)) for key, (value, _) in self._mine.items())
-        return [effect for key in self._sessions.watched_names() for effect in self.changed(key)]
+        self._untold.update(dict.fromkeys(self._sessions.watched_names()))
+        return self._work_on()
 
     def changed(self, key: str) -> list[Effect]:
         """A value of the store was written."""
         if key in self._contested:
             self._told[key, HOME] = None
-        told = [Ask(self._quietly(key, self._tell(key)))] if self._sessions.watched({key}) else []
-        return [*told, *self._work_on()]
-
-    async def _tell(self, key: str) -> list[Effect]:
-        found, effects = await self._find(key)
-        name = wire.decode_value(found.record, Record).name if found else key
-        line = wire.encode_request("changed", wire.ChangedParams(name, found))
-        return [*effects, Tell(key, line, self._sessions.watchers(key))]
+        if self._sessions.watched({key}):
+            self._untold[key] = None
+        return self._work_on()
 
     # -- heard from seeds with a directory of their own ------------------------------------------------------------
 
@@ -314,7 +313,7 @@ class Shared:
         effects: list[Effect] = []
         for change in changes:
             if self._rules.take_one(change, effects) and self._sessions.watched({change.key}):
-                effects.append(Ask(self._quietly(change.key, self._tell(change.key))))
+                self._untold[change.key] = None
             self._told[change.key, change.seed] = None
         return effects + self._work_on()
 
@@ -329,39 +328,63 @@ class Shared:
             self._rules.directory.put(key, Entry(stored(pack_own(self._name, value)), self._name))
 
     def _work_on(self) -> list[Effect]:
-        """Some names at a time, in the background: what this seed brings along, and what gossip has told."""
-        wanted = min(WORKERS_MAX, len(self._moving) + len(self._told)) - self._workers
+        """Some names at a time, in the background: those whose watchers are to be told, what this seed brings along,
+        and what gossip has told."""
+        wanted = min(WORKERS_MAX, len(self._untold) + len(self._moving) + len(self._told)) - self._workers
         self._workers += max(0, wanted)
         return [Ask(self._work()) for _ in range(wanted)]
 
     async def _work(self) -> list[Effect]:
         effects: list[Effect] = []
         try:
-            while (self._moving or self._told) and len(effects) < WORK_EFFECTS_MAX:
-                effects += await (self._bring_one() if self._moving else self._compare_one())
+            while len(effects) < WORK_EFFECTS_MAX and (work := self._next_work()) is not None:
+                effects += await work
         except Unavailable as gone:
-            effects.append(Log(f"what is to be written waits: {gone.detail}"))
+            if gone.detail != self._trouble:
+                self._trouble = gone.detail
+                effects.append(Log(f"names wait for the shared directory: {gone.detail}"))
+        else:
+            self._trouble = ""
         finally:
             self._workers -= 1
         return effects
 
-    async def _bring_one(self) -> list[Effect]:
-        key, value = self._moving.popleft()
+    def _next_work(self) -> Coroutine[Any, Any, list[Effect]] | None:
+        if self._untold:
+            return self._tell_one(self._untold.popitem(last=False)[0])
+        if self._moving:
+            return self._bring_one(*self._moving.popleft())
+        return self._compare_one(*self._told.popitem(last=False)[0]) if self._told else None
+
+    async def _tell_one(self, key: str) -> list[Effect]:
+        try:
+            found, effects = await self._find(key)
+        except Unavailable:
+            self._untold[key] = None
+            raise
+        name = wire.decode_value(found.record, Record).name if found else key
+        line = wire.encode_request("changed", wire.ChangedParams(name, found))
+        return [*effects, Tell(key, line, self._sessions.watchers(key))]
+
+    async def _bring_one(self, key: str, value: EntryValue) -> list[Effect]:
         try:
             _, effects = await self._decide(key, self._bringing(key, value))
         except Unavailable:
             self._moving.append((key, value))
             raise
+        except MeshError as wrong:
+            return [Log(f"{key} is not brought along, and stays on this seed's disk: {wrong.detail}")]
         self._rules.directory.remove(key, self._name)
         return [*effects, Save(((key, None),))]
 
-    async def _compare_one(self) -> list[Effect]:
-        (key, home), _ = self._told.popitem(last=False)
+    async def _compare_one(self, key: str, home: str) -> list[Effect]:
         try:
             return (await self._decide(key, self._comparing(key, home)))[1]
         except Unavailable:
             self._told[key, home] = None
             raise
+        except MeshError as wrong:
+            return [Log(f"what {home} tells of {key} is not compared: {wrong.detail}")]
 
     def _bringing(self, key: str, value: EntryValue) -> Callable[[float], tuple[None, list[Effect]]]:
         """What stood on this seed's disk counts as what any other seed tells of its users; and stands in the store from
@@ -405,8 +428,7 @@ class Shared:
 
     def _leave(self, keys: Iterable[str]) -> None:
         """Who has watched them does so no more."""
-        left = [key for key in keys if key not in self._contested]
-        self._store.unwatch(left if left == keys else set(left) - set(self._sessions.watched(set(left))))
+        self._store.unwatch([key for key in keys if key not in self._contested and not self._sessions.watched({key})])
 
     # -- read, decide, compare and set, try again --------------------------------------------------------------------
 

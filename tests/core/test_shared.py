@@ -198,6 +198,36 @@ class TestTheStoreIsGone:
         mesh.store.gone = False
         assert not Client(mesh, "seedA").knows("UserX")
 
+    def test_who_leaves_meanwhile(self, mesh: SeedMesh) -> None:
+        """Is away when it is back, and who falls silent too, as soon as the seed has looked after them."""
+        gone, silent, other = Client(mesh, "seedA"), Client(mesh, "seedA"), Client(mesh, "seedB")
+        gone.register("UserX")
+        silent.register("UserY", owner=2)
+        mesh.store.gone = True
+        gone.close()
+        mesh.advance(LEASE_S + 1)
+        mesh.store.gone = False
+        mesh.advance(CARE_S + 2)
+        assert [other.lookup(name).online for name in ("UserX", "UserY")] == [False, False]
+        silent.call("ping", Nothing(), Nothing)
+        assert other.lookup("UserY").online
+
+    def test_what_changes_while_nobody_can_look(self, mesh: SeedMesh) -> None:
+        """Those who watch are told later, once, and the log says once that they wait."""
+        other = Client(mesh, "seedB")
+        other.call("watch", WatchParams(["UserX"]), Nothing)
+        names = mesh["seedB"].names
+        assert names is not None
+        mesh.store.gone = True
+        for _ in range(3):
+            mesh.carry_out(mesh["seedB"], names.changed("userx"))
+            mesh.advance(1)
+        assert other.told() == []
+        assert len([line for line in mesh["seedB"].logs if "names wait" in line]) == 1
+        mesh.store.gone = False
+        mesh.advance(2)
+        assert [told.entry for told in other.told()] == [None]
+
     def test_those_who_watch_are_told_when_it_is_back(self, mesh: SeedMesh) -> None:
         """What happened meanwhile was not heard."""
         user, other = Client(mesh, "seedA"), Client(mesh, "seedB")
