@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from redis.crc import key_slot
 
-from bench import figures, load, names
+from bench import figures, load, names, registrations, servers
 from bench.figures import Row, Sample, say
 from bench.load import Load, Plan, redis_request
 from bench.million import memory_bytes
@@ -39,6 +39,8 @@ OWN_NAMES_QUICK: Final = 2_000
 SECONDS: Final = 2.0
 ROUNDS: Final = 3
 ASKED: Final = 100_000
+REGISTRATIONS: Final = 2000
+REGISTRATIONS_QUICK: Final = 100
 TTL_S: Final = 30 * 86400
 FILL_AT_A_TIME: Final = 1000
 SLOTS: Final = 16384
@@ -69,7 +71,8 @@ def main(arguments: list[str] | None = None) -> int:
         rows = list(filled(running, many))
         children = stack.enter_context(Children(Path(made)))
         bench = Bench(children, running, Path(made), many, own, options.rounds, options.seconds)
-        rows += [*bench.memory(), *bench.lookups()]
+        taken = REGISTRATIONS_QUICK if options.quick else REGISTRATIONS
+        rows += [*bench.memory(), *bench.lookups(), *bench.registrations(taken)]
     return figures.tell("directory", before, options, rows, [])
 
 
@@ -182,6 +185,19 @@ class Bench:
                 },
             )
             yield from figures.rows(f"{connections} connections, {depth} deep", samples, [GET])
+
+    def registrations(self, count: int) -> Iterator[Row]:
+        """Of users whom nobody has heard of, as `bench.registrations` has them."""
+        case = f"{registrations.CONNECTIONS} connections that register"
+        say(case)
+        entrants = {}
+        for what, (address, child) in ((SHARED, self._seeds[0]), (OWN, self._own)):
+            folder = self._directory / f"registrations of {child.name}"
+            folder.mkdir()
+            server = servers.Server(address, child.process.pid)
+            one = registrations.Bench(server, folder, self._rounds, self._seconds, called=f"new-{time.time_ns():x}-")
+            entrants[what] = partial(one.register, registrations.CONNECTIONS, count)
+        yield from figures.rows(case, figures.alternate(self._rounds, entrants))
 
     def _asked(self, what: str, plan: Plan, seeds: Sequence[Seed]) -> Sample:
         """All of them at the same time."""

@@ -46,8 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 class Bench:
-    def __init__(self, seed: Server, directory: Path, rounds: int, seconds: float) -> None:
+    def __init__(self, seed: Server, directory: Path, rounds: int, seconds: float, called: str = "user") -> None:
         self._seed = seed
+        self._called = called
         self._directory = directory
         self._rounds = rounds
         self._seconds = seconds
@@ -61,7 +62,7 @@ class Bench:
             samples = figures.alternate(
                 self._rounds,
                 {
-                    MANY: partial(self._register, connections, registered),
+                    MANY: partial(self.register, connections, registered),
                     VERIFY: partial(_verified, self._signed(1)[0], self._seconds),
                     COMMIT: partial(disk.commits, self._directory, self._seconds),
                 },
@@ -69,7 +70,7 @@ class Bench:
             figures.compare(samples, MANY, COMMIT, "p50_us", "to_commit")
             yield from figures.rows(case, samples, {VERIFY, COMMIT})
 
-    def _register(self, connections: int, count: int) -> Sample:
+    def register(self, connections: int, count: int) -> Sample:
         """Twice as many requests as are sent: a connection that is quicker than others stays within its share."""
         path = self._directory / "registrations.requests"
         load.write_requests(path, (_request(signed) for signed in self._signed(2 * count)))
@@ -93,7 +94,7 @@ class Bench:
         for _ in range(count):
             self._names += 1
             identity = Identity.create(self._rng.randbytes, now_ms)
-            signed.append(identity.sign(f"user{self._names:07}", ["http://192.0.2.7:3000"], now_ms))
+            signed.append(identity.sign(f"{self._called}{self._names:07}", ["http://192.0.2.7:3000"], now_ms))
         return signed
 
 
