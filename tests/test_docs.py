@@ -156,7 +156,7 @@ def test_options_that_are_named_exist() -> None:
     for benchmark in (backlog, chaos, effort, gossip, peers, retention, store, wear):
         ours |= set(re.findall(r"--[a-z][\w-]*", benchmark.parser().format_help()))
     foreign = {"--logfile", "--syslog", "--pidfile", "--data-binary", "--unix-socket"}  # twistd's and curl's
-    foreign |= {"--init", "--stop-timeout", "--now"}  # podman's and systemctl's
+    foreign |= {"--init", "--stop-timeout", "--now", "--save", "--appendonly"}  # podman's, systemctl's, redis-server's
     ours |= set(re.findall(r"--[a-z][\w-]*", site.parser().format_help()))
     for document in DOCUMENTS:
         named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", document.read_text(encoding="utf-8")))

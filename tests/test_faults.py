@@ -10,7 +10,7 @@ from bench.faults_mutants import MUTANTS
 from bench.mutants import Mutant
 from tests.disk import Trouble, TroubledConnection, bring_to_light
 
-RUNS = 1000
+RUNS = 500
 """A good minute on two cores."""
 REPLAYED = 7
 

@@ -162,7 +162,7 @@ class Crowd:
         self.clock = Stepping()
         self.clock.advance(1_700_000_000)
         self.disk = OnClock(seed_store.SCHEMA, seed_store.SCHEMA_VERSION)
-        turns, rng = Turns(self.clock), random.Random(1)
+        turns, rng = Turns(self.clock, self.clock.seconds), random.Random(1)
         core = Seed("seedA", "seedA:1", now=self.clock.seconds(), rng=rng, entropy=rng.randbytes)
         store = seed_store.SeedStore(self.disk.database)
         self.service = SeedService(
