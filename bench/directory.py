@@ -46,6 +46,8 @@ FILL_AT_A_TIME: Final = 1000
 SLOTS: Final = 16384
 SINCE_MS: Final = 1_790_000_000_000
 LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+_TEXT: Final = "".join(random.Random(1).choices(LETTERS, k=1_000_081))
+"""What keys and signatures are cut from."""
 PLANS: Final = ((1, 1), (64, 1), (64, 16), (1, 64))
 
 Seed = tuple[str, Child]
@@ -85,8 +87,8 @@ def name_of(number: int) -> str:
 
 def value_of(number: int) -> bytes:
     """What a seed writes for a user with one address. Nothing has signed it: a seed does not look at that again."""
-    rng = random.Random(number)
-    key, mail, sig = ("".join(rng.choices(LETTERS, k=length)) for length in (43, 43, 86))
+    at = number * 172 % (len(_TEXT) - 172)
+    key, mail, sig = _TEXT[at : at + 43], _TEXT[at + 43 : at + 86], _TEXT[at + 86 : at + 172]
     record = f'{{"name":"{name_of(number)}","uris":["http://192.0.2.7:3000"],"key":"{key}","mail":"{mail}","seq":{SINCE_MS}}}'
     now_ms = int(time.time() * 1000)
     return b"seedA 1\n" + pack_own(HOME, EntryValue(record, sig, SINCE_MS, False, now_ms))
