@@ -148,6 +148,25 @@ def test_options_are_complete(kind: str, options: NodeOptions) -> None:
         assert documented[name][1] == (", ".join(fallback) if isinstance(fallback, list) else str(fallback)), name
 
 
+INDENTED = [
+    pytest.param(line.strip(), id=f"{document.name}:{number}")
+    for document in DOCUMENTS
+    for number, line in enumerate(document.read_text(encoding="utf-8").splitlines(), start=1)
+    if line.startswith("    twistd ")
+]
+
+
+@pytest.mark.parametrize("command", INDENTED)
+def test_nodes_of_other_machines_take_their_options(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is shown without being run, since it has addresses and files of the reader's own machines."""
+    monkeypatch.setattr("meshproto.seed_tap.run_on_asyncio", lambda: None)
+    monkeypatch.setattr("meshproto.tap.check_endpoint", str)
+    words = shlex.split(command)
+    kind = next(word for word in words if word.startswith("mesh"))
+    options = {"meshseed": SeedOptions, "meshuser": UserOptions}[kind]()
+    options.parse(words[words.index(kind) + 1 :])
+
+
 def test_options_that_are_named_exist() -> None:
     """No document names an option that no command has."""
     ours = {f"--{flag.rstrip('=')}" for options in (SeedOptions(), UserOptions()) for flag in options.longOpt}
