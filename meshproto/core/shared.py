@@ -25,7 +25,7 @@ from meshproto import wire
 from meshproto.core.directory import Directory
 from meshproto.core.effects import Ask, Effect, Log, Reply, Save, Tell
 from meshproto.core.entry import Entry, pack_own
-from meshproto.core.gossip import Change
+from meshproto.core.gossip import Change, content
 from meshproto.core.identity import Record, verify
 from meshproto.core.names import Parts
 from meshproto.core.quick import not_found
@@ -311,7 +311,12 @@ class Shared:
 
     def take(self, changes: list[Change], now: float) -> list[Effect]:
         effects: list[Effect] = []
+        directories = self._peering.directories
+        mine = directories.get(self._name)
         for change in changes:
+            if mine is not None and directories.get(change.seed) == mine:
+                self._rules.directory.remove(change.key, change.seed)  # what they tell others stands in the store
+                continue
             if self._rules.take_one(change, effects) and self._sessions.watched({change.key}):
                 self._untold[change.key] = None
             self._told[change.key, change.seed] = None
@@ -417,7 +422,10 @@ class Shared:
         if own is not None:
             self._contested[key] = None
             self._store.watch([key])
-            gossip.put(key, pack_own(self._name, own.value))
+            told = pack_own(self._name, own.value)
+            if content(gossip.own.values.get(key, b"")) == told:
+                return
+            gossip.put(key, told)
             if len(self._contested) > CONTESTED_NAMES_MAX:
                 self._contest(next(iter(self._contested)), None)
         elif key in self._contested:

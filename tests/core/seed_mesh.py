@@ -98,6 +98,8 @@ class SeedMesh:
             peers=sorted({first, *host.peers}),
             make_names=self._share(host) if name in self.sharing else None,
         )
+        if name in self.sharing:
+            host.core.peering.share("one")
 
     def _share(self, host: Host) -> MakeNames:
         def changed(key: str) -> None:
