@@ -38,6 +38,9 @@ PROGRAMS: Final[dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
 """What each is given, and with `--quick`. What is simulated (`make bench-gossip`) depends on no machine, and takes
 hours for its own table."""
 
+ALONE: Final = ("directory",)
+"""What is run on its own, and has its place in the document too: it takes most of a machine's memory."""
+
 
 class Run(Struct, frozen=True):
     """When a program was run, on what, and for how long."""

@@ -103,7 +103,7 @@ def test_figures_come_into_the_document(results: Path, tmp_path: Path) -> None:
 def test_every_program_has_its_place_in_the_document() -> None:
     """And nothing else has."""
     marks = re.findall(report.MARKED, report.DOCUMENT.read_text(encoding="utf-8"))
-    assert sorted(name for _, name, _ in marks) == sorted([*suite.PROGRAMS, told.PROGRAM])
+    assert sorted(name for _, name, _ in marks) == sorted([*suite.PROGRAMS, *suite.ALONE, told.PROGRAM])
 
 
 def test_all_are_run_and_the_first_that_fails_does_not_end_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

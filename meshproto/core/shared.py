@@ -31,7 +31,7 @@ from meshproto.core.names import Parts
 from meshproto.core.quick import not_found
 from meshproto.core.registry import as_seen
 from meshproto.core.shared_rules import HOME, Draft, Place, Rules, stored
-from meshproto.errors import Forbidden, MeshError, Unavailable
+from meshproto.errors import Forbidden, MeshError, NameTaken, Unavailable
 from meshproto.wire import EntryValue, LookupResult, SignedRecord, fold
 
 TRIES_MAX: Final = 8
@@ -197,6 +197,7 @@ class Shared:
         def decide(now: float) -> tuple[EntryValue, list[Effect]]:
             if link not in self._sessions:
                 raise Unavailable("the connection has ended")
+            self._check_lost(key, wire.decode_value(signed.record, Record))
             (_, value), effects = self._rules.register(link, signed, now)
             return value, effects
 
@@ -214,6 +215,18 @@ class Shared:
         self._sessions[link].welcome = True
         result = wire.RegisterResult(self._name, value.since, self._lease_s)
         return [*effects, *self.renew(link, now), *reply.result(result)]
+
+    def _check_lost(self, key: str, record: Record) -> None:
+        """What the store has lost of somebody who is connected here is theirs all the same. Raises
+        :class:`NameTaken`."""
+        if key not in self._mine:
+            return
+        mine, entry = self._mine[key][0], self._rules.shared(key)
+        own = wire.decode_value(mine.record, Record)
+        moved = entry is not None and entry.key == own.key and entry.seq > own.seq
+        lost = entry is not None and entry.key != own.key and (entry.since, entry.key) < (mine.since, own.key)
+        if own.key != record.key and not (moved or lost):
+            raise NameTaken(f"{record.name} belongs to another key: choose another name")
 
     async def _unregister(self, reply: Reply, key: str, signed: SignedRecord) -> list[Effect]:
         _, effects = await self._decide(key, lambda now: self._rules.unregister(signed, now))
@@ -237,6 +250,10 @@ class Shared:
             entry, draft = self._rules.shared(key), self._rules.draft
             link = self._sessions.link_of(key)
             here = link is not None and self._sessions.leased(link)
+            if entry is None and key in self._mine and not (online or here):  # the store has lost it meanwhile
+                mine = self._mine[key][0]
+                record = wire.decode_value(mine.record, Record)
+                return None, self._rules.enter(key, as_seen(mine, False, now), record, now)
             if entry is None or entry.gone or entry.online == online or draft.at != self._place or here != online:
                 return None, []
             return None, self._rules.tell_presence([(key, entry)], online, now)
@@ -293,10 +310,11 @@ class Shared:
         return [] if fresh else rules.tell_presence([(key, entry)], True, now)
 
     def resumed(self) -> list[Effect]:
-        """The store was gone, and what it did meanwhile was not heard: those who watch are told how things stand, and
-        all who are connected are looked after."""
+        """The store was gone, and what it did meanwhile was not heard: those who watch are told how things stand, seeds
+        with directories of their own too; and all who are connected are looked after."""
         self._mine = OrderedDict((key, (value, 0.0)) for key, (value, _) in self._mine.items())
         self._untold.update(dict.fromkeys(self._sessions.watched_names()))
+        self._told.update(dict.fromkeys((key, HOME) for key in self._contested))
         return self._work_on()
 
     def changed(self, key: str) -> list[Effect]:

@@ -279,6 +279,16 @@ class TestWhatAFailOverLoses:
         assert conflicts(second) == [ConflictParams("UserX", key_of(1))]
         assert conflicts(first) == []
 
+    def test_somebody_else_wants_the_name_at_the_same_seed(self, mesh: SeedMesh) -> None:
+        """The seed knows whose it is, whatever the store has forgotten."""
+        first, second = Client(mesh, "seedA"), Client(mesh, "seedA")
+        before = mesh.store.copy()
+        first.register("UserX")
+        mesh.store.values = before
+        assert second.refused("register", signed("UserX", 1, owner=2)).message == "name taken"
+        first.close()
+        assert second.refused("register", signed("UserX", 1, owner=2)).message == "name taken"
+
     def test_an_older_record_comes_back(self, mesh: SeedMesh) -> None:
         """The newer one is written again."""
         user = Client(mesh, "seedA")
