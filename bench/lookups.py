@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from bench import figures, load, names, servers
+from bench import figures, load, million, names, servers
 from bench.changes import Changes
 from bench.figures import Row, Sample, say
 from bench.load import Plan
 from bench.servers import Server
-from meshproto.cli.processes import Children
+from meshproto.cli.processes import Children, until
 
 NAMES: Final = 1_000_000
 NAMES_QUICK: Final = 2_000
@@ -128,7 +128,9 @@ class Bench:
 
     def during_gossip(self) -> Iterator[Row]:
         """The same lookups with nothing else to do, and while another seed tells of changes."""
-        address = self._behind.start("meshseed", "neighbour", "--peer", self._seed.address)
+        neighbour = self._behind.launch("meshseed", "neighbour", "--peer", self._seed.address)
+        # It gives way to everybody, so it may take its time.
+        address = until(neighbour.address, "the neighbour listens", million.START_S_MAX)
         plans = [self._plan(connections, depth) for connections, depth in GOSSIP_PLANS]
         seconds = self._rounds * sum(plan.warmup + plan.seconds for plan in plans) + MARGIN_S
         with Changes(address, self._seed.address, CHANGES_PER_S, seconds) as changes:
