@@ -244,6 +244,8 @@ class TestSharedAlone:
                 kind = "stale" if answer["result"].get("stale") else "found"
                 kinds[kind] = kinds.get(kind, 0) + 1
             fresh = f"{name}-late-{len(more)}"
+            if len(more) % 50 == 49:  # a connection registers a hundred at most
+                late = Line(other)
             answer = late.register(fresh, 1)
             if "result" in answer:
                 more[fresh] = answer["result"]["since"]
@@ -256,7 +258,7 @@ class TestSharedAlone:
         for line in users.values():
             line.call("ping")
         for user, at in {**since, **more}.items():
-            assert soon(other, user, since=at)["online"] is (user in since or late is not None)
+            assert soon(other, user, since=at)["online"] is True
 
     def test_to_a_cluster_and_back_again(self, children: Children, the_cluster: Cluster, tmp_path: Path) -> None:
         """One seed after the other, with lookups going on at a user's node all the time: no answer is wrong, and none
