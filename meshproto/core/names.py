@@ -8,6 +8,7 @@ from meshproto import wire
 from meshproto.core.directory import Directory
 from meshproto.core.effects import Effect, Reply, Row, Save
 from meshproto.core.gossip import Change
+from meshproto.core.identity import verify
 from meshproto.core.peering import Peering
 from meshproto.core.quick import not_found
 from meshproto.core.rates import Rates
@@ -160,13 +161,13 @@ class Embedded:
         return [*effects, *reply.result(found)]
 
     def register(self, reply: Reply, signed: SignedRecord, now: float) -> list[Effect]:
-        (key, value), effects = self.registry.register(reply.link, signed, now)
+        (key, value), effects = self.registry.register(reply.link, signed, verify(signed), now)
         effects += self.registry.registered(reply.link, key, now)
         self._tally.registrations += 1
         return [*effects, self._save_then(reply, (key, value), RegisterResult(self._seed, value.since, self._lease_s))]
 
     def unregister(self, reply: Reply, signed: SignedRecord, now: float) -> list[Effect]:
-        row, effects = self.registry.unregister(signed, now)
+        row, effects = self.registry.unregister(signed, verify(signed), now)
         return [*effects, self._save_then(reply, row, Nothing())]
 
     def page(self, wanted: wire.NamesParams, now: float) -> wire.NamesResult:

@@ -16,7 +16,7 @@ from meshproto.core.directory import Directory
 from meshproto.core.effects import Effect, Log, Row, Save, Send, Tell
 from meshproto.core.entry import Entry, pack_own, read_entry
 from meshproto.core.gossip import VERSION_BYTES, Change, content
-from meshproto.core.identity import Record, verify
+from meshproto.core.identity import Record
 from meshproto.core.peering import Peering
 from meshproto.core.rates import Rates
 from meshproto.core.reach import check_origin
@@ -145,9 +145,10 @@ class Registry:
         effects: list[Effect] = [self._forged(fold(name), bad) for bad in dropped]
         return self._result(entry, now) if entry else None, effects
 
-    def register(self, link: int, signed: SignedRecord, now: float) -> tuple[tuple[str, EntryValue], list[Effect]]:
-        """The entry that is to be saved. Raises :class:`MeshError`."""
-        record = verify(signed)
+    def register(
+        self, link: int, signed: SignedRecord, record: Record, now: float
+    ) -> tuple[tuple[str, EntryValue], list[Effect]]:
+        """The entry that is to be saved. `record`: what was signed, verified. Raises :class:`MeshError`."""
         if not record.uris:
             raise BadParams("a registration needs at least one uri; to leave, use unregister")
         if self._may_register is not None and not self._may_register(record.name, record.key_bytes):
@@ -170,9 +171,10 @@ class Registry:
         self._sessions.register(link, key)
         return self.renew(link, now)
 
-    def unregister(self, signed: SignedRecord, now: float) -> tuple[tuple[str, EntryValue], list[Effect]]:
-        """The farewell that is to be saved. Raises :class:`MeshError`."""
-        record = verify(signed)
+    def unregister(
+        self, signed: SignedRecord, record: Record, now: float
+    ) -> tuple[tuple[str, EntryValue], list[Effect]]:
+        """The farewell that is to be saved. `record`: as for :meth:`register`. Raises :class:`MeshError`."""
         if record.uris:
             raise BadParams('a record that unregisters has "uris": []')
         key = fold(record.name)

@@ -146,12 +146,12 @@ class Shared:
         return [Ask(self._answered(reply, self._look_up(reply, name)), reply.link)]
 
     def register(self, reply: Reply, signed: SignedRecord, now: float) -> list[Effect]:
-        key = fold(verify(signed).name)
-        return [Ask(self._answered(reply, self._register(reply, key, signed)), reply.link)]
+        work = self._register(reply, signed, verify(signed))
+        return [Ask(self._answered(reply, work), reply.link)]
 
     def unregister(self, reply: Reply, signed: SignedRecord, now: float) -> list[Effect]:
-        key = fold(verify(signed).name)
-        return [Ask(self._answered(reply, self._unregister(reply, key, signed)), reply.link)]
+        work = self._unregister(reply, signed, verify(signed))
+        return [Ask(self._answered(reply, work), reply.link)]
 
     def page(self, wanted: wire.NamesParams, now: float) -> wire.NamesResult:
         raise Forbidden("this seed does not list names: it shares a directory, which has them in no order")
@@ -191,14 +191,14 @@ class Shared:
             found = msgspec.structs.replace(found, online=False, stale=True)
         return found, effects
 
-    async def _register(self, reply: Reply, key: str, signed: SignedRecord) -> list[Effect]:
-        link = reply.link
+    async def _register(self, reply: Reply, signed: SignedRecord, record: Record) -> list[Effect]:
+        link, key = reply.link, fold(record.name)
 
         def decide(now: float) -> tuple[EntryValue, list[Effect]]:
             if link not in self._sessions:
                 raise Unavailable("the connection has ended")
-            self._check_lost(key, wire.decode_value(signed.record, Record))
-            (_, value), effects = self._rules.register(link, signed, now)
+            self._check_lost(key, record)
+            (_, value), effects = self._rules.register(link, signed, record, now)
             return value, effects
 
         try:
@@ -228,8 +228,9 @@ class Shared:
         if own.key != record.key and not (moved or lost):
             raise NameTaken(f"{record.name} belongs to another key: choose another name")
 
-    async def _unregister(self, reply: Reply, key: str, signed: SignedRecord) -> list[Effect]:
-        _, effects = await self._decide(key, lambda now: self._rules.unregister(signed, now))
+    async def _unregister(self, reply: Reply, signed: SignedRecord, record: Record) -> list[Effect]:
+        key = fold(record.name)
+        _, effects = await self._decide(key, lambda now: self._rules.unregister(signed, record, now))
         self._mine.pop(key, None)
         if reply.link in self._sessions:
             self._sessions[reply.link].welcome = True

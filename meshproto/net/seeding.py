@@ -305,6 +305,10 @@ class SeedService(Service):
         if self.running:
             self._carry_out(effects)
             self._arm()
+            return
+        for effect in effects:
+            if isinstance(effect, Ask):
+                effect.work.close()  # it will not be run
 
     def _ask(self, effect: Ask) -> None:
         lines = None if effect.link is None else self._links.get(effect.link)

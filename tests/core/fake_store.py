@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable
 
 from meshproto.core.entry import unpack
-from meshproto.core.shared_rules import Place
 from meshproto.errors import Unavailable
 from meshproto.wire import EntryValue, decode_value
 
@@ -18,7 +17,6 @@ class FakeStore:
         self.values: dict[str, tuple[bytes, float]] = {}
         self.gone = self.deaf = False
         self.before_swap: Callable[[], None] | None = None
-        self.gets = 0
         self.swaps = 0
         self._now = now
         self._seats: list[Seat] = []
@@ -55,10 +53,6 @@ class FakeStore:
         """What a replica has at this moment."""
         return dict(self.values)
 
-    def place_of(self, key: str) -> Place:
-        seed, life = self.values[key][0].partition(b"\n")[0].decode().split()
-        return Place(seed, int(life))
-
     def value_of(self, key: str) -> EntryValue:
         return decode_value(unpack(self.values[key][0].partition(b"\n")[2]), EntryValue)
 
@@ -72,7 +66,6 @@ class Seat:
         self.watched: set[str] = set()
 
     async def get(self, key: str) -> bytes | None:
-        self._store.gets += 1
         return self._store.read(key)
 
     async def swap(self, key: str, before: bytes | None, after: bytes | None, ttl_ms: int) -> bool:
