@@ -2,13 +2,14 @@
 
 import signal
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
 from meshproto.cli.processes import Children, until
-from meshproto.client import Client, Draft, Message, Sent
+from meshproto.client import Client, Draft, Message
 from tests.client.drivers import DRIVERS, Driver, Stopped, in_thread
 
 MESSAGES = 2000
@@ -74,27 +75,31 @@ def test_the_node_is_killed_while_many_messages_are_sent(mesh: Mesh, kind: type[
 def test_the_node_is_killed_while_it_is_followed(mesh: Mesh, kind: type[Driver], tmp_path: Path) -> None:
     """Over its deaths, and over that of the program that follows: each once, in order, but for the one that the
     program died with, which comes again."""
-    results: list[Sent] = kind(mesh.urls["Bobby"]).send_many(Draft("UserX", number) for number in range(MESSAGES))
-    assert len(results) == MESSAGES
     seen: list[object] = []
     lost: list[object] = []
-    kill = killer(mesh, "UserX")
-    deaths = [1000]
+    kill, sender = killer(mesh, "UserX"), Client(mesh.urls["Bobby"])
+
+    def send(first: int, end: int) -> None:
+        assert len(list(sender.send_many(Draft("UserX", number) for number in range(first, end)))) == end - first
 
     def body(message: Message) -> None:
         seen.append(message.message)
         kill(message)
-        if len(seen) in deaths:
-            deaths.clear()
+        if message.message == 1000 and not died:
+            died.append(1000)
             raise Stopped
+        if len(seen) in ends:  # sent after the node's death only, so that no stream could have brought them before it
+            send(len(seen), ends[len(seen)])
 
+    died: list[object] = []
+    ends = dict(pairwise((*KILLED_AT, MESSAGES)))
+    send(0, KILLED_AT[0])
     with pytest.raises(Stopped):
         kind(mesh.urls["UserX"]).follow(tmp_path / "cursor", body=body, on_lost=lost.append)
-    died_with = seen.pop()
+    assert seen.pop() == 1000
     kind(mesh.urls["UserX"]).follow(tmp_path / "cursor", body=body, limit=MESSAGES - len(seen), on_lost=lost.append)
-    assert died_with in seen
     assert seen == list(range(MESSAGES))
-    assert len(lost) >= 1
+    assert len(lost) >= len(KILLED_AT)
 
 
 @in_thread
