@@ -36,7 +36,6 @@ from meshproto.net.store import SQLiteDatabase
 from meshproto.net.syncing import SyncThread
 from meshproto.net.tls import Trust
 from meshproto.net.tls_listening import check_endpoint, is_tls
-from meshproto.net.together import read_together
 from meshproto.net.turns import Turns
 from meshproto.tap import NodeOptions, NodeService, addresses, read_keys, yes_or_no
 from meshproto.wire import TLS_PREFIX, EntryValue, split_address
@@ -223,11 +222,9 @@ class SeedNode(NodeService):
         )
         self._turns = turns = Turns(reactor)
         where = self.listen(LinesFactory(self._link, reactor, turns))
-        read_together(self.ports[-1])
         if options["shared-port"] is not None:
             host, port = options["shared-port"]
             self.listen_together(host, port, LinesFactory(self._link, reactor, turns))
-            read_together(self.ports[-1])
         prefix = TLS_PREFIX if is_tls(self.options.endpoint) else ""
         self._address = address = options["advertise"] or prefix + self.dialled_at(where)
         entries = seed_store.read_entries(connection)
@@ -286,7 +283,7 @@ class SeedNode(NodeService):
         options, tls, marks = self.options, is_tls(self.options.endpoint), settings.mesh_keys.marks() or [""]
 
         def moved(here: list[IPv4Interface]) -> list[str]:
-            hosts = self.follow(where, here, LinesFactory(self._link, self.reactor, self._turns), read_together)
+            hosts = self.follow(where, here, LinesFactory(self._link, self.reactor, self._turns))
             if hosts and options["advertise"] is None:
                 address = f"{TLS_PREFIX if tls else ''}{join_address(hosts[0], where[1])}"
                 if address != self._address:

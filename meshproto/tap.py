@@ -35,6 +35,7 @@ from meshproto.net.supervisor import Supervisor, Vigil
 from meshproto.net.syncing import SyncThread
 from meshproto.net.tls import Endpoints, Trust
 from meshproto.net.tls_listening import Renew, check_endpoint, server_endpoint
+from meshproto.net.together import read_together
 from meshproto.net.unix_socket import UnixSockets, is_unix
 from meshproto.wire import NAME_PATTERN, NAME_RULE, split_address
 
@@ -412,13 +413,17 @@ class NodeService(Service):
             port = listen(endpoint, factory, described)
         except BadState as taken:
             raise BadState(f"{self.options.called(option)}: {taken.detail}") from None
-        self.ports.append(port)
+        self._add(port)
         return host_port(port)
 
     def listen_together(self, host: str, port: int, factory: IProtocolFactory) -> None:
         """Besides, on a port that other processes of this user listen on too: the system deals connections out among
         them. Raises :class:`BadState`."""
-        self.ports.append(listen_together(self.reactor, host, port, factory))
+        self._add(listen_together(self.reactor, host, port, factory))
+
+    def _add(self, port: IListeningPort) -> None:
+        read_together(port)
+        self.ports.append(port)
 
     def dialled_at(self, where: tuple[str, int] | None) -> str:
         """HOST:PORT for others to dial. Raises :class:`BadState` when only the operator can know."""
@@ -449,13 +454,7 @@ class NodeService(Service):
             )
         return [mine for mine in hosts if mine == host]
 
-    def follow(
-        self,
-        where: tuple[str, int],
-        here: Iterable[IPv4Interface],
-        factory: IProtocolFactory,
-        opened: Callable[[IListeningPort], None] = lambda _: None,
-    ) -> list[str]:
+    def follow(self, where: tuple[str, int], here: Iterable[IPv4Interface], factory: IProtocolFactory) -> list[str]:
         """Listen at the addresses that the machine has now, and no more at those that it had, unless `--listen` says
         where. At which of them the node can be reached."""
         hosts = self.lan_hosts(where[0], here)
@@ -467,19 +466,16 @@ class NodeService(Service):
             maybeDeferred(port.stopListening).addErrback(self._not_closed)
         for host in hosts:
             if host not in self._lan_ports:
-                self._listen_at(host, where[1], factory, opened)
+                self._listen_at(host, where[1], factory)
         return [host for host in hosts if host in self._lan_ports]
 
-    def _listen_at(
-        self, host: str, port: int, factory: IProtocolFactory, opened: Callable[[IListeningPort], None]
-    ) -> None:
+    def _listen_at(self, host: str, port: int, factory: IProtocolFactory) -> None:
         try:
             self.listen(factory, "port", f"tcp:{port}:interface={host}")
         except BadState as reason:  # the address may have gone again, or another program has the port there
             self.log.error("{reason}", reason=reason.detail)
         else:
             self._lan_ports[host] = self.ports[-1]
-            opened(self.ports[-1])
 
     def _not_closed(self, failure: Failure) -> None:
         self.log.error("a listener could not be closed: {reason}", reason=failure.getErrorMessage())

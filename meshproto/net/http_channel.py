@@ -220,7 +220,7 @@ class Channel(Protocol):
             request.complete()
             return
         if head.expects_continue:
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            direct.write(self.transport, b"HTTP/1.1 100 Continue\r\n\r\n")
         if request.unhurried:
             self._phase = Phase.STREAM
             self.limits.busy(self.number)
@@ -289,7 +289,7 @@ class Channel(Protocol):
             return
         begun = self._phase is Phase.DRAINING or (self._request is not None and self._request.startedWriting)
         if not begun:
-            self.transport.write(last_answer(error))
+            direct.write(self.transport, last_answer(error))
         self._close(CLOSE_S)
 
     def _close(self, take_s: float) -> None:
@@ -375,11 +375,10 @@ class Channel(Protocol):
 
     def write(self, data: bytes) -> None:
         if not self.over:
-            self.transport.write(data)
+            direct.write(self.transport, data)
 
     def writeSequence(self, pieces: Iterable[bytes]) -> None:
-        if not self.over:
-            self.transport.writeSequence(pieces)
+        self.write(b"".join(pieces))
 
     def registerProducer(self, producer: IProducer, streaming: bool) -> None:
         """In our stead: what it is told is for the answer that it produces."""

@@ -23,11 +23,14 @@ time for a moment. Python's own 5 ms would be longer than most syncs."""
 QUICK_S: Final = 0.001
 """A sync that takes no longer holds the reactor up less than a handful of requests do, and hardly longer than to hand
 it over and back takes, which is two wake-ups and a turn of the reactor: a lone message, which is synced at two nodes,
-arrives a tenth sooner by that."""
-QUICK_IN_A_ROW: Final = 16
-"""So many have to have been quick before the next is done in the reactor's thread, and one that was not sends all that
-follow back to the other thread. So a slow disk holds the reactor up for one sync in so many at most, and a disk that
-hangs once."""
+arrives a tenth sooner by that, and a node that is busy with messages one by one has a third less to do for each."""
+TRIED_AFTER: Final = 8
+"""So many syncs by the other thread, then a small one is tried in the reactor's: how long the thread takes does not
+tell, since where the reactor is busy that is mostly the thread's waiting for the interpreter. One that was not quick
+sends those that follow back to the other thread: as many, and twice as many each time, and half as many again for each
+that was. So a slow disk holds the reactor up seldom, and a disk that hangs once."""
+TRIED_AFTER_MAX: Final = 4096
+"""When the disk has become quick it is noticed at the latest after so many."""
 
 _INDEX: Final = Layout("=16xI76xI")
 
@@ -66,7 +69,7 @@ class SyncThread:
         # Open as long as the connection is: who closes a file gives up the locks that SQLite has on it.
         self._index = os.open(f"{path}-shm", os.O_RDONLY | os.O_CLOEXEC)
         self._work: SimpleQueue[tuple[Callable[[], None], Done]] = SimpleQueue()
-        self._quick = 0  # syncs in a row
+        self._to_come = self._tried_after = TRIED_AFTER  # syncs by the other thread
         self._thread = threading.Thread(target=self._run, name="sync", daemon=True)
         self._thread.start()
 
@@ -83,9 +86,10 @@ class SyncThread:
         return int(frames - carried_over)
 
     def sync(self, done: Done, *, small: bool) -> None:
-        if small and self._quick >= QUICK_IN_A_ROW:
-            done(_tried(self._sync))
+        if small and not self._to_come:
+            done(_tried(self._try_sync))
         else:
+            self._to_come = max(0, self._to_come - 1)
             self._work.put((self._sync, done))
 
     def checkpoint(self, done: Done) -> None:
@@ -100,12 +104,18 @@ class SyncThread:
             work, done = self._work.get()
             self._reactor.callFromThread(done, _tried(work))
 
-    def _sync(self) -> None:
-        quick, self._quick = self._quick + 1, 0  # also if it fails
+    def _try_sync(self) -> None:
+        """Whether that is quick enough to do it so again."""
+        self._to_come = self._tried_after  # also if it fails
         began = monotonic()
-        os.fdatasync(self._wal)
+        self._sync()
         if monotonic() - began <= QUICK_S:
-            self._quick = quick
+            self._to_come, self._tried_after = 0, max(TRIED_AFTER, self._tried_after // 2)
+        else:
+            self._tried_after = min(TRIED_AFTER_MAX, 2 * self._tried_after)
+
+    def _sync(self) -> None:
+        os.fdatasync(self._wal)
 
     def _checkpoint(self) -> None:
         self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()

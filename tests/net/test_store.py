@@ -22,11 +22,11 @@ from meshproto.net.store import (
     GROUP_JOBS_MAX,
     QUEUE_JOBS_MAX,
     RETRY_S,
-    SMALL_ROWS_MAX,
+    SMALL_PAGES_MAX,
     Job,
     SQLiteDatabase,
 )
-from meshproto.net.syncing import HANDOVER_S, QUICK_IN_A_ROW, QUICK_S, Done
+from meshproto.net.syncing import HANDOVER_S, QUICK_S, TRIED_AFTER, TRIED_AFTER_MAX, Done
 from tests.net.store_rig import SCHEMA, Clocked, Rig, Threaded, fail, insert, refusal, statements, words
 
 
@@ -220,19 +220,29 @@ def test_told_at_once() -> None:
 
 
 def test_what_is_small() -> None:
-    """A job alone that writes SMALL_ROWS_MAX rows: not one more, nor two jobs."""
-
-    def several(rows: int) -> Job[Any]:
-        return lambda connection: connection.executemany(
-            "INSERT INTO words VALUES (?)", [(f"{rows} {row}",) for row in range(rows)]
-        )
-
+    """SMALL_PAGES_MAX that have not been synced yet, whoever wrote them; when the WAL begins anew all of it."""
     rig = OnDisk()
-    for jobs in ([several(SMALL_ROWS_MAX)], [several(SMALL_ROWS_MAX + 1)], [insert("a"), insert("b")], [insert("c")]):
-        rig.begin(*jobs)
+
+    def is_small(pages: int) -> bool:
+        """Whether the sync is, when there are so many in the WAL."""
+        rig.disk.frames = pages
+        rig.begin(insert(f"{len(rig.disk.small)}"))
         rig.disk.does_it()
         rig.work()
-    assert rig.disk.small == [True, False, False, True]
+        return rig.disk.small[-1]
+
+    most = SMALL_PAGES_MAX
+    assert is_small(most)
+    assert not is_small(most + most + 1)
+    rig.disk.frames += most
+    rig.begin(insert("unsynced"), durable=False)
+    assert not is_small(rig.disk.frames + 1)
+    assert is_small(most)
+    rig.disk.frames = CHECKPOINT_FRAMES
+    rig.begin(insert("the last one"), durable=False)
+    rig.disk.does_it()
+    assert not is_small(most + 1)
+    assert rig.disk.asked[-2:] == ["checkpoint", "sync"]
 
 
 def test_what_has_written_nothing() -> None:
@@ -319,8 +329,8 @@ async def test_the_wal_begins_anew(tmp_path: Path) -> None:
 
 
 async def test_who_syncs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reactor's own thread what is small, when QUICK_IN_A_ROW syncs were quick; the other one again from the first
-    that is not, or that fails."""
+    """The reactor's own thread what is small, after TRIED_AFTER by the other one; which has it again from the first
+    that is not quick, or that fails: the longer the oftener that happens, and TRIED_AFTER_MAX at most."""
     rig = Threaded(tmp_path / "words.db")
     now, took_s, wrong = 0.0, 0.0, False
     here: list[bool] = []
@@ -341,19 +351,38 @@ async def test_who_syncs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         assert (await done is not None) is wrong
         return here[-1]
 
+    async def until_tried() -> int:
+        """How many the other thread has done, before one is done here."""
+        others = 0
+        while not await sync_once():
+            others += 1
+        return others
+
     took_s = 0.99 * QUICK_S
-    assert [await sync_once() for _ in range(QUICK_IN_A_ROW)] == [False] * QUICK_IN_A_ROW
-    assert await sync_once()
+    assert await until_tried() == TRIED_AFTER
     assert not await sync_once(small=False)
+    assert await sync_once()
     assert await sync_once()
     took_s = 1.01 * QUICK_S
     assert await sync_once()
-    took_s = 0.0
-    assert [await sync_once() for _ in range(QUICK_IN_A_ROW)] == [False] * QUICK_IN_A_ROW
+    for doubled in (1, 2, 4):
+        assert await until_tried() == doubled * TRIED_AFTER
+    took_s = 0.99 * QUICK_S
+    assert await until_tried() == 8 * TRIED_AFTER  # and from here on half as many
     wrong = True
     assert await sync_once()
     wrong = False
-    assert not await sync_once()
+    assert await until_tried() == 8 * TRIED_AFTER
+    assert await sync_once()
+    assert await sync_once()
+    took_s = 1.01 * QUICK_S
+    assert await sync_once()
+    assert await until_tried() == TRIED_AFTER
+    most = 0
+    while most < TRIED_AFTER_MAX:
+        most, before = await until_tried(), most
+        assert most == 2 * before or not before
+    assert await until_tried() == TRIED_AFTER_MAX
     monkeypatch.undo()
     await rig.database.close()
 
