@@ -5,7 +5,7 @@ import random
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
@@ -221,10 +221,10 @@ class SeedNode(NodeService):
             state.database("seed.db"), seed_store.SCHEMA, seed_store.SCHEMA_VERSION, seed_store.UPGRADES
         )
         self._turns = turns = Turns(reactor)
-        where = self.listen(LinesFactory(self._link, reactor, turns))
+        where = self.listen(LinesFactory(self._link, reactor, turns, self._answers_each))
         if options["shared-port"] is not None:
             host, port = options["shared-port"]
-            self.listen_together(host, port, LinesFactory(self._link, reactor, turns))
+            self.listen_together(host, port, LinesFactory(self._link, reactor, turns, self._answers_each))
         prefix = TLS_PREFIX if is_tls(self.options.endpoint) else ""
         self._address = address = options["advertise"] or prefix + self.dialled_at(where)
         entries = seed_store.read_entries(connection)
@@ -283,7 +283,7 @@ class SeedNode(NodeService):
         options, tls, marks = self.options, is_tls(self.options.endpoint), settings.mesh_keys.marks() or [""]
 
         def moved(here: list[IPv4Interface]) -> list[str]:
-            hosts = self.follow(where, here, LinesFactory(self._link, self.reactor, self._turns))
+            hosts = self.follow(where, here, LinesFactory(self._link, self.reactor, self._turns, self._answers_each))
             if hosts and options["advertise"] is None:
                 address = f"{TLS_PREFIX if tls else ''}{join_address(hosts[0], where[1])}"
                 if address != self._address:
@@ -336,6 +336,9 @@ class SeedNode(NodeService):
 
     def _link(self, network: str) -> LineHandler | None:
         return self.seed.link(network)
+
+    def _answers_each(self, links: Sequence[Any], lines: list[bytes]) -> list[bytes]:
+        return self.seed.answers_each(links, lines)
 
 
 def makeService(options: Options) -> IService:

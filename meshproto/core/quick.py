@@ -10,7 +10,7 @@ It is one function because calls in between would cost as much as all that it do
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from operator import itemgetter
 from typing import Any, Final
@@ -37,7 +37,7 @@ _NOBODY: Final = encode_error(0, not_found("NAME")).replace(b'"id":0', b'"id":%b
 
 
 def answers(
-    lines: list[bytes], directory: Directory, now: float, alive: Callable[[str, float], bool], *, misses: bool
+    lines: Sequence[bytes], directory: Directory, now: float, alive: Callable[[str, float], bool], *, misses: bool
 ) -> tuple[list[bytes], int]:
     """The answers to the first of the lines, up to one that is no lookup of that kind. `misses`: whether "not found" is
     one as well. And how many of them say so."""

@@ -7,7 +7,7 @@ Puts together what seeds tell each other (:mod:`meshproto.core.peering`), who is
 
 import random
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -132,23 +132,48 @@ class Seed:
         """The answers to the first of the lines that came over a link, as many as there are that ask nothing unusual
         (:mod:`meshproto.core.quick`). The line after those is one for :meth:`receive`."""
         session = self._sessions[link]
-        if not self._names.quick or (session.names and not self._sessions.leased(link)):
+        if not self._may_ask(link, session, len(lines), now):
             return []
-        if session.credit < len(lines):
-            try:
-                self._count(session, len(lines), now)
-            except SlowDown:
-                return []
-        misses = session.welcome and self._names.complete  # the former is not made of them
-        found, missed = quick.answers(lines, self._names.directory, now, self.peering.alive, misses=misses)
+        # "Not found" is what a link's welcome is not made of.
+        found = self._quick(lines, now, misses=session.welcome and self._names.complete)
         if found:
             session.credit -= len(found)
             session.welcome = True
-            self.tally.lookups += len(found)
-            if missed:
-                self.tally.missed += missed
             if session.names:
                 self._sessions.renew(link, now)
+        return found
+
+    def answers_each(self, links: Sequence[int], lines: Sequence[bytes], now: float) -> list[bytes]:
+        """The same for one line of each of several links: the answers to the first of them. They end at a link over
+        which nothing was right yet, too."""
+        sessions: list[Session] = []
+        for link in links:
+            session = self._sessions[link]
+            if not session.welcome or not self._may_ask(link, session, 1, now):
+                break
+            sessions.append(session)
+        found = self._quick(lines[: len(sessions)], now, misses=self._names.complete)
+        for link, session, _ in zip(links, sessions, found, strict=False):
+            session.credit -= 1
+            if session.names:
+                self._sessions.renew(link, now)
+        return found
+
+    def _may_ask(self, link: int, session: Session, lines: int, now: float) -> bool:
+        """Whether so many lines may be answered on the short way."""
+        if not self._names.quick or (session.names and not self._sessions.leased(link)):
+            return False
+        if session.credit < lines:
+            try:
+                self._count(session, lines, now)
+            except SlowDown:
+                return False
+        return True
+
+    def _quick(self, lines: Sequence[bytes], now: float, *, misses: bool) -> list[bytes]:
+        found, missed = quick.answers(lines, self._names.directory, now, self.peering.alive, misses=misses)
+        self.tally.lookups += len(found)
+        self.tally.missed += missed
         return found
 
     def receive(self, link: int, request: AnyRequest, now: float) -> list[Effect]:

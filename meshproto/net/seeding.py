@@ -3,7 +3,7 @@
 import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -219,6 +219,13 @@ class SeedService(Service):
 
         return quick
 
+    def answers_each(self, links: "Sequence[_Link]", lines: list[bytes]) -> list[bytes]:
+        """The same for a line of each of several links: see :meth:`meshproto.core.seed.Seed.answers_each`."""
+        numbers = [link.number for link in links]
+        for number in numbers:
+            self._guests.asked(number)
+        return self._core.answers_each(numbers, lines, self.now())
+
     def line(self, number: int, lines: Lines, line: bytes) -> None:
         try:
             request = wire.decode_request(line)
@@ -415,18 +422,19 @@ class _Link:
 
     def __init__(self, service: SeedService) -> None:
         self._service = service
-        self._number: int | None = None
+        self.number = 0  # those that have a place have another
 
     def opened(self, lines: Lines) -> None:
-        self._number = number = self._service.opened(lines)
+        number = self._service.opened(lines)
         if number is not None:
+            self.number = number
             lines.received = partial(self._service.heard, number, lines)
             lines.quick = self._service.quick(number)
 
     def line(self, lines: Lines, line: bytes) -> None:
-        if self._number is not None:
-            self._service.line(self._number, lines, line)
+        if self.number:
+            self._service.line(self.number, lines, line)
 
     def closed(self, lines: Lines, reason: str) -> None:
-        if self._number is not None:
-            self._service.closed(self._number)
+        if self.number:
+            self._service.closed(self.number)

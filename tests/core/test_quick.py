@@ -11,9 +11,9 @@ from hypothesis import example, given, settings
 from meshproto.core.directory import CLAIM_TTL_S
 from meshproto.core.effects import Log, Send
 from meshproto.core.entry import URIS_BYTES_MAX
-from meshproto.core.rates import REQUESTS, REQUESTS_AT_ONCE
+from meshproto.core.rates import COSTS, REQUESTS, REQUESTS_AT_ONCE
 from meshproto.core.seed import LEASE_S, Seed
-from meshproto.wire import LineError, SignedRecord, decode_request, encode_error, encode_value, fold
+from meshproto.wire import LineError, Seeds, SignedRecord, decode_request, encode_error, encode_value, fold
 from tests.core.users import entry_of, forged, signed, user, value_of
 
 LINK = 1
@@ -147,10 +147,10 @@ def seed_of(told: list[Told], alive: tuple[str, ...]) -> Seed:
     return seed
 
 
-def long_way(seed: Seed, line: bytes, now: float) -> list[bytes | Log]:
+def long_way(seed: Seed, line: bytes, now: float, link: int = LINK) -> list[bytes | Log]:
     """As the service does it."""
     try:
-        effects = seed.receive(LINK, decode_request(line), now)
+        effects = seed.receive(link, decode_request(line), now)
     except LineError as wrong:
         return [encode_error(wrong.request_id, wrong.error)]
     return [effect.line if isinstance(effect, Send) else effect for effect in effects if isinstance(effect, Send | Log)]
@@ -210,6 +210,52 @@ def test_both_ways_say_the_same(
     assert state(short, now) == state(long, now)
 
 
+REGISTERED, LAPSED, STRANGER, GUEST = LINKS = range(2, 6)
+"""With a lease, with one that has run out, one over which nothing was right yet, and another."""
+PING = b'{"jsonrpc":"2.0","id":1,"method":"ping"}'
+
+
+def seed_with_links(told: list[Told], alive: tuple[str, ...]) -> Seed:
+    seed = seed_of(told, alive)
+    for link in LINKS:
+        seed.opened(link, "10.0.0.1")
+        if link is not STRANGER:
+            seed.receive(link, decode_request(PING), START_S)
+    register = decode_request(REGISTER)
+    seed.receive(LAPSED, register, START_S - LEASE_S)
+    seed.tick(START_S)
+    seed.receive(REGISTERED, register, START_S)
+    return seed
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(usual_tellings(), max_size=4, unique_by=lambda told: told.name),
+    st.sets(st.sampled_from(HOMES[1:])).map(sorted),
+    st.lists(st.tuples(st.sampled_from([GUEST, REGISTERED, *LINKS]), st.one_of(usual_lines, odd_lines)), max_size=8),
+    st.sampled_from([0.0, 0.001, 5.0]),
+)
+def test_many_links_are_told_the_same(
+    told: list[Told], alive: list[str], asked: list[tuple[int, bytes]], later_s: float
+) -> None:
+    """A line of each of several links: what each is told, and what a seed is afterwards, is as if all of them had come
+    on the long way, in their order."""
+    asked = list(dict(asked).items())
+    together, apart = [seed_with_links(told, tuple(alive)) for _ in range(2)]
+    now = START_S + later_s
+    said: list[list[bytes | Log]] = []
+    left = asked
+    while left:
+        answers = together.answers_each([link for link, _ in left], [line for _, line in left], now)
+        said += [[answer] for answer in answers]
+        left = left[len(answers) :]
+        if left:
+            (link, line), *left = left
+            said.append(long_way(together, line, now, link))
+    assert said == [long_way(apart, line, now, link) for link, line in asked]
+    assert state(together, now) == state(apart, now)
+
+
 class TestWhatIsUsual:
     """Else the comparison would compare nothing."""
 
@@ -239,6 +285,35 @@ class TestWhatIsUsual:
         seed.receive(LINK, decode_request(b'{"jsonrpc":"2.0","id":1,"method":"ping"}'), START_S)
         assert [b'"code":404' in answer for answer in seed.answers(LINK, lines, START_S)] == [True] * 3
         assert seed.answers(LINK, lines, START_S) == long_way(seed, lines[0], START_S) * 3
+
+    def test_of_many_links(self) -> None:
+        """Up to the first that has to go the long way: by what it asks, or by what it is."""
+        told = Told("seedA", "UserX", signed("UserX", START_MS), START_MS, True, START_MS - 1, verified=True)
+        seed = seed_with_links([told], ())
+        usual = LOOKUP % (7, b"UserX")
+        for third, line, answered in ((GUEST, usual, 4), (GUEST, PING, 2), (STRANGER, usual, 2), (LAPSED, usual, 2)):
+            answers = seed.answers_each([GUEST, REGISTERED, third, GUEST], [usual, usual, line, usual], START_S)
+            assert answers == long_way(seed, usual, START_S, GUEST) * answered
+        assert seed.answers_each([], [], START_S) == []
+
+    def test_of_a_link_that_has_asked_too_much(self) -> None:
+        """It gets its 429 on the long way, and the others go on."""
+        told = Told("seedA", "UserX", signed("UserX", START_MS), START_MS, True, START_MS - 1, verified=True)
+        seed = seed_with_links([told], ())
+        dear, usual = PING.replace(b"ping", b"seeds"), LOOKUP % (7, b"UserX")
+        seed.opened(LINK, "10.0.0.2")
+        asks = 0
+        while b'"code":429' not in long_way(seed, dear, START_S)[0]:  # type: ignore[operator]
+            asks += 1
+            assert asks <= REQUESTS.burst / COSTS[Seeds]
+        asked = [usual, usual, usual]
+        left = COSTS[Seeds] + 2 * REQUESTS_AT_ONCE  # too little for another of these
+        while len(seed.answers_each([GUEST, LINK, GUEST], asked, START_S)) == 3:
+            left -= 1
+            assert left
+        assert len(seed.answers_each([GUEST, LINK, GUEST], asked, START_S)) == 1
+        assert b'"code":429' in long_way(seed, usual, START_S)[0]  # type: ignore[operator]
+        assert len(seed.answers_each([GUEST, LINK, GUEST], asked, START_S + 1)) == 3
 
     def test_a_signature_is_checked_first(self) -> None:
         """On the long way, once."""

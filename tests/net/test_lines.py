@@ -227,6 +227,69 @@ def test_more_than_the_longest_line_at_a_time() -> None:
     assert link.seen == []
 
 
+class Many:
+    """Links of one listener that are read from together. `asked`: the lines that were given to what is quick for all of
+    them; it answers digits up to what is none."""
+
+    def __init__(self, links: int) -> None:
+        self.asked: list[bytes] = []
+        self.links = [Link(echo) for _ in range(links)]
+        for link in self.links:
+            Quick(link)
+        handlers = iter(link.handler for link in self.links)
+        self.factory = LinesFactory(lambda _: next(handlers), Clock(), quick_each=self.quick_each)
+
+    def quick_each(self, handlers: list[Recorder], lines: list[bytes]) -> list[bytes]:
+        self.asked += lines
+        assert len(handlers) == len(lines)
+        return [line + b"!!\n" for line in takewhile(bytes.isdigit, lines)]
+
+    def receive(self, *data: bytes) -> list[bytes]:
+        """What each link has said to its peer, when each has been told so much."""
+        came = [(link.lines, one) for link, one in zip(self.links, data, strict=True)]
+        for lines, one in self.factory.at_once(came):
+            lines.dataReceived(one)
+        return [link.pipe.take() for link in self.links]
+
+
+def test_a_line_of_each_is_answered_in_one_go() -> None:
+    """As far as they are quick ones; the others go the way of each, with all that counts what has come."""
+    many = Many(5)
+    answers = many.receive(b"1\n", b"2\n", b"a\n", b"4\n", b"5\n")
+    assert answers == [b"1!!\n", b"2!!\n", b"a\n", b"4!\n", b"5!\n"]
+    assert many.asked == [b"1", b"2", b"a", b"4", b"5"]
+    for link, answer in zip(many.links, answers, strict=True):
+        lines = link.lines
+        assert (lines.received_bytes, lines.received_lines, lines.sent_bytes) == (2, 1, len(answer))
+
+
+@pytest.mark.parametrize("data", [b"1", b"1\n2", b"1\n2\n", b"\n1\n", b"1" * wire.LINE_BYTES_MAX + b"\n"])
+def test_what_is_not_one_line_is_not_among_those(data: bytes) -> None:
+    many = Many(3)
+    first, _, last = many.receive(b"1\n", data, b"3\n")
+    assert (many.asked, first, last) == ([b"1", b"3"], b"1!!\n", b"3!!\n")
+
+
+def test_a_line_that_is_not_the_next_is_not_among_those() -> None:
+    """The peer owes us the rest of another one, or has not taken its answers, or has to be counted still, or is told
+    nothing more."""
+    many = Many(6)
+    begun, held, counted, ended, slow = [link.lines for link in many.links[1:]]
+    begun.dataReceived(b"0")
+    for _ in range(UNANSWERED_MAX):
+        held.hold()
+    seen: list[bytes] = []
+    counted.received = seen.append
+    ended.end()
+    slow.pauseProducing()
+    answers = many.receive(b"1\n", b"2\n", b"3\n", b"4\n", b"5\n", b"6\n")
+    assert (many.asked, seen) == ([b"1"], [b"4\n"])
+    assert answers == [b"1!!\n", b"02!\n", b"", b"4!\n", b"", b""]
+    slow.resumeProducing()
+    assert many.links[-1].pipe.take() == b"6!\n"
+    many.links[4].lose()
+
+
 # -- the longest line ---------------------------------------------------------------------------------------------
 
 

@@ -20,7 +20,7 @@ from zope.interface import implementer
 
 from meshproto.net import together
 from meshproto.net.listening import listen
-from meshproto.net.together import Together, read_together
+from meshproto.net.together import AT_ONCE_MAX, AtOnce, Came, Together, read_together
 
 
 @implementer(IHalfCloseableProtocol)
@@ -55,13 +55,16 @@ class Side(Protocol):
 class Rig:
     """A port as a seed has it, whose connections are read from together, and sockets that are connected to it."""
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: Any, at_once: AtOnce | None = None) -> None:
         self.reactor = reactor
         self.on_data: Callable[[Side, bytes], None] = lambda side, data: None
         self.sides: list[Side] = []
         self.clients: list[socket.socket] = []
         endpoint = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
-        self.port: Any = listen(endpoint, Factory.forProtocol(self._side), "tcp:0")
+        factory: Any = Factory.forProtocol(self._side)
+        if at_once is not None:
+            factory.at_once = at_once
+        self.port: Any = listen(endpoint, factory, "tcp:0")
         read_together(self.port)
 
     def _side(self) -> Side:
@@ -213,6 +216,40 @@ async def test_a_bug_costs_the_connection_that_met_it(rig: Rig, nothing_logged_a
     await rig.until(lambda: other_side.got == b"x")
     assert len(nothing_logged_as_failure) == 1
     nothing_logged_as_failure.clear()
+
+
+async def test_what_has_come_over_all_of_them(nothing_logged_as_failure: list[LogEvent]) -> None:
+    """The factory has it first, of AT_ONCE_MAX at a time, and each protocol what is left; also when the factory has a
+    bug; of a connection alone it has its own at once."""
+    from twisted.internet import reactor
+
+    some: list[list[Came]] = []
+
+    def at_once(came: list[Came]) -> list[Came]:
+        some.append(came)
+        if came[0][1] == b"fails":
+            raise ZeroDivisionError
+        return came[1:]
+
+    rig = Rig(reactor, at_once)
+    for _ in range(AT_ONCE_MAX + 2):
+        await rig.connect()
+    for client in rig.clients:
+        client.sendall(b"x")
+    await rig.until(lambda: len(some) == 2)
+    assert [len(came) for came in some] == [AT_ONCE_MAX, 2]
+    assert {data for came in some for _, data in came} == {b"x"}
+    assert sum(side.got == b"" for side in rig.sides) == 2
+    first, second = [(client, side) for client, side in zip(rig.clients, rig.sides, strict=True) if side.got == b""]
+    first[0].sendall(b"alone")
+    await rig.until(lambda: first[1].got == b"alone")
+    for client, _ in (first, second):
+        client.sendall(b"fails")
+    await rig.until(lambda: second[1].got == b"fails")
+    assert first[1].got == b"alonefails"
+    assert len(nothing_logged_as_failure) == 1
+    nothing_logged_as_failure.clear()
+    await rig.close()
 
 
 async def test_where_there_is_no_epoll(monkeypatch: pytest.MonkeyPatch) -> None:
