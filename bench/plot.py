@@ -61,19 +61,20 @@ def _curve(axes: Any, rows: Sequence[Row], what: str) -> None:
 
 
 def draw_lookups(result: Result, file: Path) -> None:
-    """A group of bars for each number of connections and depth: ours, redis, and the two echoes."""
+    """A group of bars for each number of connections and depth: ours, redis, what Python allows, and the two echoes."""
     figure = Figure(figsize=(9, 3.8), layout="constrained")
-    shown = (lookups.OURS, lookups.MISSED, lookups.REDIS, lookups.TWISTED, lookups.ECHO)
+    shown = (lookups.OURS, lookups.MISSED, lookups.REDIS, lookups.BARE, lookups.TWISTED, lookups.ECHO)
     _bars(figure.subplots(), result, shown, "per_s", "lookups a second")
     _save(figure, file, "meshproto's lookups beside what the machine allows")
 
 
 def draw_sends(result: Result, file: Path) -> None:
-    """How many single messages, and how long one takes beside a commit."""
+    """How many single messages, and how long one takes, beside a commit and what Python allows."""
     figure = Figure(figsize=(9, 6.4), layout="constrained")
     rate, latency = figure.subplots(2, 1)
-    _bars(rate, result, (sends.DELIVERED, sends.QUEUED, sends.COMMIT), "per_s", "a second")
-    _bars(latency, result, (sends.DELIVERED, sends.QUEUED, sends.COMMIT), "p50_us", "p50, µs")
+    shown = (sends.DELIVERED, sends.QUEUED, sends.BARE, sends.COMMIT)
+    _bars(rate, result, shown, "per_s", "a second")
+    _bars(latency, result, shown, "p50_us", "p50, µs")
     _save(figure, file, "meshproto's single messages beside what the disk allows")
 
 
@@ -117,8 +118,8 @@ def _of(result: Result, case: str, what: str) -> figures.Row | None:
 
 
 RESULTS: Final[dict[str, tuple[Callable[[Result, Path], None], str]]] = {
-    "lookups": (draw_lookups, "Lookups a second, beside redis-server and two echoes"),
-    "sends": (draw_sends, "Single messages a second and their latency, beside a durable commit"),
+    "lookups": (draw_lookups, "Lookups a second, beside redis-server, a bare loop in Python and two echoes"),
+    "sends": (draw_sends, "Single messages a second and their latency, beside two bare loops in Python and a durable commit"),
     "growth": (draw_growth, "What a request costs, over the size of what grows"),
 }
 """What is drawn of each program's results, and what it is called where it cannot be seen."""

@@ -5,7 +5,8 @@ the recipient's node too; *queued*: `"wait": 0`, answered when it is on the send
 five hundred in turns. Sender, recipients and seed are what `twistd` runs, each with SQLite on a real disk: the sender
 on one core; recipients, seed and load generator on the other. The five hundred share a process (:mod:`bench.many`);
 each has its own keys, port, connection to the seed, and database. Beside it what the same disk allows in the same
-rounds: a durable commit of SQLite's, alone, and a bare sync.
+rounds: a durable commit of SQLite's, alone, and a bare sync; and what Python allows, two loops that do nothing but
+write a message to one disk, hand it on, write it to the other, and answer (:mod:`bench.bare_send`).
 """
 
 import argparse
@@ -45,9 +46,13 @@ DELIVERED: Final = "a message, delivered"
 LONGER: Final = "a message, delivered, three times as long"
 """A recipient bounds what one network may ask of it in the long run, and lets it have more for a moment."""
 QUEUED: Final = 'a message, queued ("wait": 0)'
+BARE: Final = "two bare loops in Python"
 COMMIT: Final = "a durable SQLite commit, alone"
 SYNC: Final = "a sync of 4 kB, alone"
-LIMITS: Final = (COMMIT, SYNC)
+LIMITS: Final = (BARE, COMMIT, SYNC)
+WARM_UP_EACH: Final = 24
+"""Messages that each of many recipients has had before: a node tries how quick its disk is as it goes along, and knows
+it after some."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -93,6 +98,7 @@ class Bench:
     def __init__(self, stack: contextlib.ExitStack, directory: Path, rounds: int, seconds: float) -> None:
         pair = Pair(stack, directory)
         self._client, self._seed, self._pids = pair.client, pair.seed, pair.pids
+        self._bare = stack.enter_context(servers.bare_sends(directory))
         self._directory = directory
         self._rounds = rounds
         self._seconds = seconds
@@ -107,6 +113,7 @@ class Bench:
             entrants = {
                 DELIVERED: partial(self._delivered, DELIVERED, plan, self._pids),
                 QUEUED: partial(self._queued, plan),
+                BARE: partial(self._handed_on, plan),
                 COMMIT: partial(disk.commits, self._directory, self._seconds / 2),
                 SYNC: partial(disk.syncs, self._directory, self._seconds / 2),
             }
@@ -114,7 +121,7 @@ class Bench:
                 longer = msgspec.structs.replace(plan, seconds=SUSTAINED_TIMES * plan.seconds)
                 entrants[LONGER] = partial(self._delivered, DELIVERED, longer, self._pids)
             samples = figures.alternate(self._rounds, entrants)
-            for what in {DELIVERED, LONGER} & samples.keys():
+            for what in {DELIVERED, LONGER, BARE} & samples.keys():
                 figures.compare(samples, what, COMMIT, "p50_us", "to_commit")
             yield from figures.rows(f"to one, {_called(connections)}", samples, LIMITS)
 
@@ -125,7 +132,7 @@ class Bench:
         self._write(what, names, {})
         with servers.many("users", recipients, self._directory, self._seed) as pid:
             pids = [self._pids[0], pid, self._pids[2]]
-            self._ask(what, "delivered", Plan(connections=16, count=2 * recipients), pids)
+            self._ask(what, "delivered", Plan(connections=16, count=WARM_UP_EACH * recipients), pids)
             for connections in CONNECTIONS:
                 say(f"to {recipients}, {_called(connections)}")
                 plan = self._plan(connections)
@@ -154,13 +161,17 @@ class Bench:
     def _path(self, what: str) -> Path:
         return self._directory / f"{what.replace('/', '')}.requests"
 
-    def _ask(self, what: str, status: str, plan: Plan, pids: Sequence[int]) -> Load:
-        return load.run(
-            "http", self._client.url.removeprefix("http://"), self._path(what), f'"status":"{status}"', plan, pids
-        )
+    def _ask(self, what: str, status: str, plan: Plan, pids: Sequence[int], address: str = "") -> Load:
+        address = address or self._client.url.removeprefix("http://")
+        return load.run("http", address, self._path(what), f'"status":"{status}"', plan, pids)
 
     def _delivered(self, what: str, plan: Plan, pids: Sequence[int]) -> Sample:
         return self._sample(self._ask(what, "delivered", plan, pids))
+
+    def _handed_on(self, plan: Plan) -> Sample:
+        sender, recipient = self._bare
+        pids = [sender.pid, recipient.pid, self._pids[2]]
+        return self._sample(self._ask(DELIVERED, "delivered", plan, pids, sender.address))
 
     def _queued(self, plan: Plan) -> Sample:
         """How many were taken, and how many a second had gone out when all had."""

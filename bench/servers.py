@@ -66,6 +66,17 @@ def bare_lookups(known: int) -> Iterator[Server]:
         yield server
 
 
+@contextlib.contextmanager
+def bare_sends(directory: Path) -> Iterator[tuple[Server, Server]]:
+    """What Python allows, and the disk: a sender, and beside the load generator its recipient (see
+    :mod:`bench.bare_send`)."""
+    program = [sys.executable, "-m", "bench.bare_send"]
+    with _serving([*program, str(directory / "recipient.db")], LOAD_CORE) as recipient:
+        port = recipient.address.rpartition(":")[2]
+        with _serving([*program, str(directory / "sender.db"), port]) as sender:
+            yield sender, recipient
+
+
 def redis_is_there() -> bool:
     return shutil.which(REDIS) is not None
 
@@ -106,9 +117,9 @@ def many(kind: str, count: int, directory: Path, seed: str, niceness: int = 0) -
 
 
 @contextlib.contextmanager
-def _serving(command: list[str]) -> Iterator[Server]:
+def _serving(command: list[str], core: int = SERVER_CORE) -> Iterator[Server]:
     """A program whose first line is the port that it listens on."""
-    with _running(command) as process:
+    with _running(command, core) as process:
         assert process.stdout is not None
         port = process.stdout.readline().strip()
         if not port:
