@@ -119,7 +119,10 @@ def _of(result: Result, case: str, what: str) -> figures.Row | None:
 
 RESULTS: Final[dict[str, tuple[Callable[[Result, Path], None], str]]] = {
     "lookups": (draw_lookups, "Lookups a second, beside redis-server, a bare loop in Python and two echoes"),
-    "sends": (draw_sends, "Single messages a second and their latency, beside two bare loops in Python and a durable commit"),
+    "sends": (
+        draw_sends,
+        "Single messages a second and their latency, beside bare loops in Python and a durable commit",
+    ),
     "growth": (draw_growth, "What a request costs, over the size of what grows"),
 }
 """What is drawn of each program's results, and what it is called where it cannot be seen."""

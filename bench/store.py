@@ -12,7 +12,6 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import quantiles
 from typing import Any, Final
@@ -25,7 +24,8 @@ from twisted.internet.task import react
 from bench.figures import Figure
 from meshproto.net.database_file import connect
 from meshproto.net.outbox_table import Draft
-from meshproto.net.store import SQLiteDatabase
+from meshproto.net.process_metrics import Commits
+from meshproto.net.store import CHECKPOINT_FRAMES, SQLiteDatabase
 from meshproto.net.syncing import SyncThread
 from meshproto.net.user_store import SCHEMA, SCHEMA_VERSION, UserStore
 
@@ -103,7 +103,7 @@ def parser() -> argparse.ArgumentParser:
 async def measure(reactor: Any, directory: Path, rounds: int, seconds: float) -> list[Row]:
     commit_bytes = {}
     for in_flight in IN_FLIGHT:
-        load = Load(reactor, directory / "calibration.db", in_flight)
+        load = Load(reactor, directory / "calibration.db", in_flight, calibrating=True)
         commit_bytes[in_flight] = int((await load.run(seconds, CALIBRATION_MESSAGES)).bytes_each)
     ours: dict[int, list[Sample]] = {in_flight: [] for in_flight in IN_FLIGHT}
     bare: dict[int, list[Sample]] = {in_flight: [] for in_flight in IN_FLIGHT}
@@ -134,33 +134,40 @@ def append(path: Path, block_bytes: int, seconds: float) -> Sample:
     return _sample(took, len(took) / (end - began))
 
 
-class Load:
-    """So many senders, each of which sends its next message when the last one is on disk; a fresh database."""
+class _Growing(SyncThread):
+    """Nothing is carried over from the WAL, so that its length tells how much was written."""
 
-    def __init__(self, reactor: Any, path: Path, in_flight: int) -> None:
+    @property
+    def frames(self) -> int:
+        return min(super().frames, CHECKPOINT_FRAMES - 1)
+
+
+class Load:
+    """So many senders, each of which sends its next message when the last one is on disk; a fresh database.
+    `calibrating`: it is to learn how much a commit writes."""
+
+    def __init__(self, reactor: Any, path: Path, in_flight: int, *, calibrating: bool = False) -> None:
         self._path = path
+        self._calibrating = calibrating
         self._in_flight = in_flight
-        self._reactor = _Counting(reactor)
+        self._commits = Commits()
         self._connection = connect(path, SCHEMA, SCHEMA_VERSION)
-        clock: Any = self._reactor
-        self._store = UserStore(SQLiteDatabase(self._connection, clock, SyncThread(self._connection, clock)))
+        syncing = (_Growing if calibrating else SyncThread)(self._connection, reactor)
+        self._store = UserStore(SQLiteDatabase(self._connection, reactor, syncing, self._commits))
         self._rng = random.Random(in_flight)
         self._took: list[float] = []
         self._end = 0.0
         self._left = 0
 
     async def run(self, seconds: float, messages_max: int = sys.maxsize) -> Sample:
-        """`bytes_each`: of a commit, as long as the WAL was not begun anew."""
-        calibrating = messages_max < sys.maxsize
-        if calibrating:
-            self._connection.execute("PRAGMA wal_autocheckpoint=0")
+        """`bytes_each`: of a commit, if it is for that."""
         began, cpu_began = time.perf_counter(), time.process_time()
         self._end, self._left = began + seconds, messages_max
         await DeferredList([self._sender() for _ in range(self._in_flight)], fireOnOneErrback=True)
         took_s, cpu_s = time.perf_counter() - began, time.process_time() - cpu_began
-        commits = self._reactor.groups
+        commits = self._commits.took.count
         wal = Path(f"{self._path}-wal")
-        wal_bytes = wal.stat().st_size if calibrating else 0
+        wal_bytes = wal.stat().st_size if self._calibrating else 0
         await self._store.close()
         self._path.unlink()
         sent = len(self._took)
@@ -191,21 +198,6 @@ class Load:
         to = f"user{self._rng.randrange(RECIPIENTS)}"
         text = b'"' + b"x" * (MESSAGE_BYTES - 2) + b'"'
         return Draft(to, self._rng.randbytes(16).hex(), to, "text", text, SENT_AT_MS, SENT_AT_MS + 1)
-
-
-class _Counting:
-    """The reactor; `groups`: how often the disk's thread has told of a commit."""
-
-    def __init__(self, reactor: Any) -> None:
-        self._reactor = reactor
-        self.groups = 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._reactor, name)
-
-    def callFromThread(self, call: Callable[..., object], *arguments: Any) -> None:
-        self.groups += 1
-        self._reactor.callFromThread(call, *arguments)
 
 
 def _sample(took: list[float], per_s: float, *of_ours: float) -> Sample:
