@@ -25,12 +25,15 @@ QUICK_S: Final = 0.001
 it over and back takes, which is two wake-ups and a turn of the reactor: a lone message, which is synced at two nodes,
 arrives a tenth sooner by that, and a node that is busy with messages one by one has a third less to do for each."""
 TRIED_AFTER: Final = 8
-"""So many syncs by the other thread, then a small one is tried in the reactor's: how long the thread takes does not
-tell, since where the reactor is busy that is mostly the thread's waiting for the interpreter. One that was not quick
-sends those that follow back to the other thread: as many, and twice as many each time, and half as many again for each
-that was. So a slow disk holds the reactor up seldom, and a disk that hangs once."""
+"""So many syncs are done by the other thread, then a small one is tried in the reactor's. How long the thread takes
+does not tell: where the reactor is busy that is mostly the thread's waiting for the interpreter. One that was not quick
+sends the next ones back to the thread, twice as many each time; one that was halves that number again. So a slow disk
+holds the reactor up seldom."""
 TRIED_AFTER_MAX: Final = 4096
-"""When the disk has become quick it is noticed at the latest after so many."""
+"""A disk that has become quick is noticed after so many at the latest."""
+HANGS_S: Final = 0.05
+"""So long the thread does not wait for the interpreter: it is the disk that takes it, and the count begins anew. So a
+disk that goes on hanging holds the reactor up once."""
 
 _INDEX: Final = Layout("=16xI76xI")
 
@@ -90,7 +93,7 @@ class SyncThread:
             done(_tried(self._try_sync))
         else:
             self._to_come = max(0, self._to_come - 1)
-            self._work.put((self._sync, done))
+            self._work.put((self._sync_apart, done))
 
     def checkpoint(self, done: Done) -> None:
         self._work.put((self._checkpoint, done))
@@ -113,6 +116,12 @@ class SyncThread:
             self._to_come, self._tried_after = 0, max(TRIED_AFTER, self._tried_after // 2)
         else:
             self._tried_after = min(TRIED_AFTER_MAX, 2 * self._tried_after)
+
+    def _sync_apart(self) -> None:
+        began = monotonic()
+        self._sync()
+        if monotonic() - began >= HANGS_S:
+            self._to_come = self._tried_after
 
     def _sync(self) -> None:
         os.fdatasync(self._wal)

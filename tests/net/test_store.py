@@ -26,7 +26,7 @@ from meshproto.net.store import (
     Job,
     SQLiteDatabase,
 )
-from meshproto.net.syncing import HANDOVER_S, QUICK_S, TRIED_AFTER, TRIED_AFTER_MAX, Done
+from meshproto.net.syncing import HANDOVER_S, HANGS_S, QUICK_S, TRIED_AFTER, TRIED_AFTER_MAX, Done
 from tests.net.store_rig import SCHEMA, Clocked, Rig, Threaded, fail, insert, refusal, statements, words
 
 
@@ -330,7 +330,8 @@ async def test_the_wal_begins_anew(tmp_path: Path) -> None:
 
 async def test_who_syncs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reactor's own thread what is small, after TRIED_AFTER by the other one; which has it again from the first
-    that is not quick, or that fails: the longer the oftener that happens, and TRIED_AFTER_MAX at most."""
+    that is not quick, or that fails: the longer the oftener that happens, and TRIED_AFTER_MAX at most. While the other
+    one finds that the disk hangs nothing is tried."""
     rig = Threaded(tmp_path / "words.db")
     now, took_s, wrong = 0.0, 0.0, False
     here: list[bool] = []
@@ -378,6 +379,10 @@ async def test_who_syncs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     took_s = 1.01 * QUICK_S
     assert await sync_once()
     assert await until_tried() == TRIED_AFTER
+    took_s = 1.01 * HANGS_S
+    assert [await sync_once() for _ in range(3 * TRIED_AFTER)] == [False] * 3 * TRIED_AFTER
+    took_s = 0.99 * HANGS_S
+    assert await until_tried() == 4 * TRIED_AFTER
     most = 0
     while most < TRIED_AFTER_MAX:
         most, before = await until_tried(), most
