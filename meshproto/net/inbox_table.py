@@ -47,6 +47,7 @@ CREATE TABLE seen (                         -- messages that are no longer kept,
 _NONE: Final[frozenset[str]] = frozenset()
 _KNOWN: Final = "SELECT 1 FROM inbox WHERE key=? AND id=?"
 _INSERT: Final = "INSERT INTO inbox (sender, name, key, id, type, message, sent_at, received_at)"
+_VALUES: Final = "VALUES (?,?,?,?,?,?,?,?)"
 
 
 class Totals(NamedTuple):
@@ -89,17 +90,8 @@ class InboxTable:
                 return KeyChanged(f"{sender.name} is known here with the key {known}, not {found}", news=news)
             if sender.seq < seq:
                 return StaleRecord(f"{sender.name} has a newer record than the one of this batch: seal it anew")
-            new, repeated = _unseen(connection, rows), _NONE
-            connection.execute("SAVEPOINT batch")
-            try:
-                connection.executemany(f"{_INSERT} VALUES (?,?,?,?,?,?,?,?)", new)
-            except sqlite3.IntegrityError:
-                # Some are there already. OR IGNORE would use up a cursor for each of those.
-                connection.execute("ROLLBACK TO batch")
-                repeated = frozenset(row[3] for row in new if connection.execute(_KNOWN, (row[2], row[3])).fetchone())
-                others = f"SELECT ?,?,?,?,?,?,?,? WHERE NOT EXISTS ({_KNOWN})"
-                connection.executemany(f"{_INSERT} {others}", [(*row, row[2], row[3]) for row in new])
-            connection.execute("RELEASE batch")
+            new = _unseen(connection, rows)
+            repeated = (_insert_one if len(new) == 1 else _insert)(connection, new)
             if len(new) < len(rows):
                 repeated |= {row[3] for row in rows} - {row[3] for row in new}
             return repeated
@@ -180,6 +172,30 @@ class InboxTable:
             return len(over) == PRUNE_ROWS
 
         return self._database.submit(job, durable=False)
+
+
+def _insert_one(connection: sqlite3.Connection, new: list[tuple[Any, ...]]) -> frozenset[str]:
+    """What :func:`_insert` does: a statement alone needs no savepoint to be undone."""
+    try:
+        connection.execute(f"{_INSERT} {_VALUES}", new[0])
+    except sqlite3.IntegrityError:
+        return frozenset(new[0][3:4])
+    return _NONE
+
+
+def _insert(connection: sqlite3.Connection, new: list[tuple[Any, ...]]) -> frozenset[str]:
+    """The ids of those that are there already. OR IGNORE would use up a cursor for each of them."""
+    repeated = _NONE
+    connection.execute("SAVEPOINT batch")
+    try:
+        connection.executemany(f"{_INSERT} {_VALUES}", new)
+    except sqlite3.IntegrityError:
+        connection.execute("ROLLBACK TO batch")
+        repeated = frozenset(row[3] for row in new if connection.execute(_KNOWN, (row[2], row[3])).fetchone())
+        others = f"SELECT ?,?,?,?,?,?,?,? WHERE NOT EXISTS ({_KNOWN})"
+        connection.executemany(f"{_INSERT} {others}", [(*row, row[2], row[3]) for row in new])
+    connection.execute("RELEASE batch")
+    return repeated
 
 
 def _unseen(connection: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:

@@ -32,7 +32,10 @@ class TestReceive:
         for _ in range(3):
             disk.run(store.inbox.receive(*user(), [letter("a"), letter("b")], NOW_MS))
         disk.run(store.inbox.receive(*user(), [letter("b"), letter("c")], NOW_MS))
-        assert [one.cursor for one in disk.run(store.inbox.page(0, None, 10))] == [1, 2, 3]
+        for _ in range(3):
+            assert disk.run(store.inbox.receive(*user(), [letter("a")], NOW_MS)) == {"a"}
+        assert disk.run(store.inbox.receive(*user(), [letter("d")], NOW_MS)) == set()
+        assert [one.cursor for one in disk.run(store.inbox.page(0, None, 10))] == [1, 2, 3, 4]
 
     def test_unique_by_key(self, disk: OnClock, store: UserStore) -> None:
         """The same id from another key is another message; from the same key under another name it is not."""
