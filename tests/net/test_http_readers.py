@@ -2,7 +2,9 @@
 most servers and proxies are made of. So nobody who stands between sees another request than we do, and nothing is taken
 that Twisted's strict parser refuses."""
 
+import re
 from contextlib import suppress
+from io import BytesIO
 from itertools import takewhile
 from typing import Any
 
@@ -18,6 +20,9 @@ from meshproto.errors import MeshError
 
 NEXT = b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n"
 """Stands behind each request: who reads too much or too little of that does not see it."""
+
+TAB_AT_THE_END = re.compile(rb"\t[ \t]*\r\n")
+"""Of a field's value, where it is a blank like another (RFC 9110, section 5.6.3); llhttp refuses it in some fields."""
 
 Asked = tuple[bytes, bytes, bytes]
 """Method, target and body."""
@@ -44,6 +49,9 @@ def twisteds(text: bytes) -> list[Asked]:
     found: list[Asked] = []
 
     class Noted(Request):
+        def gotLength(self, length: int | None) -> None:
+            self.content = BytesIO()  # of a body in chunks it would be a file, which a request cut short leaves open
+
         def process(self) -> None:
             assert self.content is not None
             found.append((self.method, self.uri, self.content.read()))
@@ -86,9 +94,17 @@ def agree(text: bytes) -> None:
         seen = ours(text)
     except MeshError:
         return
-    assert twisteds(text) == seen, text
-    known = list(takewhile(lambda asked: asked[0] in LLHTTP_KNOWS, seen))
-    assert llhttps(text)[: len(known)] == known, text
+    theirs = twisteds(text)
+    if b"connection" in text.lower():
+        # Whether another request may follow is what Twisted reads out of that in a way of its own: of the first of
+        # several fields, cut at blanks. What a request is does not depend on it.
+        both = max(1, min(len(seen), len(theirs)))
+        assert theirs[:both] == seen[:both], text
+    else:
+        assert theirs == seen, text
+    if not TAB_AT_THE_END.search(text):
+        known = list(takewhile(lambda asked: asked[0] in LLHTTP_KNOWS, seen))
+        assert llhttps(text)[: len(known)] == known, text
 
 
 LLHTTP_KNOWS = [b"GET", b"POST", b"PUT", b"DELETE", b"HEAD", b"OPTIONS", b"PATCH"]
@@ -123,6 +139,9 @@ requests = st.tuples(
 
 
 @example(b"\r\n" + NEXT)
+@example(b"POST / HTTP/1.1\r\nContent-Length: 3\r\nConnection: \r\nConnection: close\r\n\r\nabc" + NEXT)
+@example(b"POST / HTTP/1.1\r\nContent-Length: 3\r\nConnection: 0 close\r\n\r\nabc" + NEXT)
+@example(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\t\r\n\r\n3\r\nabc\r\n0\r\n\r\n" + NEXT)
 @example(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3;x\r\nabc\r\n0\r\nX: y\r\n\r\n" + NEXT)
 @given(requests)
 def test_what_is_taken_is_taken_by_all_and_is_the_same(text: bytes) -> None:
