@@ -1,13 +1,8 @@
 """One suite for both: a real file with the thread that syncs, and a database in memory on a fake clock. What happens
 when the disk refuses is in test_store_faults.py."""
 
-import errno
-import os
 import sqlite3
-import sys
-import threading
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +10,7 @@ import pytest
 import pytest_twisted  # type: ignore[import-untyped]
 from twisted.internet.defer import Deferred, DeferredList
 
-from meshproto.errors import BadState, NotFound, ShuttingDown, Unavailable
-from meshproto.net.database_file import connect, shrink
+from meshproto.errors import NotFound, ShuttingDown, Unavailable
 from meshproto.net.store import (
     CHECKPOINT_FRAMES,
     GROUP_JOBS_MAX,
@@ -26,8 +20,8 @@ from meshproto.net.store import (
     Job,
     SQLiteDatabase,
 )
-from meshproto.net.syncing import HANDOVER_S, HANGS_S, QUICK_S, TRIED_AFTER, TRIED_AFTER_MAX, Done
-from tests.net.store_rig import SCHEMA, Clocked, Rig, Threaded, fail, insert, refusal, statements, words
+from meshproto.net.syncing import Done
+from tests.net.store_rig import Clocked, Rig, Threaded, fail, insert, refusal, statements, words
 
 
 @pytest.fixture(params=["threaded", "clocked"])
@@ -314,97 +308,6 @@ def test_checkpoint(wrong: Exception | None) -> None:
     assert later == ["c"]
 
 
-async def test_the_wal_begins_anew(tmp_path: Path) -> None:
-    """Over a real file the WAL stays as small as CHECKPOINT_FRAMES and one transaction make it, and what the disk's
-    thread counts is what is in it."""
-    rig = Threaded(tmp_path / "words.db")
-    seen = []
-    for number in range(12):
-        await rig.submit(*(insert(f"{number} {word} " + "x" * 3000) for word in range(300)))
-        seen.append(rig.syncing.frames)
-    assert max(seen) >= CHECKPOINT_FRAMES
-    assert any(later < earlier for earlier, later in pairwise(seen))
-    assert (tmp_path / "words.db-wal").stat().st_size < (CHECKPOINT_FRAMES + 1500) * 4200
-    await rig.database.close()
-
-
-async def test_who_syncs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reactor's own thread what is small, after TRIED_AFTER by the other one; which has it again from the first
-    that is not quick, or that fails: the longer the oftener that happens, and TRIED_AFTER_MAX at most. While the other
-    one finds that the disk hangs nothing is tried."""
-    rig = Threaded(tmp_path / "words.db")
-    now, took_s, wrong = 0.0, 0.0, False
-    here: list[bool] = []
-
-    def sync(_: int) -> None:
-        nonlocal now
-        here.append(threading.current_thread() is threading.main_thread())
-        now += took_s
-        if wrong:
-            raise OSError(errno.EIO, "no")
-
-    monkeypatch.setattr("meshproto.net.syncing.monotonic", lambda: now)
-    monkeypatch.setattr("meshproto.net.syncing.os.fdatasync", sync)
-
-    async def sync_once(*, small: bool = True) -> bool:
-        done: Deferred[Exception | None] = Deferred()
-        rig.syncing.sync(done.callback, small=small)
-        assert (await done is not None) is wrong
-        return here[-1]
-
-    async def until_tried() -> int:
-        """How many the other thread has done, before one is done here."""
-        others = 0
-        while not await sync_once():
-            others += 1
-        return others
-
-    took_s = 0.99 * QUICK_S
-    assert await until_tried() == TRIED_AFTER
-    assert not await sync_once(small=False)
-    assert await sync_once()
-    assert await sync_once()
-    took_s = 1.01 * QUICK_S
-    assert await sync_once()
-    for doubled in (1, 2, 4):
-        assert await until_tried() == doubled * TRIED_AFTER
-    took_s = 0.99 * QUICK_S
-    assert await until_tried() == 8 * TRIED_AFTER  # and from here on half as many
-    wrong = True
-    assert await sync_once()
-    wrong = False
-    assert await until_tried() == 8 * TRIED_AFTER
-    assert await sync_once()
-    assert await sync_once()
-    took_s = 1.01 * QUICK_S
-    assert await sync_once()
-    assert await until_tried() == TRIED_AFTER
-    took_s = 1.01 * HANGS_S
-    assert [await sync_once() for _ in range(3 * TRIED_AFTER)] == [False] * 3 * TRIED_AFTER
-    took_s = 0.99 * HANGS_S
-    assert await until_tried() == 4 * TRIED_AFTER
-    most = 0
-    while most < TRIED_AFTER_MAX:
-        most, before = await until_tried(), most
-        assert most == 2 * before or not before
-    assert await until_tried() == TRIED_AFTER_MAX
-    monkeypatch.undo()
-    await rig.database.close()
-
-
-async def test_a_sync_that_fails(tmp_path: Path) -> None:
-    """What the system says of a sync is told as SQLite would tell it."""
-    rig = Threaded(tmp_path / "words.db")
-    done: Deferred[Exception | None] = Deferred()
-    reads, writes = os.pipe()
-    os.dup2(reads, rig.syncing._wal)  # a pipe has nothing to sync
-    rig.syncing.sync(done.callback, small=False)
-    assert getattr(await done, "sqlite_errorcode", None) == sqlite3.SQLITE_IOERR_FSYNC
-    os.close(reads)
-    os.close(writes)
-    await rig.database.close()
-
-
 async def test_not_durable_is_written(rig: Rig) -> None:
     """What nobody waits for is written like the rest."""
     assert await rig.submit(insert("a"), durable=False) == ["a"]
@@ -469,141 +372,3 @@ async def test_on_disk_when_told(tmp_path: Path) -> None:
     assert words(other) == ["a"]
     other.close()
     await rig.database.close()
-
-
-async def test_handover(tmp_path: Path) -> None:
-    """The thread gets the interpreter from a busy reactor soon, and no later than before."""
-    before = sys.getswitchinterval()
-    try:
-        for given, expected in ((1.0, HANDOVER_S), (HANDOVER_S / 2, HANDOVER_S / 2)):
-            sys.setswitchinterval(given)
-            await Threaded(tmp_path / "words.db").database.close()
-            assert sys.getswitchinterval() == pytest.approx(expected)
-    finally:
-        sys.setswitchinterval(before)
-
-
-class TestConnect:
-    def test_durable(self, tmp_path: Path) -> None:
-        """The journal is a WAL, and every commit waits for the disk (FULL = 2)."""
-        connection = connect(tmp_path / "words.db", SCHEMA, 1)
-        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-        assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
-        connection.close()
-
-    def test_can_shrink(self, tmp_path: Path) -> None:
-        """A new database gives pages back when asked (INCREMENTAL = 2), at most as many as that, and none that it has
-        not."""
-        connection = connect(tmp_path / "words.db", SCHEMA, 1)
-        assert connection.execute("PRAGMA auto_vacuum").fetchone() == (2,)
-        insert("x" * 200_000)(connection)
-        connection.execute("DELETE FROM words")
-        (free,) = connection.execute("PRAGMA freelist_count").fetchone()
-        assert free > 40
-        connection.execute("BEGIN")
-        assert shrink(connection, 30) == 30
-        connection.execute("COMMIT")
-        assert connection.execute("PRAGMA freelist_count").fetchone() == (free - 30,)
-        assert shrink(connection, 1000) == free - 30
-        assert shrink(connection, 1000) == 0
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        assert (tmp_path / "words.db").stat().st_size < 50_000
-        connection.close()
-
-    def test_again(self, tmp_path: Path) -> None:
-        """A database opened again has what it had; its schema is made once."""
-        connection = connect(tmp_path / "words.db", SCHEMA, 7)
-        insert("a")(connection)
-        connection.close()
-        connection = connect(tmp_path / "words.db", SCHEMA, 7)
-        assert words(connection) == ["a"]
-        assert connection.execute("PRAGMA user_version").fetchone() == (7,)
-        connection.close()
-
-    def test_damaged(self, tmp_path: Path) -> None:
-        """A file that is no database is refused with the file's name and what to do."""
-        path = tmp_path / "words.db"
-        path.write_bytes(b"this is no database" * 1000)
-        with pytest.raises(BadState, match=r"words.db is damaged \(file is not a database\): restore a backup"):
-            connect(path, SCHEMA, 1)
-        assert path.read_bytes() == b"this is no database" * 1000
-
-    def test_other_version(self, tmp_path: Path) -> None:
-        """A database of another schema is left alone, and the refusal says which version to use."""
-        connect(tmp_path / "words.db", SCHEMA, 2).close()
-        with pytest.raises(BadState, match=r"has schema 2, .*: this one knows schema 1; use the newer version$"):
-            connect(tmp_path / "words.db", SCHEMA, 1)
-        connect(tmp_path / "words.db", SCHEMA, 2).close()
-
-    def test_upgrade(self, tmp_path: Path) -> None:
-        """A database of a former schema is brought forward step by step, and a copy of it stands beside it."""
-        first = connect(tmp_path / "words.db", SCHEMA, 1)
-        insert("a")(first)
-        first.close()
-        steps = {1: "ALTER TABLE words ADD COLUMN a", 2: "ALTER TABLE words ADD COLUMN b"}
-        connection = connect(tmp_path / "words.db", "not used", 3, steps)
-        assert connection.execute("SELECT * FROM words").fetchall() == [("a", None, None)]
-        connection.close()
-        copy = connect(tmp_path / "words.db.schema1", SCHEMA, 1)
-        assert words(copy) == ["a"]
-        copy.close()
-        assert (tmp_path / "words.db.schema1").stat().st_mode & 0o777 == 0o600
-
-    def test_no_upgrade_without_a_copy(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """When the disk does not sync the copy there is no upgrade, and nothing that looks like a copy; the next start
-        tries again, over what this one has left."""
-        connect(tmp_path / "words.db", SCHEMA, 1).close()
-        steps = {1: "ALTER TABLE words ADD COLUMN a"}
-
-        def broken(_: int) -> None:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-        with monkeypatch.context() as failing:
-            failing.setattr(os, "fsync", broken)
-            with pytest.raises(BadState, match="cannot be opened as a database: Input/output error"):
-                connect(tmp_path / "words.db", SCHEMA, 2, steps)
-        assert not (tmp_path / "words.db.schema1").exists()
-        assert (tmp_path / "words.db.schema1.part").exists()
-        connect(tmp_path / "words.db", SCHEMA, 1).close()
-        connect(tmp_path / "words.db", SCHEMA, 2, steps).close()
-        assert not (tmp_path / "words.db.schema1.part").exists()
-        assert (tmp_path / "words.db.schema1").exists()
-
-    def test_an_upgraded_one_can_shrink(self, tmp_path: Path) -> None:
-        """A database of a time when none could shrink can after its upgrade."""
-        former = sqlite3.connect(tmp_path / "words.db", isolation_level=None)
-        former.executescript(
-            f"PRAGMA journal_mode=WAL; {SCHEMA}; PRAGMA user_version=1; INSERT INTO words VALUES ('a')"
-        )
-        assert former.execute("PRAGMA auto_vacuum").fetchone() == (0,)
-        former.close()
-        connection = connect(tmp_path / "words.db", SCHEMA, 2, {1: "ALTER TABLE words ADD COLUMN a"})
-        assert connection.execute("PRAGMA auto_vacuum").fetchone() == (2,)
-        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-        assert connection.execute("SELECT * FROM words").fetchall() == [("a", None)]
-        connection.close()
-
-    def test_upgrade_whole_or_not_at_all(self, tmp_path: Path) -> None:
-        """A step that fails leaves the database as it was, for the next attempt."""
-        connect(tmp_path / "words.db", SCHEMA, 1).close()
-        for _ in range(2):
-            with pytest.raises(BadState):
-                connect(tmp_path / "words.db", SCHEMA, 3, {1: "ALTER TABLE words ADD COLUMN a", 2: "nonsense"})
-        connect(tmp_path / "words.db", SCHEMA, 1).close()
-
-    def test_a_step_is_missing(self, tmp_path: Path) -> None:
-        """Without a way from its schema to this one a database is left alone."""
-        connect(tmp_path / "words.db", SCHEMA, 1).close()
-        with pytest.raises(BadState, match=r"has schema 1, .* this one knows schema 3, and no way from there"):
-            connect(tmp_path / "words.db", SCHEMA, 3, {2: "ALTER TABLE words ADD COLUMN b"})
-
-    def test_no_directory(self, tmp_path: Path) -> None:
-        """Where no file can be made the reason is told, and no backup is asked for."""
-        with pytest.raises(BadState, match=r"unable to open database file$"):
-            connect(tmp_path / "missing" / "words.db", SCHEMA, 1)
-
-    def test_schema_whole_or_not_at_all(self, tmp_path: Path) -> None:
-        """A schema that cannot be made leaves nothing behind, so that the next start can make it."""
-        with pytest.raises(BadState):
-            connect(tmp_path / "words.db", f"{SCHEMA}; CREATE TABLE words (a)", 1)
-        connect(tmp_path / "words.db", SCHEMA, 1).close()
