@@ -29,6 +29,12 @@ def lookups(world: EffortWorld) -> None:
                 world.exchange(line, client, errors=errors)
         with world.counted(f"{what}, 64 pipelined", 64, seed="seedX"):
             world.exchange(line * 64, client, answers=64, errors=64 * errors)
+    clients = [world.client("seedX") for _ in range(64)]
+    world.exchange(hit * WARM_UP, *clients, answers=WARM_UP)
+    world.exchange(hit, *clients)
+    world.ask_together("seedX", hit, clients)
+    with world.counted("look-up, by each of 64 at once", 64, seed="seedX"):
+        world.ask_together("seedX", hit, clients)
 
 
 def registrations(world: EffortWorld) -> None:

@@ -30,31 +30,36 @@ WAL_PAGES_MAX: Final = 1000
 
 
 class CountedHost(Host):
-    """What is called here, by the network or by a timer, is this host's work."""
+    """What is called here, by the network or by a timer, is this host's work. `listening`: what it listens with, and
+    the protocols of those who have come, by port."""
 
     def __init__(self, host: Host, clock: Any, meter: Meter) -> None:
         super().__init__(host.name, host.ip, clock)
         self._meter = meter
+        self.listening: dict[int, tuple[Any, list[Any]]] = {}
 
     def callLater(self, delay: float, callable: Callable[..., Any], *args: object, **kwargs: object) -> IDelayedCall:
         self._meter.count(self.name, "timers")
         return super().callLater(delay, partial(self._meter.run, self.name, callable), *args, **kwargs)
 
     def listenTCP(self, port: int, factory: Any, *args: Any, **kwargs: Any) -> Any:
-        self._builds(factory)
+        came: list[Any] = []
+        self._builds(factory, came)
+        self.listening[port] = factory, came
         return super().listenTCP(port, factory, *args, **kwargs)
 
     def connectTCP(self, host: str, port: int, factory: Any, *args: Any, **kwargs: Any) -> Any:
-        self._builds(factory)
+        self._builds(factory, [])
         self._enters(factory, "clientConnectionFailed")
         return super().connectTCP(host, port, factory, *args, **kwargs)
 
-    def _builds(self, factory: Any) -> None:
+    def _builds(self, factory: Any, built: list[Any]) -> None:
         build = partial(self._meter.run, self.name, factory.buildProtocol)
 
         def build_protocol(address: object) -> Any:
             protocol = build(address)
             self._enters(protocol, "makeConnection", "dataReceived", "connectionLost")
+            built.append(protocol)
             return protocol
 
         factory.buildProtocol = build_protocol
@@ -148,6 +153,18 @@ class EffortWorld(World):
             self.settle()
         self.run_until(lambda: all(one.answers >= those for one, those in zip(clients, wanted, strict=True)))
         assert sum(client.errors for client in clients) - errors_before == errors
+
+    def ask_together(self, seed: str, line: bytes, clients: list[Client]) -> None:
+        """A line over each link, of those that came last; all are there when the seed reads. See
+        :mod:`meshproto.net.together`."""
+        host = self.hosts[seed]
+        assert isinstance(host, CountedHost)
+        factory, links = host.listening[SEED_PORT]
+        came = [(link, line) for link in links[-len(clients) :]]
+        before = [client.answers for client in clients]
+        assert self.meter.run(seed, factory.at_once, came) == []
+        self.settle()
+        assert [client.answers - were for client, were in zip(clients, before, strict=True)] == [1] * len(clients)
 
     def at(self, node: str, work: Callable[..., object], *args: Any) -> None:
         """What no byte and no timer begins: to start a process, say."""

@@ -273,7 +273,7 @@ class World(Network):
         )
         store = seed_store.SeedStore(self._database(name, connection))
         service = SeedService(core, store, host, dial_from(host), host.now)
-        host.listenTCP(SEED_PORT, LinesFactory(service.link, host))
+        host.listenTCP(SEED_PORT, LinesFactory(service.link, host, quick_each=service.answers_each))
         self.seeds[name], self.cores[name] = service, core
         service.startService()
 
